@@ -1,0 +1,1 @@
+"""The code generator: Graph -> schedule -> memory plan -> loop IR -> source -> loaded kernels."""

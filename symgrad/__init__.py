@@ -1,0 +1,91 @@
+"""symgrad: networks written as mathematics, differentiated, drawn, compiled and trained.
+
+    import symgrad as sg
+
+This module is the face of the house: it holds names and nothing else. Every name is imported when
+it is first used, so that `import symgrad` costs little and loads neither Numba nor SciPy. A module
+of symgrad never imports the face; it imports the rooms below it directly.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+from symgrad._version import __version__
+
+_ROOMS: dict[str, list[str]] = {
+    "graph.dims": ["dim"],
+    "graph.errors": [
+        "CompileError",
+        "DTypeError",
+        "DataError",
+        "GradError",
+        "LeafError",
+        "ShapeError",
+        "SymgradError",
+    ],
+}
+_SUBMODULES: list[str] = []
+_COMPILER: dict[str, list[str]] = {"pipeline": ["compile"]}
+
+
+def _refuse_shadowed_codegen() -> None:
+    """Check that `codegen`, symgrad's second package, is ours and not a user's file of that name.
+
+    Raises: ImportError that names the shadowing file and says what to do.
+    """
+    ours = Path(__file__).resolve().parent.parent / "codegen"
+    loaded = sys.modules.get("codegen")
+    if loaded is not None:
+        found = getattr(loaded, "__file__", None)
+    else:
+        spec = importlib.util.find_spec("codegen")
+        found = spec.origin if spec is not None else None
+    if found is not None and Path(found).resolve().parent == ours:
+        return
+    if found is None:
+        raise ImportError(
+            "symgrad: its package 'codegen' is missing.\n"
+            f"  expected in  {ours}\n"
+            "  Install symgrad again:  pip install --force-reinstall symgrad"
+        )
+    raise ImportError(
+        "symgrad: its package 'codegen' is hidden by another module of that name.\n"
+        f"  found     {found}\n"
+        f"  expected  {ours}\n"
+        "  Python takes the first 'codegen' on its path. Rename that file or folder, or start "
+        "Python from another folder."
+    )
+
+
+_refuse_shadowed_codegen()
+
+_from_symgrad, _, _names = lazy_loader.attach(__name__, _SUBMODULES, _ROOMS)
+_from_codegen, _, _compiler_names = lazy_loader.attach("codegen", [], _COMPILER)
+__all__ = [*_names, *_compiler_names, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of the face when it is first used."""
+    if name in _compiler_names:
+        value = _from_codegen(name)
+        globals()[name] = value
+        return value
+    if name not in _names:
+        raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
+    return _from_symgrad(name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from codegen.pipeline import compile as compile
+    from symgrad.graph.dims import dim as dim
+    from symgrad.graph.errors import CompileError as CompileError

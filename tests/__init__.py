@@ -1,0 +1,1 @@
+"""The tests of symgrad, and its benchmarks in `tests/bench/`."""
