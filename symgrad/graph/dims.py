@@ -1,0 +1,180 @@
+"""Extents: how long an axis is, as a number or as a polynomial in named dims.
+
+A static extent is a plain `int`; a symbolic one is a SymPy expression in `Dim` symbols. Two extents
+are compared by `expand(a - b)`: zero means equal, a non-zero number means different, and anything
+else is undecided and becomes a guard that is checked when values arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TypeAlias
+
+import sympy
+
+from symgrad.graph.errors import LeafError, ShapeError
+
+Extent: TypeAlias = int | sympy.Expr
+Shape: TypeAlias = tuple[Extent, ...]
+
+
+class Dim(sympy.Symbol):  # type: ignore[misc]  # SymPy ships no types
+    """A named symbolic extent, a nonnegative integer."""
+
+    __slots__ = ()
+
+    def __new__(cls, name: str) -> Dim:
+        """Return the dim of that name; equal names are the same dim."""
+        made: Dim = super().__new__(cls, name, integer=True, nonnegative=True)
+        return made
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, object]]:
+        return (self.name,), {}
+
+
+def dim(name: str) -> Dim:
+    """Make a symbolic extent `>= 0`; programs do not recompile when its value changes.
+
+    Args:
+        name: any non-empty string; the same name is the same dim.
+    Raises: LeafError when the name is empty or no string.
+
+    >>> dim("B") is dim("B") or dim("B") == dim("B")
+    True
+    """
+    if not isinstance(name, str) or not name:
+        raise LeafError(f'dim: the name must be a non-empty string, got {name!r}. Write dim("B").')
+    return Dim(name)
+
+
+def as_extent(value: object, asked: str = "shape") -> Extent:
+    """Normalise an extent: integers become `int`, symbolic ones are expanded.
+
+    Raises: ShapeError when it is negative, fractional, or no extent at all.
+
+    >>> as_extent(sympy.Integer(3))
+    3
+    """
+    if type(value) is int:
+        if value < 0:
+            raise ShapeError(f"{asked}: an extent cannot be negative, got {value}.")
+        return value
+    if isinstance(value, Dim):
+        return value
+    if isinstance(value, bool) or value is None:
+        raise ShapeError(f"{asked}: an extent must be an integer or a dim, got {value!r}.")
+    if isinstance(value, sympy.Expr):
+        return _normalise(value, asked)
+    try:
+        number = value.__index__()  # type: ignore[attr-defined]
+    except AttributeError:
+        raise ShapeError(
+            f"{asked}: an extent must be an integer or a dim, got {value!r} "
+            f'({type(value).__name__}). Make a symbolic one with dim("B").'
+        ) from None
+    return as_extent(int(number), asked)
+
+
+@lru_cache(maxsize=4096)
+def _normalise(value: sympy.Expr, asked: str) -> Extent:
+    expanded = sympy.expand(value)
+    if expanded.is_Integer:
+        return as_extent(int(expanded), asked)
+    strange = [s for s in expanded.free_symbols if not isinstance(s, Dim)]
+    if strange or not expanded.free_symbols:
+        raise ShapeError(
+            f"{asked}: {expanded} is no extent. Use integers and dims made by dim(name)."
+        )
+    return expanded
+
+
+def as_shape(values: object, asked: str = "shape") -> Shape:
+    """Normalise a shape given as one extent or as a sequence of extents.
+
+    >>> as_shape((2, 3)), as_shape(4)
+    ((2, 3), (4,))
+    """
+    if isinstance(values, (tuple, list)):
+        return tuple(as_extent(v, asked) for v in values)
+    return (as_extent(values, asked),)
+
+
+def same(a: Extent, b: Extent) -> bool | None:
+    """Whether two extents are equal; None when that depends on the values of dims.
+
+    >>> B = dim("B")
+    >>> same(3, 3), same(B + 1, B), same(B, 3)
+    (True, False, None)
+    """
+    if a is b:
+        return True
+    if type(a) is int and type(b) is int:
+        return a == b
+    return _same(a, b)
+
+
+@lru_cache(maxsize=16384)
+def _same(a: Extent, b: Extent) -> bool | None:
+    difference = sympy.expand(a - b)
+    if difference == 0:
+        return True
+    return False if difference.is_number else None
+
+
+def size(shape: Iterable[Extent]) -> Extent:
+    """Number of elements of a shape.
+
+    >>> size((2, 3)), size((dim("B"), 4))
+    (6, 4*B)
+    """
+    total: Extent = 1
+    for extent in shape:
+        total = total * extent
+    return total if type(total) is int else _normalise(sympy.sympify(total), "size")
+
+
+def free_dims(extents: Extent | Iterable[Extent]) -> tuple[Dim, ...]:
+    """The dims that occur, sorted by name."""
+    if isinstance(extents, (int, sympy.Expr)):
+        extents = (extents,)
+    found: set[Dim] = set()
+    for extent in extents:
+        if type(extent) is not int:
+            found |= extent.free_symbols
+    return tuple(sorted(found, key=lambda d: d.name))
+
+
+def value(extent: Extent, dims: Mapping[Dim, int]) -> int:
+    """The number that an extent is once its dims are known.
+
+    >>> value(dim("B") * 2, {dim("B"): 5})
+    10
+    """
+    if type(extent) is int:
+        return extent
+    if isinstance(extent, Dim):
+        return int(dims[extent])
+    return int(extent.xreplace({d: sympy.Integer(n) for d, n in dims.items()}))
+
+
+def values(shape: Shape, dims: Mapping[Dim, int]) -> tuple[int, ...]:
+    """A shape in numbers."""
+    return tuple(value(extent, dims) for extent in shape)
+
+
+def show(shape: Shape) -> str:
+    """A shape as text.
+
+    >>> show((dim("B"), 64)), show((3,))
+    ('(B, 64)', '(3,)')
+    """
+    inner = ", ".join(printable(str(extent)) for extent in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def printable(text: str) -> str:
+    """Text on one line: control characters and unicode line separators are escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

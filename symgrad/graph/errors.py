@@ -1,0 +1,35 @@
+"""The kinds of error a user of symgrad can meet.
+
+Every message says what was asked, what was got (names, shapes, the user's line) and what to do.
+Each kind is also the built-in exception that a Python user would catch.
+"""
+
+from __future__ import annotations
+
+
+class SymgradError(Exception):
+    """Base of all errors that symgrad raises on purpose."""
+
+
+class ShapeError(SymgradError, ValueError):
+    """Shapes, axes or extents do not fit together."""
+
+
+class DTypeError(SymgradError, TypeError):
+    """An operation is not defined for the dtypes that it was given."""
+
+
+class LeafError(SymgradError, ValueError):
+    """Names of leaves: missing, unknown, or used twice."""
+
+
+class GradError(SymgradError, ValueError):
+    """A derivative was asked for that does not exist."""
+
+
+class CompileError(SymgradError, RuntimeError):
+    """A legal graph could not be turned into a running program."""
+
+
+class DataError(SymgradError, ValueError):
+    """Values given to a program do not fit its leaves."""

@@ -1,0 +1,221 @@
+"""Operators and methods of expressions.
+
+A node does not know the verbs: verb modules register themselves here with `@verb`, and the operators
+look them up. So the nodes stay the lowest room and imports run one way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from symgrad.graph.errors import SymgradError
+
+if TYPE_CHECKING:
+    from symgrad.graph.dims import Extent
+    from symgrad.graph.nodes import Node
+
+F = TypeVar("F", bound=Callable[..., Any])
+VERBS: dict[str, Callable[..., Any]] = {}
+
+
+def verb(function: F) -> F:
+    """Register a verb under its name, for operators, methods and NumPy ufuncs."""
+    VERBS[function.__name__.rstrip("_")] = function
+    return function
+
+
+# NumPy's name of a ufunc where it is not the verb's own
+_UFUNCS = {
+    "true_divide": "divide",
+    "absolute": "abs",
+    "fabs": "abs",
+    "remainder": "mod",
+    "conjugate": "positive",
+    "float_power": "power",
+    "bitwise_and": "logical_and",
+    "bitwise_or": "logical_or",
+    "bitwise_xor": "logical_xor",
+    "invert": "logical_not",
+}
+
+
+class Operators:
+    """What Python's operators, NumPy's ufuncs and the usual array methods mean on an expression."""
+
+    __slots__ = ()
+    __array_priority__ = 1000
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Node:
+        """NumPy's ufuncs build expressions: `np.tanh(x)` is `sg.tanh(x)`."""
+        name = _UFUNCS.get(ufunc.__name__, ufunc.__name__)
+        if method != "__call__" or kwargs or name not in VERBS:
+            raise SymgradError(
+                f"numpy.{ufunc.__name__}: no such operation on expressions"
+                + (f" with method {method!r} or options {sorted(kwargs)}." if name in VERBS else ".")
+                + " Use the verbs of symgrad."
+            )
+        return VERBS[name](*inputs)  # type: ignore[no-any-return]
+
+    def __add__(self, other: Any) -> Node:
+        return VERBS["add"](self, other)  # type: ignore[no-any-return]
+
+    def __radd__(self, other: Any) -> Node:
+        return VERBS["add"](other, self)  # type: ignore[no-any-return]
+
+    def __sub__(self, other: Any) -> Node:
+        return VERBS["subtract"](self, other)  # type: ignore[no-any-return]
+
+    def __rsub__(self, other: Any) -> Node:
+        return VERBS["subtract"](other, self)  # type: ignore[no-any-return]
+
+    def __mul__(self, other: Any) -> Node:
+        return VERBS["multiply"](self, other)  # type: ignore[no-any-return]
+
+    def __rmul__(self, other: Any) -> Node:
+        return VERBS["multiply"](other, self)  # type: ignore[no-any-return]
+
+    def __truediv__(self, other: Any) -> Node:
+        return VERBS["divide"](self, other)  # type: ignore[no-any-return]
+
+    def __rtruediv__(self, other: Any) -> Node:
+        return VERBS["divide"](other, self)  # type: ignore[no-any-return]
+
+    def __floordiv__(self, other: Any) -> Node:
+        return VERBS["floor_divide"](self, other)  # type: ignore[no-any-return]
+
+    def __rfloordiv__(self, other: Any) -> Node:
+        return VERBS["floor_divide"](other, self)  # type: ignore[no-any-return]
+
+    def __mod__(self, other: Any) -> Node:
+        return VERBS["mod"](self, other)  # type: ignore[no-any-return]
+
+    def __rmod__(self, other: Any) -> Node:
+        return VERBS["mod"](other, self)  # type: ignore[no-any-return]
+
+    def __pow__(self, other: Any) -> Node:
+        return VERBS["power"](self, other)  # type: ignore[no-any-return]
+
+    def __rpow__(self, other: Any) -> Node:
+        return VERBS["power"](other, self)  # type: ignore[no-any-return]
+
+    def __matmul__(self, other: Any) -> Node:
+        return VERBS["matmul"](self, other)  # type: ignore[no-any-return]
+
+    def __rmatmul__(self, other: Any) -> Node:
+        return VERBS["matmul"](other, self)  # type: ignore[no-any-return]
+
+    def __neg__(self) -> Node:
+        return VERBS["negative"](self)  # type: ignore[no-any-return]
+
+    def __pos__(self) -> Node:
+        return self  # type: ignore[return-value]
+
+    def __abs__(self) -> Node:
+        return VERBS["abs"](self)  # type: ignore[no-any-return]
+
+    def __eq__(self, other: object) -> Node:  # type: ignore[override]
+        return VERBS["equal"](self, other)  # type: ignore[no-any-return]
+
+    def __ne__(self, other: object) -> Node:  # type: ignore[override]
+        return VERBS["not_equal"](self, other)  # type: ignore[no-any-return]
+
+    def __lt__(self, other: Any) -> Node:
+        return VERBS["less"](self, other)  # type: ignore[no-any-return]
+
+    def __le__(self, other: Any) -> Node:
+        return VERBS["less_equal"](self, other)  # type: ignore[no-any-return]
+
+    def __gt__(self, other: Any) -> Node:
+        return VERBS["greater"](self, other)  # type: ignore[no-any-return]
+
+    def __ge__(self, other: Any) -> Node:
+        return VERBS["greater_equal"](self, other)  # type: ignore[no-any-return]
+
+    def __and__(self, other: Any) -> Node:
+        return VERBS["logical_and"](self, other)  # type: ignore[no-any-return]
+
+    def __rand__(self, other: Any) -> Node:
+        return VERBS["logical_and"](other, self)  # type: ignore[no-any-return]
+
+    def __or__(self, other: Any) -> Node:
+        return VERBS["logical_or"](self, other)  # type: ignore[no-any-return]
+
+    def __ror__(self, other: Any) -> Node:
+        return VERBS["logical_or"](other, self)  # type: ignore[no-any-return]
+
+    def __xor__(self, other: Any) -> Node:
+        return VERBS["logical_xor"](self, other)  # type: ignore[no-any-return]
+
+    def __rxor__(self, other: Any) -> Node:
+        return VERBS["logical_xor"](other, self)  # type: ignore[no-any-return]
+
+    def __invert__(self) -> Node:
+        return VERBS["logical_not"](self)  # type: ignore[no-any-return]
+
+    def __getitem__(self, key: Any) -> Node:
+        return VERBS["getitem"](self, key)  # type: ignore[no-any-return]
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
+
+    def __bool__(self) -> NoReturn:
+        raise SymgradError(
+            "bool: an expression has no truth value before it is evaluated. Choose between values "
+            "with where(condition, a, b); compare nodes themselves with `is`."
+        )
+
+    def __len__(self) -> int:
+        shape: tuple[Extent, ...] = self.shape  # type: ignore[attr-defined]
+        if shape and type(shape[0]) is int:
+            return shape[0]
+        what = f"axis 0 has the symbolic extent {shape[0]}" if shape else "the expression is a scalar"
+        raise SymgradError(f"len: {what}. Use x.shape[0] in formulas.")
+
+    def __iter__(self) -> Any:
+        n = len(self)
+        return (self[k] for k in range(n))
+
+    def __float__(self) -> NoReturn:
+        raise SymgradError("float: an expression has no value yet. Use sg.evaluate(expr, values).")
+
+    __int__ = __float__
+    __index__ = None  # type: ignore[assignment]  # a node is no integer
+
+    @property
+    def T(self) -> Node:  # noqa: N802  # NumPy's name
+        """The expression with its axes reversed."""
+        return VERBS["transpose"](self)  # type: ignore[no-any-return]
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Node:
+        """See `symgrad.sum`."""
+        return VERBS["sum"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Node:
+        """See `symgrad.mean`."""
+        return VERBS["mean"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Node:
+        """See `symgrad.max`."""
+        return VERBS["max"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Node:
+        """See `symgrad.min`."""
+        return VERBS["min"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+
+    def reshape(self, *shape: Any) -> Node:
+        """See `symgrad.reshape`; the shape may be one tuple or several extents."""
+        one = len(shape) == 1 and isinstance(shape[0], (tuple, list))
+        return VERBS["reshape"](self, shape[0] if one else shape)  # type: ignore[no-any-return]
+
+    def transpose(self, *axes: Any) -> Node:
+        """See `symgrad.transpose`."""
+        one = len(axes) == 1 and (axes[0] is None or isinstance(axes[0], (tuple, list)))
+        return VERBS["transpose"](self, axes[0] if one else axes or None)  # type: ignore[no-any-return]
+
+    def astype(self, dtype: Any) -> Node:
+        """See `symgrad.astype`."""
+        return VERBS["astype"](self, dtype)  # type: ignore[no-any-return]
+
+    def _repr_latex_(self) -> str:
+        return "$\\displaystyle " + VERBS["latex"](self) + "$"
