@@ -41,14 +41,14 @@ def _doctor(arguments: Arguments) -> int:
 
 
 def _cache_clear(arguments: Arguments) -> int:
-    from codegen.cache import cache_folder, clear
+    from codegen.cache import clear, configured
 
-    folder = cache_folder()
-    removed = clear()
+    files, size = clear()
+    folder = str(configured())
     if arguments.json:
-        print(json.dumps({"folder": str(folder), "removed": removed}))
+        print(json.dumps({"folder": folder, "files": files, "bytes": size}))
     else:
-        print(f"removed {removed} compiled programs from {folder}")
+        print(f"removed {files} files ({size / 1e6:.1f} MB) of compiled programs from {folder}")
     return 0
 
 

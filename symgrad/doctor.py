@@ -149,9 +149,16 @@ def _cuda() -> Finding:
 
 
 def _cache() -> Finding:
-    from codegen.cache import cache_folder
+    from codegen.cache import configured, folder
 
-    return Finding("cache", True, str(cache_folder()))
+    used = folder()
+    if used.shared:
+        return Finding("cache", True, f"{used.path} (yours alone, warm starts work)")
+    instead = "a temporary folder is used" if used.path else "programs are compiled in memory"
+    advice = f"make {configured()} a folder of yours that nobody else can write, or set "
+    return Finding(
+        "cache", False, f"{used.reason}; {instead}", advice + "SYMGRAD_CACHE_DIR", optional=True
+    )
 
 
 _EXAMINATIONS: tuple[Callable[[], Finding], ...] = (
