@@ -67,7 +67,7 @@ _refuse_shadowed_codegen()
 
 _from_symgrad, _, _names = lazy_loader.attach(__name__, _SUBMODULES, _ROOMS)
 _from_codegen, _, _compiler_names = lazy_loader.attach("codegen", [], _COMPILER)
-__all__ = [*_names, *_compiler_names, "__version__"]  # noqa: PLE0604
+__all__ = [*_names, *_compiler_names, "__version__"]
 
 
 def __getattr__(name: str) -> object:

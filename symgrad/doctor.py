@@ -77,7 +77,9 @@ def _version(package: str) -> str | None:
 
 def _python() -> Finding:
     text = f"{platform.python_version()} ({platform.python_implementation()}, {sys.platform})"
-    return Finding("python", sys.version_info >= (3, 11), text, "symgrad needs Python 3.11 or later")
+    return Finding(
+        "python", sys.version_info >= (3, 11), text, "symgrad needs Python 3.11 or later"
+    )
 
 
 def _packages() -> Finding:

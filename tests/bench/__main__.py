@@ -1,0 +1,36 @@
+"""`python -m tests.bench NAME [--peers jax,torch] [--rounds N]`: print one table."""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.bench import growth
+from tests.bench.race import PEERS, race
+from tests.bench.workloads import SPECIFICATIONS
+
+GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
+
+
+def main() -> None:
+    """Read the command line and print what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("name", choices=[*SPECIFICATIONS, *GROWTH])
+    parser.add_argument(
+        "--peers",
+        default="",
+        metavar="LIST",
+        help=f"comma-separated, of: {', '.join(PEERS)}; those not installed are left out",
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="blocks of each contestant")
+    arguments = parser.parse_args()
+    if arguments.name in GROWTH:
+        print(GROWTH[arguments.name]())
+        return
+    peers = [peer for peer in arguments.peers.split(",") if peer]
+    if unknown := sorted(set(peers) - set(PEERS)):
+        parser.error(f"unknown peers {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    print(race(arguments.name, peers, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()

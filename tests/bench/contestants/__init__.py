@@ -1,0 +1,1 @@
+"""One module per contestant: `run(workload)` builds it and returns its training loop."""

@@ -1,0 +1,37 @@
+"""JAX with the whole epoch in one jitted `lax.scan`, the state donated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tests.bench.contestants.jax_model import prepare
+from tests.bench.workloads import Workload
+
+
+def run(workload: Workload) -> Callable[[int], list[float]]:
+    """Return a function that trains that many epochs and gives their mean losses."""
+    import jax
+
+    step, parameters = prepare(workload)
+    x, y = jax.device_put(workload.data["X"]), jax.device_put(workload.data["y"])
+    orders = [jax.device_put(workload.order(i)) for i in range(len(workload.data["orders"]))]
+
+    def epoch(parameters: object, order: jax.Array) -> tuple[object, jax.Array]:
+        parameters, losses = jax.lax.scan(lambda p, rows: step(p, x, y, rows), parameters, order)
+        return parameters, losses.mean()
+
+    compiled = jax.jit(epoch, donate_argnums=0)
+    state, done = parameters, 0
+
+    def train(epochs: int) -> list[float]:
+        nonlocal state, done
+        losses = []
+        for _ in range(epochs):
+            state, loss = compiled(state, orders[done % len(orders)])
+            losses.append(loss)
+            done += 1
+        return [float(loss) for loss in np.asarray(jax.device_get(losses))]
+
+    return train

@@ -1,0 +1,38 @@
+"""JAX with one jitted call per step, the state donated and the rows gathered on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tests.bench.contestants.jax_model import prepare
+from tests.bench.workloads import Workload
+
+
+def run(workload: Workload) -> Callable[[int], list[float]]:
+    """Return a function that trains that many epochs and gives their mean losses."""
+    import jax
+
+    step, parameters = prepare(workload)
+    x, y = jax.device_put(workload.data["X"]), jax.device_put(workload.data["y"])
+    batches = [
+        [jax.device_put(rows) for rows in workload.order(i)]
+        for i in range(len(workload.data["orders"]))
+    ]
+    compiled = jax.jit(step, donate_argnums=0)
+    state, done = parameters, 0
+
+    def train(epochs: int) -> list[float]:
+        nonlocal state, done
+        means = []
+        for _ in range(epochs):
+            losses = []
+            for rows in batches[done % len(batches)]:
+                state, loss = compiled(state, x, y, rows)
+                losses.append(loss)
+            means.append(float(np.mean(jax.device_get(losses))))
+            done += 1
+        return means
+
+    return train

@@ -1,0 +1,32 @@
+"""symgrad: the loss as an expression, trained by `Trainer.fit` with its compiled epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.bench.workloads import Workload
+
+
+def run(workload: Workload) -> Callable[[int], list[float]]:
+    """Return a function that trains that many epochs and gives their mean losses."""
+    import symgrad as sg
+
+    batch = sg.dim("B")
+    x = sg.input("x", (batch, workload.layers[0]))
+    y = sg.input("y", (batch,), dtype="int32")
+    *hidden, last = [
+        (sg.parameter(f"W{i}", w.shape, init=w), sg.parameter(f"b{i}", b.shape, init=b))
+        for i, (w, b) in enumerate(workload.weights)
+    ]
+    h = x
+    for w, b in hidden:
+        h = sg.tanh(h @ w + b)
+    loss = sg.cross_entropy(h @ last[0] + last[1], y).mean()
+    trainer = sg.Trainer(loss, optimizer=sg.optim.sgd(workload.rate))
+    data = {"x": workload.data["X"], "y": workload.data["y"]}
+
+    def train(epochs: int) -> list[float]:
+        history = trainer.fit(data, epochs=epochs, batch_size=workload.batch, progress=False)
+        return [float(loss) for loss in history["loss"]][-epochs:]
+
+    return train

@@ -1,0 +1,232 @@
+"""Contestants in turn on one core: the blocks of all of them, interleaved."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tests.bench import workloads
+from tests.bench.hardware import fma_peak
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = "symgrad_fit"
+PEERS: dict[str, tuple[str, ...]] = {
+    "jax": ("jax_scan", "jax_step"),
+    "torch": ("torch_eager",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What was measured of one contestant; times in seconds, memory in MB.
+
+    Attributes:
+        step: median over blocks of the wall time of a step.
+        ratio: median over rounds of our step time to this contestant's, in the same round.
+        busy: wall time over CPU time: how contended the core was.
+        compile: from the data to the end of the first epoch, less the time of an epoch.
+        cold: from the start of the process to the end of the first epoch, caches empty.
+        warm: the same in a second process, with the caches that the first one left.
+        memory: peak resident size.
+        loss: mean loss of the epoch at which the contestants are compared.
+    """
+
+    name: str
+    step: float
+    ratio: float
+    busy: float
+    compile: float
+    cold: float
+    warm: float
+    memory: float
+    loss: float
+
+
+def race(name: str, peers: Sequence[str], rounds: int = 15) -> str:
+    """Run a workload against the peers that are installed and return the table.
+
+    Args:
+        name: a workload of `workloads.SPECIFICATIONS`.
+        peers: keys of `PEERS`; one that is not installed is left out and named below the table.
+        rounds: blocks of each contestant.
+    """
+    present = [peer for peer in peers if find_spec(peer)]
+    contestants = [OURS, *(module for peer in present for module in PEERS[peer])]
+    workload = workloads.make(name)
+    core = _pin()
+    peak, width = fma_peak()
+    with tempfile.TemporaryDirectory(prefix="symgrad-bench-") as folder:
+        file = Path(folder) / "workload.npz"
+        workloads.save(workload, file)
+        starts = {c: _starts(c, name, file) for c in contestants}
+        entries = _interleave(contestants, name, file, rounds, starts)
+    lines = [
+        f"{name}: {'-'.join(map(str, workload.layers))}, batch {workload.batch}, "
+        f"{workload.flops / 1e6:.2f} MFLOP in products per step; core {core}, one thread, "
+        f"FMA peak {peak / 1e9:.0f} GFLOP/s ({width} lanes)",
+        "",
+        *_table(entries, workload.flops, peak),
+        "",
+        _agreement(entries, workload.agree),
+    ]
+    lines += [f"{peer}: not installed, left out" for peer in peers if peer not in present]
+    return "\n".join(lines)
+
+
+def _pin() -> str:
+    """Bind this process, and so its children, to one core where the system lets us."""
+    if not hasattr(os, "sched_setaffinity"):
+        return "not pinned"
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return str(core)
+
+
+def _environment(caches: Path) -> dict[str, str]:
+    threads = {
+        f"{library}_NUM_THREADS": "1"
+        for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
+    }
+    return {
+        **os.environ,
+        **threads,
+        "PYTHONPATH": str(ROOT),
+        "SYMGRAD_CACHE_DIR": str(caches / "symgrad"),
+        "BENCH_JAX_CACHE": str(caches / "jax"),
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    }
+
+
+def _spawn(contestant: str, name: str, file: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.contestant", contestant, name, str(file), *flags],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=_environment(file.parent),
+        cwd=file.parent,
+    )
+
+
+def _answer(process: subprocess.Popen[str], contestant: str) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"bench: {contestant} ended with status {process.wait()}")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _starts(contestant: str, name: str, file: Path) -> tuple[float, float]:
+    """Seconds from starting a process to the end of its first epoch: cold, then warm."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        process = _spawn(contestant, name, file, "--first")
+        _answer(process, contestant)
+        taken.append(time.perf_counter() - start)
+        process.communicate()
+    return taken[0], min(taken[1:])
+
+
+def _interleave(
+    contestants: Sequence[str],
+    name: str,
+    file: Path,
+    rounds: int,
+    starts: dict[str, tuple[float, float]],
+) -> list[Entry]:
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        begun = {}
+        for contestant in contestants:
+            # A cache of its own, empty: this process is the one whose compile time is quoted.
+            own = file.parent / f"caches-{contestant}"
+            own.mkdir()
+            copy = own / file.name
+            copy.hardlink_to(file)
+            process = stack.enter_context(_spawn(contestant, name, copy))
+            stack.callback(process.kill)
+            begun[contestant] = _answer(process, contestant) | _answer(process, contestant)
+            processes[contestant] = process
+        walls: dict[str, list[float]] = {c: [] for c in contestants}
+        cpus: dict[str, list[float]] = {c: [] for c in contestants}
+        for _ in range(rounds):
+            for contestant, process in processes.items():
+                assert process.stdin is not None
+                process.stdin.write("block\n")
+                process.stdin.flush()
+                answer = _answer(process, contestant)
+                walls[contestant].append(answer["wall"])
+                cpus[contestant].append(answer["cpu"])
+        entries = []
+        for contestant, process in processes.items():
+            assert process.stdin is not None
+            process.stdin.close()
+            memory = _answer(process, contestant)["memory"]
+            ours = walls[contestants[0]]
+            ratios = [a / b for a, b in zip(ours, walls[contestant], strict=True)]
+            busy = [w / c for w, c in zip(walls[contestant], cpus[contestant], strict=True)]
+            cold, warm = starts[contestant]
+            entries.append(
+                Entry(
+                    contestant,
+                    statistics.median(walls[contestant]),
+                    statistics.median(ratios),
+                    statistics.median(busy),
+                    begun[contestant]["compile"],
+                    cold,
+                    warm,
+                    memory,
+                    begun[contestant]["losses"][-1],
+                )
+            )
+        return entries
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Entry, int, float], str]], ...] = (
+    ("contestant", lambda e, flops, peak: e.name.replace("_", " ")),
+    ("step us", lambda e, flops, peak: f"{e.step * 1e6:.2f}"),
+    ("symgrad / it", lambda e, flops, peak: f"{e.ratio:.2f}"),
+    ("of FMA peak", lambda e, flops, peak: f"{flops / e.step / peak:.1%}"),
+    ("compile s", lambda e, flops, peak: f"{e.compile:.2f}"),
+    ("first step cold s", lambda e, flops, peak: f"{e.cold:.2f}"),
+    ("warm s", lambda e, flops, peak: f"{e.warm:.2f}"),
+    ("peak MB", lambda e, flops, peak: f"{e.memory:.0f}"),
+    ("loss", lambda e, flops, peak: f"{e.loss:.6f}"),
+    ("wall / CPU", lambda e, flops, peak: f"{e.busy:.2f}"),
+)
+
+
+def _table(entries: Sequence[Entry], flops: int, peak: float) -> list[str]:
+    rows = [[title for title, _ in _COLUMNS]]
+    rows += [[show(entry, flops, peak) for _, show in _COLUMNS] for entry in entries]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(_COLUMNS))]
+    lines = [
+        "| " + " | ".join(t.rjust(w) for t, w in zip(r, widths, strict=True)) + " |" for r in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
+    return [lines[0], rule, *lines[1:]]
+
+
+def _agreement(entries: Sequence[Entry], epoch: int) -> str:
+    """Say how far the losses differ; beyond 1e-3 the times compare nothing."""
+    losses = [entry.loss for entry in entries]
+    spread = (max(losses) - min(losses)) / abs(losses[0])
+    if not spread <= 1e-3:
+        raise SystemExit(
+            f"bench: the losses of epoch {epoch} differ by {spread:.1e} relative (limit 1e-3): "
+            + ", ".join(f"{e.name} {e.loss:.6f}" for e in entries)
+        )
+    return f"losses of epoch {epoch} agree to {spread:.1e} relative"
