@@ -1,0 +1,248 @@
+"""Mathematics that writes LLVM: a value with the operators of arithmetic and of bits.
+
+`Lane` wraps one LLVM value. Formulas over lanes read as formulas and emit straight-line code with
+no branch and no call, which LLVM's loop vectoriser turns into code for whole vectors.
+
+Every operation carries the flag `contract`. Numba adds a caller's fast-math flags only to
+operations without flags, so a formula whose correctness rests on the order of its operations,
+such as (x + 1.5 * 2^23) - 1.5 * 2^23, is never reassociated, whatever its caller permits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+_KEEP_ORDER = ("contract",)
+_FLOATS = {"float": ("f32", 32), "double": ("f64", 64)}
+
+
+class Lane:
+    """One element of a vector loop: a float, an integer or a truth value under construction."""
+
+    __slots__ = ("builder", "value")
+
+    def __init__(self, builder: ir.IRBuilder, value: ir.Value) -> None:
+        self.builder = builder
+        self.value = value
+
+    @property
+    def is_float(self) -> bool:
+        """Whether this is a float; else it is an integer or a truth value."""
+        return str(self.value.type) in _FLOATS
+
+    @property
+    def width(self) -> int:
+        """Bits of a float: 32 or 64."""
+        return _FLOATS[str(self.value.type)][1]
+
+    def of(self, number: Lane | float) -> Lane:
+        """`number` as a constant of this lane's type."""
+        if isinstance(number, Lane):
+            return number
+        return Lane(self.builder, ir.Constant(self.value.type, number))
+
+    def _pair(self, floats: str, integers: str, left: Lane, right: Lane) -> Lane:
+        build = self.builder
+        if self.is_float:
+            value = getattr(build, floats)(left.value, right.value, flags=_KEEP_ORDER)
+        else:
+            value = getattr(build, integers)(left.value, right.value)
+        return Lane(build, value)
+
+    def __add__(self, other: Lane | float) -> Lane:
+        return self._pair("fadd", "add", self, self.of(other))
+
+    def __radd__(self, other: float) -> Lane:
+        return self._pair("fadd", "add", self.of(other), self)
+
+    def __sub__(self, other: Lane | float) -> Lane:
+        return self._pair("fsub", "sub", self, self.of(other))
+
+    def __rsub__(self, other: float) -> Lane:
+        return self._pair("fsub", "sub", self.of(other), self)
+
+    def __mul__(self, other: Lane | float) -> Lane:
+        return self._pair("fmul", "mul", self, self.of(other))
+
+    def __rmul__(self, other: float) -> Lane:
+        return self._pair("fmul", "mul", self.of(other), self)
+
+    def __truediv__(self, other: Lane | float) -> Lane:
+        return self._pair("fdiv", "sdiv", self, self.of(other))
+
+    def __rtruediv__(self, other: float) -> Lane:
+        return self._pair("fdiv", "sdiv", self.of(other), self)
+
+    def __mod__(self, other: Lane | float) -> Lane:
+        """The remainder with the sign of the dividend, as in C."""
+        return self._pair("frem", "srem", self, self.of(other))
+
+    def __neg__(self) -> Lane:
+        build = self.builder
+        return Lane(build, build.fneg(self.value) if self.is_float else build.neg(self.value))
+
+    def __and__(self, other: Lane | float) -> Lane:
+        return Lane(self.builder, self.builder.and_(self.value, self.of(other).value))
+
+    def __or__(self, other: Lane | float) -> Lane:
+        return Lane(self.builder, self.builder.or_(self.value, self.of(other).value))
+
+    def __xor__(self, other: Lane | float) -> Lane:
+        return Lane(self.builder, self.builder.xor(self.value, self.of(other).value))
+
+    def __lshift__(self, count: int) -> Lane:
+        return Lane(self.builder, self.builder.shl(self.value, self.of(count).value))
+
+    def __rshift__(self, count: int) -> Lane:
+        """Shift right, filling with zeros."""
+        return Lane(self.builder, self.builder.lshr(self.value, self.of(count).value))
+
+    def compare(self, relation: str, other: Lane | float) -> Lane:
+        """The truth of `self relation other`; false where either is NaN, except for '!='."""
+        left, right, build = self.value, self.of(other).value, self.builder
+        if not self.is_float:
+            return Lane(build, build.icmp_signed(relation, left, right))
+        ask = build.fcmp_unordered if relation == "!=" else build.fcmp_ordered
+        return Lane(build, ask(relation, left, right))
+
+    def __lt__(self, other: Lane | float) -> Lane:
+        return self.compare("<", other)
+
+    def __le__(self, other: Lane | float) -> Lane:
+        return self.compare("<=", other)
+
+    def __gt__(self, other: Lane | float) -> Lane:
+        return self.compare(">", other)
+
+    def __ge__(self, other: Lane | float) -> Lane:
+        return self.compare(">=", other)
+
+    def where(self, yes: Lane | float, no: Lane | float) -> Lane:
+        """`yes` where this truth value holds, else `no`; at least one of them is a lane."""
+        like = yes if isinstance(yes, Lane) else no
+        assert isinstance(like, Lane)
+        chosen = (like.of(yes).value, like.of(no).value)
+        return Lane(self.builder, self.builder.select(self.value, *chosen))
+
+    def bits(self) -> Lane:
+        """The bit pattern of a float as an integer of its width."""
+        return Lane(self.builder, self.builder.bitcast(self.value, ir.IntType(self.width)))
+
+    def as_float(self, like: Lane) -> Lane:
+        """The float of `like`'s type with this bit pattern."""
+        return Lane(self.builder, self.builder.bitcast(self.value, like.value.type))
+
+    def call(self, name: str, *others: Lane | float) -> Lane:
+        """LLVM's intrinsic `name` of this lane's type, such as `llvm.sqrt`."""
+        lanes = [self, *(self.of(other) for other in others)]
+        kind = self.value.type
+        symbol = f"{name}.{_FLOATS[str(kind)][0]}"
+        module = self.builder.module
+        function = module.globals.get(symbol)
+        if function is None:
+            function = ir.Function(module, ir.FunctionType(kind, [kind] * len(lanes)), symbol)
+        return Lane(self.builder, self.builder.call(function, [lane.value for lane in lanes]))
+
+
+def muladd(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
+    """a * b + c, rounded once where the processor can."""
+    return a.call("llvm.fmuladd", b, c)
+
+
+def polynomial(x: Lane, coefficients: Sequence[float]) -> Lane:
+    """The polynomial in x with `coefficients` from the highest power down.
+
+    Even and odd powers are summed apart, p(x) = e(x^2) + x o(x^2), by Horner's rule each: half
+    as many operations wait for one another.
+    """
+    square = x * x
+    even, odd = (_horner(square, coefficients[k::-2][::-1]) for k in (-1, -2))
+    return muladd(odd, x, even)
+
+
+def _horner(x: Lane, coefficients: Sequence[float]) -> Lane:
+    result = x.of(coefficients[0])
+    for coefficient in coefficients[1:]:
+        result = muladd(result, x, coefficient)
+    return result
+
+
+def common_type(name: str, kinds: Sequence[types.Type]) -> types.Type:
+    """The type in which `name` computes: one float type, or the widest integer type.
+
+    Floats of two precisions, or a float and an integer, are an error: a generated program says
+    each conversion.
+    """
+    plain = [types.unliteral(kind) for kind in kinds]
+    if all(isinstance(kind, types.Integer) for kind in plain):
+        return max(plain, key=lambda kind: kind.bitwidth)
+    if all(kind == plain[0] for kind in plain) and isinstance(plain[0], (types.Float, types.Boolean)):
+        return plain[0]
+    raise TypingError(f"{name}: arguments of one type are needed, got {', '.join(map(str, plain))}")
+
+
+Formula = Callable[..., Lane]
+
+
+def elementwise(name: str, formula: Formula, arity: int = 1, *, truth: bool = False) -> Callable:
+    """The intrinsic `name` of `arity` scalars that emits `formula` of as many lanes.
+
+    Args:
+        name:    for messages.
+        formula: lanes -> lane, of one type; for float32, float64 and, if it can, integers.
+        arity:   1, 2 or 3.
+        truth:   whether the result is a truth value rather than of the arguments' type.
+    """
+
+    def signature_and_code(*kinds):
+        kind = common_type(name, kinds)
+
+        def emit(context, builder, signature, arguments):
+            return formula(*(Lane(builder, argument) for argument in arguments)).value
+
+        result = types.boolean if truth else kind
+        return result(*[kind] * arity), emit
+
+    def one(typing_context, x):
+        return signature_and_code(x)
+
+    def two(typing_context, x, y):
+        return signature_and_code(x, y)
+
+    def three(typing_context, x, y, z):
+        return signature_and_code(x, y, z)
+
+    typer = (one, two, three)[arity - 1]
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
+def library(name: str, function: Callable, arity: int = 1) -> Callable:
+    """The intrinsic `name` that calls Numba's own scalar code of `function`, such as `math.sin`.
+
+    A float32 argument calls the float32 routine of the C library. Nothing of it vectorises.
+    """
+
+    def signature_and_code(*kinds):
+        kind = common_type(name, kinds)
+        signature = kind(*[kind] * arity)
+
+        def emit(context, builder, given, arguments):
+            return context.get_function(function, signature)(builder, arguments)
+
+        return signature, emit
+
+    def one(typing_context, x):
+        return signature_and_code(x)
+
+    def two(typing_context, x, y):
+        return signature_and_code(x, y)
+
+    typer = (one, two)[arity - 1]
+    typer.__name__ = name
+    return intrinsic(typer)
