@@ -7,7 +7,7 @@ below the smallest normal number may be flushed to zero; nothing else depends on
 The exponential and the logarithm are read off the bits of a float: x = 2^n * m. Reduction by a
 two-part ln 2 follows Cody and Waite 1980, with the constants of Moshier's Cephes (float32) and of
 fdlibm (float64). The polynomials are our own minimax fits (Remez, 60 digits). In units in the last
-place, measured in tests/test_runtime.py: exp and log below 2, tanh, sigmoid and log1p below 4.
+place, measured in tests/test_runtime.py: exp and log below 2, the others below 4.
 
 Functions without a formula here (sin, pow, ...) call Numba's scalar code.
 """
@@ -35,6 +35,9 @@ class Precision(NamedTuple):
         ln2:         high and low part; n * high is exact for every exponent n.
         exp:         P with exp(r) = 1 + r + r^2 P(r) for |r| <= ln(2) / 2.
         log:         Q with log(1 + f) = f - f^2 / 2 + f^3 Q(f) for sqrt(1/2) <= 1 + f <= sqrt(2).
+        erf_settled: erf(x) rounds to 1 for x > erf_settled.
+        erf_near:    S with erf(x) = x + x S(x^2) for |x| <= 1.
+        erf_far:     R with erf(x) = 1 - exp(-R(x)) for 1 <= x <= erf_settled.
     """
 
     mantissa: int
@@ -46,6 +49,9 @@ class Precision(NamedTuple):
     ln2: tuple[float, float]
     exp: tuple[float, ...]
     log: tuple[float, ...]
+    erf_settled: float
+    erf_near: tuple[float, ...]
+    erf_far: tuple[float, ...]
 
     @property
     def magic(self) -> float:
@@ -66,6 +72,15 @@ PRECISIONS = {
         log=(
             *(-0.0785963, 0.12881663, -0.13128753, 0.14181189),
             *(-0.16624554, 0.20002286, -0.2500081, 0.33333316),
+        ),
+        erf_settled=3.95,
+        erf_near=(
+            *(7.85386e-05, -0.0008010193, 0.0051883277, -0.026853813),
+            *(0.112835854, -0.37612626, 0.1283791671),
+        ),
+        erf_far=(
+            *(-0.00018637865, 0.0029476534, -0.021838047, 0.10310672),
+            *(0.63814485, 1.1270891, 0.00034152734),
         ),
     ),
     64: Precision(
@@ -89,6 +104,22 @@ PRECISIONS = {
             *(0.11111110858987538, -0.12499999689022145, 0.1428571428500848),
             *(-0.16666666669894153, 0.2000000000002676, -0.24999999999987588),
             0.3333333333333325,
+        ),
+        erf_settled=5.95,
+        erf_near=(
+            *(-7.779466538474252e-10, 1.3710979372067498e-08, -1.620631352519064e-07),
+            *(1.6447131541262487e-06, -1.4924712299609983e-05, 0.00012055293576777468),
+            *(-0.0008548325929310457, 0.005223977606118393, -0.026866170643111458),
+            *(0.11283791670944185, -0.3761263890318352, 0.1283791670955126),
+        ),
+        erf_far=(
+            *(-1.0496138139181274e-12, 4.795995286175526e-11, -1.0256902055451348e-09),
+            *(1.3626545439987291e-08, -1.2570340364345316e-07, 8.505637586782184e-07),
+            *(-4.3269917195685696e-06, 1.6513764053458414e-05, -4.503692502667619e-05),
+            *(7.036573789788314e-05, 4.482389121284428e-05, -0.0006411745229182816),
+            *(0.0017690024550648838, -0.0002804899097225156, -0.01907815508619751),
+            *(0.1027472522623852, 0.636628488849838, 1.1283773292821517),
+            1.7961810812228653e-07,
         ),
     ),
 }
@@ -194,6 +225,16 @@ def _softplus(x: Lane) -> Lane:
     return (x < 0).where(rest, x + rest)
 
 
+def _erf(x: Lane) -> Lane:
+    """The error function: odd; x + x S(x^2) up to 1, then 1 - exp(-R(|x|))."""
+    real = PRECISIONS[x.width]
+    size = x.call("llvm.fabs")
+    near = muladd(x, polynomial(x * x, real.erf_near), x)
+    bounded = (size > real.erf_settled).where(real.erf_settled, size)
+    far = 1 - _exp(-polynomial(bounded, real.erf_far))
+    return (size <= 1).where(near, far.call("llvm.copysign", x))
+
+
 def _rsqrt(x: Lane) -> Lane:
     """1 / sqrt(x)."""
     return 1 / x.call("llvm.sqrt")
@@ -292,7 +333,7 @@ cosh = library("cosh", math.cosh)
 arctan = library("arctan", math.atan)
 sigmoid = elementwise("sigmoid", _sigmoid)
 softplus = elementwise("softplus", _softplus)
-erf = library("erf", math.erf)
+erf = elementwise("erf", _erf)
 maximum = elementwise("maximum", _maximum, 2)
 minimum = elementwise("minimum", _minimum, 2)
 pow = library("pow", operator.pow, 2)
