@@ -97,6 +97,15 @@ class Applied(sympy.Function):  # type: ignore[misc]
         return None
 
 
+class Selected(Applied):
+    """`select(c, a, b)`: its derivative selects too, so that the other branch never leaks a NaN."""
+
+    def _eval_derivative(self, s: sympy.Symbol) -> sympy.Expr:
+        c, a, b = self.args
+        da, db = a.diff(s), b.diff(s)
+        return da if da == db else self.func(c, da, db)
+
+
 def _define(
     name: str,
     numpy: Callable[..., Any],
@@ -105,8 +114,9 @@ def _define(
     latex: str = "",
     dtype: DType | None = None,
     kink: str = "",
+    base: type[Applied] = Applied,
 ) -> Callable[..., sympy.Expr]:
-    cls = type(name, (Applied,), {"nargs": arity, "__module__": __name__})
+    cls = type(name, (base,), {"nargs": arity, "__module__": __name__})
     template = latex or (
         rf"\operatorname{{{name.replace('_', ' ')}}}\left("
         + ", ".join(["{}"] * arity)
@@ -185,7 +195,10 @@ logical_xor = _define("logical_xor", np.logical_xor, 2, "bool", r"\left({} \oplu
 logical_not = _define("logical_not", np.logical_not, 1, "bool", r"\neg {}")
 isnan = _define("isnan", np.isnan, 1, "bool")
 isfinite = _define("isfinite", np.isfinite, 1, "bool")
-select = _define("select", np.where, 3, "select", kink="only the chosen branch is differentiated")
+select = _define(
+    "select", np.where, 3, "select", kink="only the chosen branch is differentiated", base=Selected
+)
+stop_gradient = _define("stop_gradient", np.asarray, 1, "same", "{}", kink="its derivative is 0")
 CAST = {
     dtype: _define(
         f"cast_{dtype.name}", _caster(dtype), 1, "cast", rf"\mathrm{{{dtype.name}}}\left({{}}\right)",

@@ -6,6 +6,7 @@ look them up. So the nodes stay the lowest room and imports run one way.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -16,7 +17,29 @@ if TYPE_CHECKING:
     from symgrad.graph.nodes import Node
 
 F = TypeVar("F", bound=Callable[..., Any])
-VERBS: dict[str, Callable[..., Any]] = {}
+ROOMS = (
+    "arithmetic", "elementwise", "reductions", "contractions", "shapes", "indexing", "losses", "leaves",
+    "text", "latex",
+)
+
+
+class _Verbs(dict[str, Callable[..., Any]]):
+    """The verbs by name; the rooms that hold them are imported when the first is missed."""
+
+    def __missing__(self, name: str) -> Callable[..., Any]:
+        load_verbs()
+        if name in self:
+            return self[name]
+        raise SymgradError(f"{name}: no such operation on expressions.")
+
+
+VERBS: dict[str, Callable[..., Any]] = _Verbs()
+
+
+def load_verbs() -> None:
+    """Import every module that registers verbs."""
+    for room in ROOMS:
+        importlib.import_module(f"symgrad.graph.{room}")
 
 
 def verb(function: F) -> F:
@@ -49,6 +72,8 @@ class Operators:
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Node:
         """NumPy's ufuncs build expressions: `np.tanh(x)` is `sg.tanh(x)`."""
         name = _UFUNCS.get(ufunc.__name__, ufunc.__name__)
+        if name not in VERBS:
+            load_verbs()
         if method != "__call__" or kwargs or name not in VERBS:
             raise SymgradError(
                 f"numpy.{ufunc.__name__}: no such operation on expressions"
@@ -216,6 +241,9 @@ class Operators:
     def astype(self, dtype: Any) -> Node:
         """See `symgrad.astype`."""
         return VERBS["astype"](self, dtype)  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        return VERBS["text"](self)  # type: ignore[no-any-return]
 
     def _repr_latex_(self) -> str:
         return "$\\displaystyle " + VERBS["latex"](self) + "$"

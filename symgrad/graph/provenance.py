@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from symgrad.graph.nodes import Node
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -67,3 +71,20 @@ def provenance(
         yield
     finally:
         CONTEXT.origin, CONTEXT.backward_of, CONTEXT.where = before
+
+
+def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Give the nodes that a verb makes the verb's name as their origin; an outer verb's name wins."""
+    name = function.__name__.rstrip("_")
+
+    @wraps(function)
+    def inner(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if CONTEXT.origin is not None:
+            return function(*args, **kwargs)
+        CONTEXT.origin = name
+        try:
+            return function(*args, **kwargs)
+        finally:
+            CONTEXT.origin = None
+
+    return inner
