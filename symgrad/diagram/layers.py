@@ -1,0 +1,194 @@
+"""Which layer a node belongs to, and which half: what turns a graph into a picture of a network.
+
+A layer begins at a contraction with a parameter (an Einsum that sums over an axis of something made
+of parameters alone, or a Gather from it) and holds what follows up to the next such contraction.
+What follows the last layer's own affine map and activations is the loss. A backward node joins the
+layer of the primal that it is the backward of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from symgrad.diagram.formulas import extent_text, is_literal
+from symgrad.diagram.records import Half
+from symgrad.graph.dims import size
+from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node
+from symgrad.graph.traversal import toposort
+
+SEGMENTS = 16  # parts that a graph without layers is cut into when it is too large to draw
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Structure:
+    """Nodes of a picture with half and layer.
+
+    nodes:   what is drawn, arguments first, forward before backward; no literals.
+    half:    "forward" or "backward" of each.
+    layer:   0 before the first layer, then 1, 2, ..; the loss is one above the last layer.
+    titles:  a name per layer.
+    results: what an output is called ("L", "∂L/∂W1"), by node.
+    loss:    the number of the loss, or None.
+    """
+
+    nodes: tuple[Node, ...]
+    half: Mapping[Node, Half]
+    layer: Mapping[Node, int]
+    titles: Mapping[int, str]
+    results: Mapping[Node, str]
+    loss: int | None
+
+
+def structure_of(
+    outputs: Sequence[Node], gradients: Mapping[Node, Node], names: Mapping[Node, str]
+) -> Structure:
+    """Find halves and layers.
+
+    Args:
+        outputs: the roots of the forward half.
+        gradients: leaf or node -> its gradient; empty for a picture of the forward half alone.
+        names: a name for some outputs.
+    """
+    order = toposort([*outputs, *gradients.values()])
+    primal = set(toposort(outputs)) if gradients else set(order)
+    half: dict[Node, Half] = {}
+    for node in order:
+        apart = node not in primal or (not gradients and _is_backward(node))
+        half[node] = "backward" if apart else "forward"
+    forward = [n for n in order if half[n] == "forward"]
+    backward = [n for n in order if half[n] == "backward"]
+    layer, titles, loss = _forward_layers(forward, outputs)
+    _place_backward(backward, layer, loss)
+    roots = set(outputs)
+    drawn = tuple(n for n in (*forward, *backward) if not is_literal(n) or n in roots)
+    return Structure(drawn, half, layer, titles, dict(names), loss)
+
+
+def _is_backward(node: Node) -> bool:
+    return node.backward_of is not None and not isinstance(node, (Input, Constant))
+
+
+# -- forward --------------------------------------------------------------------------------------
+def _forward_layers(
+    forward: Sequence[Node], outputs: Sequence[Node]
+) -> tuple[dict[Node, int], dict[int, str], int | None]:
+    weight = _weights(forward)
+    layer: dict[Node, int] = {}
+    begins: dict[int, list[Node]] = {}
+    for node in forward:
+        depth = max((layer[a] for a in node.args if a not in weight), default=0)
+        if node not in weight and _weight_of(node, weight) is not None:
+            depth += 1
+            begins.setdefault(depth, []).append(node)
+        layer[node] = depth
+    last = max(begins, default=0)
+    loss = _cut_loss(forward, layer, weight, begins[last], last) if last else None
+    _place_weights(forward, layer, weight, loss)
+    titles = {k: _title(k, nodes, weight) for k, nodes in begins.items()}
+    if loss is not None:
+        titles[loss] = "loss" if all(o.shape == () for o in outputs) else "output"
+    return layer, titles, loss
+
+
+def _weights(forward: Sequence[Node]) -> set[Node]:
+    """Nodes made of parameters and constants alone."""
+    found: set[Node] = set()
+    for node in forward:
+        if isinstance(node, Input):
+            if node.kind == "parameter":
+                found.add(node)
+        elif isinstance(node, Constant) or (bool(node.args) and all(a in found for a in node.args)):
+            found.add(node)
+    return found
+
+
+def _weight_of(node: Node, weight: set[Node]) -> Node | None:
+    """The parameter that a node contracts with, if it begins a layer."""
+    if isinstance(node, Gather):
+        source = node.args[0]
+        return source if source in weight and not isinstance(source, Constant) else None
+    if not isinstance(node, Einsum):
+        return None
+    summed = set(node.summed)
+    for arg, labels in zip(node.args, node.labels, strict=True):
+        if arg in weight and not isinstance(arg, Constant) and summed.intersection(labels):
+            return arg
+    return None
+
+
+def _cut_loss(
+    forward: Sequence[Node],
+    layer: dict[Node, int],
+    weight: set[Node],
+    begins: Sequence[Node],
+    last: int,
+) -> int | None:
+    """Move what follows the last layer into the loss: all but Maps of the layer's own shape."""
+    shapes = {node.shape for node in begins}
+    started = set(begins)
+    found = None
+    for node in forward:
+        if layer[node] != last or node in weight or node in started:
+            continue
+        others = [a for a in node.args if a not in weight]
+        own = (
+            isinstance(node, Map)
+            and node.shape in shapes
+            and all(layer[a] == last and not isinstance(a, Input) for a in others)
+        )
+        if not own:
+            layer[node] = found = last + 1
+    return found
+
+
+def _place_weights(
+    forward: Sequence[Node], layer: dict[Node, int], weight: set[Node], loss: int | None
+) -> None:
+    """A parameter, and an input that only the loss reads, stand in the layer of their first user."""
+    first: dict[Node, int] = {}
+    for node in reversed(forward):
+        if node in weight or (isinstance(node, Input) and first.get(node) == loss):
+            layer[node] = first.get(node, layer[node])
+        for arg in node.args:
+            first[arg] = min(first.get(arg, layer[node]), layer[node])
+
+
+def _title(number: int, begins: Sequence[Node], weight: set[Node]) -> str:
+    if len(begins) == 1 and isinstance(node := begins[0], Einsum):
+        matrix = _weight_of(node, weight)
+        assert matrix is not None
+        labels = node.labels[[a is matrix for a in node.args].index(True)]
+        inner = size([node.extents[k] for k in labels if k in node.summed])
+        outer = size([node.extents[k] for k in labels if k in node.out])
+        return f"layer {number} · {extent_text(inner)} → {extent_text(outer)}"
+    return f"layer {number}"
+
+
+# -- backward -------------------------------------------------------------------------------------
+def _place_backward(backward: Sequence[Node], layer: dict[Node, int], loss: int | None) -> None:
+    top = max(layer.values(), default=0)
+    for node in backward:
+        primal = node.backward_of
+        while primal is not None and primal not in layer:
+            primal = primal.backward_of
+        if primal is not None:
+            layer[node] = layer[primal]
+        else:
+            # It reads a cotangent of this layer or the one above, and primals of this layer.
+            inner = [a for a in node.args if not isinstance(a, (Input, Constant))]
+            layer[node] = min((layer[a] for a in inner), default=top)
+
+
+def segmented(structure: Structure) -> Structure:
+    """The same nodes cut into consecutive segments, for a graph that has no layers."""
+    forward = [n for n in structure.nodes if structure.half[n] == "forward"]
+    backward = [n for n in structure.nodes if structure.half[n] == "backward"]
+    step = max(1, -(-len(forward) // SEGMENTS))
+    layer = {node: 1 + k // step for k, node in enumerate(forward)}
+    _place_backward(backward, layer, None)
+    count = max(layer.values(), default=0)
+    titles = {
+        k: f"nodes {(k - 1) * step + 1}–{min(k * step, len(forward))}" for k in range(1, count + 1)
+    }
+    return Structure(structure.nodes, structure.half, layer, titles, structure.results, None)
