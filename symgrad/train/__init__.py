@@ -1,0 +1,1 @@
+"""Training: the compiled epoch, its history, its files."""
