@@ -16,10 +16,51 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
-from symgrad._version import __version__
+from symgrad._version import __version__ as __version__
 
 _ROOMS: dict[str, list[str]] = {
+    "diagram.drawing": ["draw"],
+    "graph.arithmetic": [
+        "astype",
+        "clip",
+        "maximum",
+        "minimum",
+        "power",
+        "reciprocal",
+        "square",
+        "where",
+    ],
     "graph.dims": ["dim"],
+    "graph.elementwise": [
+        "abs",
+        "arctan",
+        "cos",
+        "cosh",
+        "elementwise",
+        "elu",
+        "erf",
+        "exp",
+        "expm1",
+        "floor",
+        "gelu",
+        "isfinite",
+        "isnan",
+        "leaky_relu",
+        "log",
+        "log1p",
+        "relu",
+        "rsqrt",
+        "sigmoid",
+        "sign",
+        "silu",
+        "sin",
+        "sinh",
+        "softplus",
+        "sqrt",
+        "stop_gradient",
+        "tan",
+        "tanh",
+    ],
     "graph.errors": [
         "CompileError",
         "DTypeError",
@@ -29,8 +70,22 @@ _ROOMS: dict[str, list[str]] = {
         "ShapeError",
         "SymgradError",
     ],
+    "graph.leaves": [
+        "arange",
+        "constant",
+        "eye",
+        "full",
+        "input",
+        "inputs",
+        "ones",
+        "ones_like",
+        "parameter",
+        "parameters",
+        "zeros",
+        "zeros_like",
+    ],
 }
-_SUBMODULES: list[str] = []
+_SUBMODULES: list[str] = ["init", "optim"]
 _COMPILER: dict[str, list[str]] = {"pipeline": ["compile"]}
 
 
@@ -67,7 +122,7 @@ _refuse_shadowed_codegen()
 
 _from_symgrad, _, _names = lazy_loader.attach(__name__, _SUBMODULES, _ROOMS)
 _from_codegen, _, _compiler_names = lazy_loader.attach("codegen", [], _COMPILER)
-__all__ = [*_names, *_compiler_names, "__version__"]
+__all__ = sorted([*_names, *_compiler_names, "__version__"])
 
 
 def __getattr__(name: str) -> object:
@@ -87,5 +142,69 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from codegen.pipeline import compile as compile
+    from symgrad import init as init, optim as optim
+    from symgrad.diagram.drawing import draw as draw
+    from symgrad.graph.arithmetic import (
+        astype as astype,
+        clip as clip,
+        maximum as maximum,
+        minimum as minimum,
+        power as power,
+        reciprocal as reciprocal,
+        square as square,
+        where as where,
+    )
     from symgrad.graph.dims import dim as dim
-    from symgrad.graph.errors import CompileError as CompileError
+    from symgrad.graph.elementwise import (
+        abs as abs,
+        arctan as arctan,
+        cos as cos,
+        cosh as cosh,
+        elementwise as elementwise,
+        elu as elu,
+        erf as erf,
+        exp as exp,
+        expm1 as expm1,
+        floor as floor,
+        gelu as gelu,
+        isfinite as isfinite,
+        isnan as isnan,
+        leaky_relu as leaky_relu,
+        log as log,
+        log1p as log1p,
+        relu as relu,
+        rsqrt as rsqrt,
+        sigmoid as sigmoid,
+        sign as sign,
+        silu as silu,
+        sin as sin,
+        sinh as sinh,
+        softplus as softplus,
+        sqrt as sqrt,
+        stop_gradient as stop_gradient,
+        tan as tan,
+        tanh as tanh,
+    )
+    from symgrad.graph.errors import (
+        CompileError as CompileError,
+        DataError as DataError,
+        DTypeError as DTypeError,
+        GradError as GradError,
+        LeafError as LeafError,
+        ShapeError as ShapeError,
+        SymgradError as SymgradError,
+    )
+    from symgrad.graph.leaves import (
+        arange as arange,
+        constant as constant,
+        eye as eye,
+        full as full,
+        input as input,
+        inputs as inputs,
+        ones as ones,
+        ones_like as ones_like,
+        parameter as parameter,
+        parameters as parameters,
+        zeros as zeros,
+        zeros_like as zeros_like,
+    )

@@ -1,0 +1,48 @@
+"""Every chapter in `examples/` runs in its quick form and writes its figures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.conftest import ROOT
+
+CHAPTERS = sorted((ROOT / "examples").glob("[0-9]*.py"))
+FIGURES = {
+    "03_backpropagation": {
+        "graph_against_tree.png",
+        "network_backward.svg",
+        "network_flow.svg",
+        "network_forward.svg",
+        "neuron.svg",
+        "reverse_against_forward.png",
+    },
+}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=[path.stem for path in CHAPTERS])
+def test_chapter_runs(chapter: Path, tmp_path, outside) -> None:
+    done = subprocess.run(
+        [sys.executable, str(chapter), "--quick", "--out", str(tmp_path / "figures")],
+        cwd=tmp_path,
+        env={**outside, "PYTHONWARNINGS": "error", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert written == FIGURES[chapter.stem]
+    assert os.listdir(tmp_path) == ["figures"]
+    for path in (tmp_path / "figures").iterdir():
+        if path.suffix == ".svg":
+            assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        else:
+            assert path.read_bytes().startswith(b"\x89PNG")
