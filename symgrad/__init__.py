@@ -125,15 +125,17 @@ _from_codegen, _, _compiler_names = lazy_loader.attach("codegen", [], _COMPILER)
 __all__ = sorted([*_names, *_compiler_names, "__version__"])
 
 
-def __getattr__(name: str) -> object:
-    """Import a name of the face when it is first used."""
-    if name in _compiler_names:
-        value = _from_codegen(name)
-        globals()[name] = value
-        return value
-    if name not in _names:
-        raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
-    return _from_symgrad(name)
+if not TYPE_CHECKING:  # a type checker reads the imports below instead
+
+    def __getattr__(name: str) -> object:
+        """Import a name of the face when it is first used."""
+        if name in _compiler_names:
+            value = _from_codegen(name)
+            globals()[name] = value
+            return value
+        if name not in _names:
+            raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
+        return _from_symgrad(name)
 
 
 def __dir__() -> list[str]:
