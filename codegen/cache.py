@@ -29,9 +29,9 @@ from symgrad._version import __version__
 # Everything that symgrad or Numba on its behalf writes into the folder: no other file is deleted.
 OURS = re.compile(r"\.?sg_[0-9a-f]{32}\b.*")
 # Settings of Numba that change the code it makes without changing its own cache key.
-NUMBA_SETTINGS = tuple(
-    f"NUMBA_{name}"
-    for name in "OPT CPU_NAME CPU_FEATURES LOOP_VECTORIZE BOUNDSCHECK DEBUGINFO ENABLE_AVX".split()
+NUMBA_SETTINGS = (
+    *("NUMBA_OPT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_LOOP_VECTORIZE"),
+    *("NUMBA_BOUNDSCHECK", "NUMBA_DEBUGINFO", "NUMBA_ENABLE_AVX"),
 )
 
 

@@ -11,11 +11,20 @@ such as (x + 1.5 * 2^23) - 1.5 * 2^23, is never reassociated, whatever its calle
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
+
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.typing.context import Context
+    from numba.core.typing.templates import Signature
+
+    Values = Sequence[ir.Value]
+    Typed = tuple[Signature, Callable[..., ir.Value]]
 
 _KEEP_ORDER = ("contract",)
 _FLOATS = {"float": ("f32", 32), "double": ("f64", 64)}
@@ -150,7 +159,7 @@ class Lane:
 
 
 def muladd(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
-    """a * b + c, rounded once where the processor can."""
+    """The value a * b + c, rounded once where the processor can."""
     return a.call("llvm.fmuladd", b, c)
 
 
@@ -180,16 +189,20 @@ def common_type(name: str, kinds: Sequence[types.Type]) -> types.Type:
     """
     plain = [types.unliteral(kind) for kind in kinds]
     if all(isinstance(kind, types.Integer) for kind in plain):
-        return max(plain, key=lambda kind: kind.bitwidth)
-    if all(kind == plain[0] for kind in plain) and isinstance(plain[0], (types.Float, types.Boolean)):
-        return plain[0]
+        widest: types.Type = max(plain, key=lambda kind: kind.bitwidth)
+        return widest
+    first: types.Type = plain[0]
+    if all(kind == first for kind in plain) and isinstance(first, types.Float | types.Boolean):
+        return first
     raise TypingError(f"{name}: arguments of one type are needed, got {', '.join(map(str, plain))}")
 
 
 Formula = Callable[..., Lane]
 
 
-def elementwise(name: str, formula: Formula, arity: int = 1, *, truth: bool = False) -> Callable:
+def elementwise(
+    name: str, formula: Formula, arity: int = 1, *, truth: bool = False
+) -> Callable[..., object]:
     """The intrinsic `name` of `arity` scalars that emits `formula` of as many lanes.
 
     Args:
@@ -199,22 +212,24 @@ def elementwise(name: str, formula: Formula, arity: int = 1, *, truth: bool = Fa
         truth:   whether the result is a truth value rather than of the arguments' type.
     """
 
-    def signature_and_code(*kinds):
+    def signature_and_code(*kinds: types.Type) -> Typed:
         kind = common_type(name, kinds)
 
-        def emit(context, builder, signature, arguments):
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
             return formula(*(Lane(builder, argument) for argument in arguments)).value
 
         result = types.boolean if truth else kind
         return result(*[kind] * arity), emit
 
-    def one(typing_context, x):
+    def one(typing_context: Context, x: types.Type) -> Typed:
         return signature_and_code(x)
 
-    def two(typing_context, x, y):
+    def two(typing_context: Context, x: types.Type, y: types.Type) -> Typed:
         return signature_and_code(x, y)
 
-    def three(typing_context, x, y, z):
+    def three(typing_context: Context, x: types.Type, y: types.Type, z: types.Type) -> Typed:
         return signature_and_code(x, y, z)
 
     typer = (one, two, three)[arity - 1]
@@ -222,25 +237,92 @@ def elementwise(name: str, formula: Formula, arity: int = 1, *, truth: bool = Fa
     return intrinsic(typer)
 
 
-def library(name: str, function: Callable, arity: int = 1) -> Callable:
+def selection(name: str) -> Callable[..., object]:
+    """The intrinsic `name(condition, yes, no)`: both values are computed, one is taken."""
+
+    def typer(
+        typing_context: Context, condition: types.Type, yes: types.Type, no: types.Type
+    ) -> Typed:
+        kind = common_type(name, (yes, no))
+
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
+            return builder.select(*arguments)
+
+        return kind(types.boolean, kind, kind), emit
+
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
+def conversion(name: str, target: types.Type) -> Callable[..., object]:
+    """The intrinsic `name(x)`: x as a number of type `target`.
+
+    A float becomes the nearest integer towards zero, or the nearest that there is; NaN becomes 0.
+    Anything but zero becomes True.
+    """
+
+    def typer(typing_context: Context, x: types.Type) -> Typed:
+        given = types.unliteral(x)
+        if not isinstance(given, types.Integer | types.Float | types.Boolean):
+            raise TypingError(f"{name}: a number or truth value is needed, got {given}")
+
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
+            return _converted(builder, arguments[0], given, target, context.get_value_type(target))
+
+        return target(given), emit
+
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
+def _converted(
+    builder: ir.IRBuilder, x: ir.Value, given: types.Type, target: types.Type, kind: ir.Type
+) -> ir.Value:
+    """The LLVM value x of type `given` as one of type `target`, which LLVM calls `kind`."""
+    if given == target:
+        return x
+    if target == types.boolean:
+        return Lane(builder, x).compare("!=", 0).value
+    if given == types.boolean:
+        is_float = isinstance(target, types.Float)
+        return builder.uitofp(x, kind) if is_float else builder.zext(x, kind)
+    if isinstance(given, types.Float) and isinstance(target, types.Float):
+        return (builder.fpext if target == types.float64 else builder.fptrunc)(x, kind)
+    if isinstance(given, types.Integer) and isinstance(target, types.Integer):
+        return (builder.sext if kind.width > x.type.width else builder.trunc)(x, kind)
+    if isinstance(given, types.Integer):
+        return builder.sitofp(x, kind)
+    symbol = f"llvm.fptosi.sat.i{kind.width}.{_FLOATS[str(x.type)][0]}"
+    function = builder.module.globals.get(symbol)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(kind, [x.type]), symbol)
+    return builder.call(function, [x])
+
+
+def library(name: str, function: Callable, arity: int = 1) -> Callable[..., object]:
     """The intrinsic `name` that calls Numba's own scalar code of `function`, such as `math.sin`.
 
     A float32 argument calls the float32 routine of the C library. Nothing of it vectorises.
     """
 
-    def signature_and_code(*kinds):
+    def signature_and_code(*kinds: types.Type) -> Typed:
         kind = common_type(name, kinds)
-        signature = kind(*[kind] * arity)
 
-        def emit(context, builder, given, arguments):
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
             return context.get_function(function, signature)(builder, arguments)
 
-        return signature, emit
+        return kind(*[kind] * arity), emit
 
-    def one(typing_context, x):
+    def one(typing_context: Context, x: types.Type) -> Typed:
         return signature_and_code(x)
 
-    def two(typing_context, x, y):
+    def two(typing_context: Context, x: types.Type, y: types.Type) -> Typed:
         return signature_and_code(x, y)
 
     typer = (one, two)[arity - 1]

@@ -11,7 +11,8 @@ must not hold it: the address is registered with LLVM under a name and the code 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -19,6 +20,14 @@ from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import get_cython_function_address, intrinsic
+
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.typing.context import Context
+    from numba.core.typing.templates import Signature
+
+    Values = Sequence[ir.Value]
+    Typed = tuple[Signature, Callable[..., ir.Value]]
 
 
 def _blas_symbol(routine: str) -> str:
@@ -28,10 +37,25 @@ def _blas_symbol(routine: str) -> str:
     return symbol
 
 
-def _gemm(name: str, symbol: str, element: types.Type, scalar: ir.Type) -> Callable:
+def _gemm(name: str, symbol: str, element: types.Type, scalar: ir.Type) -> Callable[..., object]:
     """The intrinsic `name(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)`."""
 
-    def typer(typing_context, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    def typer(
+        typing_context: Context,
+        ta: types.Type,
+        tb: types.Type,
+        m: types.Type,
+        n: types.Type,
+        k: types.Type,
+        alpha: types.Type,
+        a: types.Type,
+        lda: types.Type,
+        b: types.Type,
+        ldb: types.Type,
+        beta: types.Type,
+        c: types.Type,
+        ldc: types.Type,
+    ) -> Typed:
         pointer, integer = types.CPointer(element), types.int64
         for operand in (a, b, c):
             if operand != pointer:
@@ -40,26 +64,28 @@ def _gemm(name: str, symbol: str, element: types.Type, scalar: ir.Type) -> Calla
             if factor != element:
                 raise TypingError(f"{name}: alpha and beta must be {element}, got {factor}")
 
-        def emit(context, builder, signature, arguments):
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
             ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
             flag, number = ir.IntType(8), ir.IntType(32)
 
-            def option(transposed):
+            def option(transposed: ir.Value) -> ir.Value:
                 """The address of 't' or 'n'."""
                 yes = builder.icmp_signed("!=", transposed, transposed.type(0))
                 letter = builder.select(yes, flag(ord("t")), flag(ord("n")))
                 return cgutils.alloca_once_value(builder, letter)
 
-            def count(value):
+            def count(value: ir.Value) -> ir.Value:
                 """The address of an extent as the 32-bit integer of BLAS."""
                 return cgutils.alloca_once_value(builder, builder.trunc(value, number))
 
-            def stride(value):
+            def stride(value: ir.Value) -> ir.Value:
                 """The address of a leading dimension: at least 1, even of an empty matrix."""
                 positive = builder.icmp_signed(">", value, value.type(0))
                 return count(builder.select(positive, value, value.type(1)))
 
-            def factor(value):
+            def factor(value: ir.Value) -> ir.Value:
                 return cgutils.alloca_once_value(builder, value)
 
             of = [p.as_pointer() for p in (flag, number, scalar)]

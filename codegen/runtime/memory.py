@@ -19,12 +19,21 @@ begins with `kernel_prologue()`, which keeps LLVM from inlining it into its call
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
+
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.typing.context import Context
+    from numba.core.typing.templates import Signature
+
+    Values = Sequence[ir.Value]
+    Typed = tuple[Signature, Callable[..., ir.Value]]
 
 # Fast-math flags that keep NaN, infinities and the sign of zero: `nsz`, `nnan` and `ninf` do not.
 FAST = {"reassoc", "arcp", "contract"}
@@ -36,10 +45,12 @@ I64 = ir.IntType(64)
 
 
 @intrinsic
-def address(typing_context, table, k):
+def address(typing_context: Context, table: types.Type, k: types.Type) -> Typed:
     """The k-th entry of the address table, as an int64 address."""
 
-    def emit(context, builder, signature, arguments):
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
         entries = builder.inttoptr(arguments[0], I64.as_pointer())
         return builder.load(builder.gep(entries, [arguments[1]]))
 
@@ -47,23 +58,27 @@ def address(typing_context, table, k):
 
 
 @intrinsic
-def extent(typing_context, dims, k):
+def extent(typing_context: Context, dims: types.Type, k: types.Type) -> Typed:
     """The k-th entry of the extents, an int64."""
 
-    def emit(context, builder, signature, arguments):
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
         entries = builder.inttoptr(arguments[0], I64.as_pointer())
         return builder.load(builder.gep(entries, [arguments[1]]))
 
     return types.int64(types.int64, types.int64), emit
 
 
-def _typed_address(name: str, element: types.Type) -> Callable:
+def _typed_address(name: str, element: types.Type) -> Callable[..., object]:
     """The intrinsic `name(address, byte_offset)` that makes a pointer to `element`."""
 
-    def typer(typing_context, address, byte_offset):
+    def typer(typing_context: Context, address: types.Type, byte_offset: types.Type) -> Typed:
         pointer = types.CPointer(element)
 
-        def emit(context, builder, signature, arguments):
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
             return builder.inttoptr(builder.add(*arguments), context.get_value_type(pointer))
 
         return pointer(types.int64, types.int64), emit
@@ -79,13 +94,15 @@ at_i64 = _typed_address("at_i64", types.int64)
 at_b1 = _typed_address("at_b1", types.boolean)
 
 
-def _typed_entry(name: str, element: types.Type) -> Callable:
+def _typed_entry(name: str, element: types.Type) -> Callable[..., object]:
     """The intrinsic `name(table, k)`: the k-th address of the table as a pointer to `element`."""
 
-    def typer(typing_context, table, k):
+    def typer(typing_context: Context, table: types.Type, k: types.Type) -> Typed:
         pointer = types.CPointer(element)
 
-        def emit(context, builder, signature, arguments):
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
             kind = context.get_value_type(pointer)
             entries = builder.inttoptr(arguments[0], I64.as_pointer())
             return builder.inttoptr(builder.load(builder.gep(entries, [arguments[1]])), kind)
@@ -104,22 +121,26 @@ pointer_b1 = _typed_entry("pointer_b1", types.boolean)
 
 
 @intrinsic
-def shift(typing_context, pointer, count):
+def shift(typing_context: Context, pointer: types.Type, count: types.Type) -> Typed:
     """`pointer` moved by `count` elements."""
 
-    def emit(context, builder, signature, arguments):
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
         return builder.gep(arguments[0], [arguments[1]])
 
     return _pointer(pointer, "shift")(pointer, types.int64), emit
 
 
 @intrinsic(prefer_literal=True)
-def ld(typing_context, pointer, index, scope):
+def ld(typing_context: Context, pointer: types.Type, index: types.Type, scope: types.Type) -> Typed:
     """The element `pointer[index]`, read in alias scope `scope`. A bool is stored as one byte."""
     element = _pointer(pointer, "ld").dtype
     number = _scope(scope, "ld")
 
-    def emit(context, builder, signature, arguments):
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
         value = builder.load(builder.gep(arguments[0], [arguments[1]]))
         _promise(builder, value, number)
         return builder.icmp_unsigned("!=", value, I8(0)) if element == types.boolean else value
@@ -128,7 +149,13 @@ def ld(typing_context, pointer, index, scope):
 
 
 @intrinsic(prefer_literal=True)
-def st(typing_context, pointer, index, value, scope):
+def st(
+    typing_context: Context,
+    pointer: types.Type,
+    index: types.Type,
+    value: types.Type,
+    scope: types.Type,
+) -> Typed:
     """Write `value` to `pointer[index]` in alias scope `scope`.
 
     Floats must have the pointer's own precision, so that a float32 program cannot hold float64
@@ -141,7 +168,9 @@ def st(typing_context, pointer, index, value, scope):
     if given != element and not both_integers:
         raise TypingError(f"st: a {given} value into {element} memory; convert it first")
 
-    def emit(context, builder, signature, arguments):
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
         place, index, value, _ = arguments
         if element == types.boolean:
             value = builder.zext(value, I8)
@@ -152,10 +181,12 @@ def st(typing_context, pointer, index, value, scope):
 
 
 @intrinsic
-def kernel_prologue(typing_context):
+def kernel_prologue(typing_context: Context) -> Typed:
     """Keep LLVM from inlining the function in which this stands."""
 
-    def emit(context, builder, signature, arguments):
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
         builder.function.attributes.add("noinline")
         return context.get_dummy_value()
 

@@ -19,7 +19,17 @@ import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
-from codegen.runtime.lanes import Lane, elementwise, library, muladd, polynomial
+from numba import types
+
+from codegen.runtime.lanes import (
+    Lane,
+    conversion,
+    elementwise,
+    library,
+    muladd,
+    polynomial,
+    selection,
+)
 
 
 class Precision(NamedTuple):
@@ -126,7 +136,7 @@ PRECISIONS = {
 
 
 def _reduced_exp(x: Lane) -> tuple[Lane, Lane]:
-    """x = n ln 2 + r: the lanes exp(r) - 1 and n, the latter in the exponent's place of the bits."""
+    """For x = n ln 2 + r: exp(r) - 1, and n where a float's bits hold the exponent."""
     real = PRECISIONS[x.width]
     high, low = real.ln2
     shifted = muladd(x, 1 / math.log(2), real.magic)
@@ -193,7 +203,7 @@ def _log_normal(x: Lane, lift: Lane | float = 0.0) -> Lane:
 
 
 def _log_limits(x: Lane, y: Lane) -> Lane:
-    """y where 0 < x < inf; log's limits at 0 and inf; NaN below 0 and of NaN."""
+    """The value y where 0 < x < inf; log's limits at 0 and inf; NaN below 0 and of NaN."""
     y = (x < math.inf).where(y, x)
     return (x > 0).where(y, x.compare("==", 0).where(x.of(-math.inf), math.nan))
 
@@ -208,7 +218,7 @@ def _log(x: Lane) -> Lane:
 
 
 def _log1p_parts(x: Lane) -> tuple[Lane, Lane]:
-    """w = 1 + x rounded, and log(1 + x) = log(w) + (x - (w - 1)) / w  (Higham 2002, 1.14.1)."""
+    """Both w = 1 + x rounded, and log(1 + x) = log(w) + (x - (w - 1)) / w  (Higham 2002)."""
     w = 1 + x
     y = _log_normal(w) + (x - (w - 1)) / w
     return w, w.compare("==", 1).where(x, y)
@@ -311,7 +321,7 @@ def _floor_divide(x: Lane, y: Lane) -> Lane:
 
 
 def _mod(x: Lane, y: Lane) -> Lane:
-    """x - y floor(x / y); 0 for integers where y is 0."""
+    """The remainder x - y floor(x / y); 0 for integers where y is 0."""
     return _floor_mod(x, y)[1]
 
 
@@ -341,11 +351,17 @@ floor_divide = elementwise("floor_divide", _floor_divide, 2)
 mod = elementwise("mod", _mod, 2)
 isnan = elementwise("isnan", _isnan, truth=True)
 isfinite = elementwise("isfinite", _isfinite, truth=True)
+select = selection("select")
+cast_float32 = conversion("cast_float32", types.float32)
+cast_float64 = conversion("cast_float64", types.float64)
+cast_int32 = conversion("cast_int32", types.int32)
+cast_int64 = conversion("cast_int64", types.int64)
+cast_bool = conversion("cast_bool", types.boolean)
 fma = elementwise("fma", lambda x, y, z: x.call("llvm.fma", y, z), 3)
 copysign = elementwise("copysign", lambda x, y: x.call("llvm.copysign", y), 2)
 
 # By symgrad's names of the functions.
-PRIMITIVES: dict[str, Callable] = {
+PRIMITIVES: dict[str, Callable[..., object]] = {
     "exp": exp,
     "log": log,
     "log1p": log1p,
@@ -372,4 +388,10 @@ PRIMITIVES: dict[str, Callable] = {
     "mod": mod,
     "isnan": isnan,
     "isfinite": isfinite,
+    "select": select,
+    "cast_float32": cast_float32,
+    "cast_float64": cast_float64,
+    "cast_int32": cast_int32,
+    "cast_int64": cast_int64,
+    "cast_bool": cast_bool,
 }

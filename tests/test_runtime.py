@@ -1,0 +1,452 @@
+"""The runtime of generated kernels: its mathematics, its memory access, BLAS and export."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+from numba import cfunc, njit, types
+from numba.core.errors import TypingError
+
+from codegen.runtime import linalg, memory, vector_math
+from codegen.runtime.export import runtime_source, standalone
+from codegen.runtime.memory import FAST
+from symgrad.graph.functions import FUNCTIONS
+
+FLOATS = (np.float32, np.float64)
+UNARY = [
+    *("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "abs", "sign", "floor", "sin", "cos", "tan"),
+    *("tanh", "sinh", "cosh", "arctan", "sigmoid", "softplus", "erf", "isnan", "isfinite"),
+]
+BINARY = ["maximum", "minimum", "pow", "floor_divide", "mod"]
+CASTS = ["cast_float32", "cast_float64", "cast_int32", "cast_int64", "cast_bool"]
+# what the printer writes as Python operators
+OPERATORS = {
+    *("less", "less_equal", "equal", "not_equal", "stop_gradient"),
+    *("logical_and", "logical_or", "logical_xor", "logical_not"),
+}
+
+
+@cache
+def compiled(name: str, arity: int = 1) -> Callable[..., None]:
+    """A kernel out[i] = name(x[i], ..) with the flags of generated code."""
+    f = vector_math.PRIMITIVES[name]
+    options = {"fastmath": FAST, "error_model": "numpy"}
+    if arity == 1:
+
+        @njit(**options)
+        def one(x, out):
+            for i in range(x.size):
+                out[i] = f(x[i])
+
+        return one
+
+    @njit(**options)
+    def two(x, y, out):
+        for i in range(x.size):
+            out[i] = f(x[i], y[i])
+
+    return two
+
+
+def apply(name: str, *arrays: np.ndarray, dtype: object = None) -> np.ndarray:
+    out = np.empty(arrays[0].shape, dtype or arrays[0].dtype)
+    compiled(name, len(arrays))(*arrays, out)
+    return out
+
+
+def bits_below(dtype: type) -> np.ndarray:
+    """Special and ordinary numbers: zeros, infinities, NaN, large, small and halves."""
+    usual = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, -0.5, 2.5, -2.5, 1e3, -1e3]
+    return np.array([*usual, 1e-30, -1e-30, 3.0, -3.0, 7.25, -7.25, 1e30, -1e30], dtype)
+
+
+def assert_same(got: np.ndarray, expected: np.ndarray, rtol: float = 0.0) -> None:
+    """Equal values, NaN at the same places, and the same sign of zeros."""
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=0)
+    zeros = (expected == 0) & (got == 0)
+    np.testing.assert_array_equal(np.signbit(got[zeros]), np.signbit(expected[zeros]))
+
+
+# -- mathematics ----------------------------------------------------------------------------------
+
+
+def test_every_scalar_function_has_a_primitive_or_an_operator() -> None:
+    assert set(FUNCTIONS) == set(vector_math.PRIMITIVES) | OPERATORS
+
+
+EXACT = {
+    "exp": (mpmath.exp, (-87, 88.7), (-708, 709.7), 2),
+    "log": (mpmath.log, None, None, 2),
+    "log1p": (mpmath.log1p, (-0.99, 40), (-0.99, 40), 4),
+    "expm1": (mpmath.expm1, (-20, 88.7), (-40, 709), 4),
+    "tanh": (mpmath.tanh, (-10, 10), (-22, 22), 4),
+    "sigmoid": (lambda x: 1 / (1 + mpmath.exp(-x)), (-87, 87), (-700, 700), 4),
+    "softplus": (lambda x: mpmath.log1p(mpmath.exp(x)), (-80, 87), (-700, 700), 4),
+    "erf": (mpmath.erf, (-5, 5), (-7, 7), 4),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", EXACT)
+def test_error_in_units_of_the_last_place(name: str, dtype: type) -> None:
+    exact, narrow, wide, bound = EXACT[name]
+    span = narrow if dtype is np.float32 else wide
+    rng = np.random.default_rng(11)
+    if span is None:  # positive numbers of every size, subnormal ones too, and many near 1
+        ends = (-145, 127) if dtype is np.float32 else (-1070, 1020)
+        exponent = rng.uniform(*ends, 600)
+        x = np.concatenate(
+            [
+                np.ldexp(1.0, exponent.astype(int)) * rng.uniform(1, 2, 600),
+                rng.uniform(0.4, 2.1, 600),
+            ]
+        )
+    else:
+        small = rng.choice([-1, 1], 300) * 10.0 ** rng.uniform(-30, -0.1, 300)
+        x = np.concatenate([rng.uniform(*span, 600), rng.uniform(-0.95, 2, 600), small])
+    x = x.astype(dtype)
+    got = apply(name, x)
+    with mpmath.workprec(200):
+        true = [exact(mpmath.mpf(float(v))) for v in x]
+        wrong = [float(mpmath.mpf(float(g)) - t) for g, t in zip(got, true, strict=True)]
+    step = np.spacing(np.abs(np.array([float(t) for t in true]).astype(dtype)))
+    assert np.max(np.abs(wrong) / step) < bound
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UNARY)
+def test_special_values_as_in_numpy(name: str, dtype: type) -> None:
+    x = bits_below(dtype)
+    with np.errstate(all="ignore"):
+        expected = np.asarray(FUNCTIONS[name].numpy(x))
+    assert_same(apply(name, x, dtype=expected.dtype), expected, rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", BINARY)
+def test_special_pairs_as_in_numpy(name: str, dtype: type) -> None:
+    x, y = (a.ravel() for a in np.meshgrid(bits_below(dtype), bits_below(dtype)))
+    with np.errstate(all="ignore"):
+        expected = FUNCTIONS[name].numpy(x, y)
+    if name in ("maximum", "minimum"):  # NumPy leaves open which of two equal zeros it returns
+        x, y, expected = x + dtype(0), y + dtype(0), expected + dtype(0)
+    assert_same(apply(name, x, y), expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("name", ["maximum", "minimum", "floor_divide", "mod"])
+def test_integer_pairs_as_in_numpy(name: str, dtype: type) -> None:
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    values = np.array([0, 1, -1, 2, -2, 3, -3, 7, -7, 100, low, low + 1, high], dtype)
+    x, y = (a.ravel() for a in np.meshgrid(values, values))
+    with np.errstate(all="ignore"):
+        expected = FUNCTIONS[name].numpy(x, y)
+    np.testing.assert_array_equal(apply(name, x, y), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_integer_functions_as_in_numpy(dtype: type) -> None:
+    x = np.array([0, 1, -1, 5, -7], dtype)
+    for name in ("abs", "sign", "floor"):
+        np.testing.assert_array_equal(apply(name, x), FUNCTIONS[name].numpy(x))
+    base, exponent = np.array([2, -3, 5, 7, 0], dtype), np.array([5, 3, 0, 1, 2], dtype)
+    np.testing.assert_array_equal(apply("pow", base, exponent), base**exponent)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_saturation(dtype: type) -> None:
+    ends = np.array([-1000, 1000], dtype)
+    np.testing.assert_array_equal(apply("exp", ends), [0, np.inf])
+    np.testing.assert_array_equal(apply("sigmoid", ends), [0, 1])
+    np.testing.assert_array_equal(apply("tanh", ends), [-1, 1])
+    np.testing.assert_array_equal(apply("softplus", ends), [0, 1000])
+    np.testing.assert_array_equal(apply("expm1", ends), [-1, np.inf])
+    tiny = np.finfo(dtype).smallest_subnormal
+    np.testing.assert_allclose(apply("log", np.array([tiny])), np.log(np.array([tiny])), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, np.bool_])
+def test_casts_as_in_numpy(name: str, dtype: type) -> None:
+    x = np.array([0.0, -0.0, 0.25, 1.0, -1.0, 2.75, -2.75, 100.0]).astype(dtype)
+    expected = FUNCTIONS[name].numpy(x)
+    assert_same(apply(name, x, dtype=expected.dtype), expected)
+
+
+def test_casts_to_integers_are_defined_for_every_float() -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 3e9, -3e9], np.float32)
+    info = np.iinfo(np.int32)
+    expected = [0, info.max, info.min, info.max, info.min]
+    np.testing.assert_array_equal(apply("cast_int32", x, dtype=np.int32), expected)
+
+
+def test_select_takes_one_value() -> None:
+    f = vector_math.select
+
+    @njit
+    def choose(c, a, b):
+        return f(c, a, b)
+
+    assert choose(True, np.float32(2), np.float32(np.nan)) == 2
+    assert choose(False, 5, 7) == 7
+
+
+def test_mixed_types_are_refused() -> None:
+    f = vector_math.maximum
+
+    @njit
+    def mixed(a, b):
+        return f(a, b)
+
+    with pytest.raises(TypingError, match="maximum: arguments of one type are needed"):
+        mixed(np.float32(1), np.float64(1))
+
+
+def machine_code(name: str) -> str:
+    kernel = compiled(name)
+    kernel(np.ones(3, np.float32), np.ones(3, np.float32))
+    signature = next(s for s in kernel.signatures if s[0].dtype == types.float32)
+    return kernel.inspect_asm(signature)
+
+
+def has_wide_vectors() -> bool:
+    import llvmlite.binding as llvm
+
+    return bool(llvm.get_host_cpu_features().get("avx2"))
+
+
+@pytest.mark.skipif(not has_wide_vectors(), reason="the CPU has no AVX2")
+@pytest.mark.parametrize(
+    "name", ["exp", "log", "tanh", "sigmoid", "log1p", "expm1", "erf", "softplus"]
+)
+def test_loops_vectorise(name: str) -> None:
+    assert re.search(r"vfn?madd\w*ps\s.*%[yz]mm", machine_code(name))
+
+
+@pytest.mark.skipif(not has_wide_vectors(), reason="the CPU has no AVX2")
+@pytest.mark.parametrize("name", sorted(set(UNARY) - {"isnan", "isfinite"}))
+def test_float32_code_holds_no_float64_arithmetic(name: str) -> None:
+    assert not re.search(r"\bv?(add|sub|mul|div|sqrt|fmadd\w*|cvtss2)[ps]d\b", machine_code(name))
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [("f32", "f4"), ("f64", "f8"), ("i32", "i4"), ("i64", "i8"), ("b1", "?")],
+)
+def test_pointers_load_and_store(suffix: str, dtype: str) -> None:
+    entry = getattr(memory, f"pointer_{suffix}")
+    at = getattr(memory, f"at_{suffix}")
+    address, extent, ld, st, shift = (
+        getattr(memory, name) for name in ("address", "extent", "ld", "st", "shift")
+    )
+    size = np.dtype(dtype).itemsize
+
+    @njit
+    def reverse(table, dims):
+        n = extent(dims, 1)
+        source, target = entry(table, 1), at(address(table, 0), 2 * size)
+        for i in range(n):
+            st(target, n - 1 - i, ld(shift(source, 1), i - 1, 0), 1)
+
+    x = np.array([3, 0, 7, 0, 1]).astype(dtype)
+    work = np.zeros(9, dtype)
+    table, dims = np.array([work.ctypes.data, x.ctypes.data]), np.array([99, 5])
+    reverse(table.ctypes.data, dims.ctypes.data)
+    np.testing.assert_array_equal(work, [0, 0, *x[::-1], 0, 0])
+
+
+def refuse(body: Callable[..., None], *arguments: types.Type) -> str:
+    with pytest.raises(TypingError) as caught:
+        njit(types.void(*arguments))(body)
+    return str(caught.value)
+
+
+def test_stores_of_another_precision_are_refused() -> None:
+    st = memory.st
+    single, double = types.CPointer(types.float32), types.CPointer(types.float64)
+
+    def store(p, x):
+        st(p, 0, x, 0)
+
+    assert "st: a float64 value into float32 memory" in refuse(store, single, types.float64)
+    assert "st: a float32 value into float64 memory" in refuse(store, double, types.float32)
+    assert "st: a int64 value into float32 memory" in refuse(store, single, types.int64)
+
+
+def test_alias_scopes_are_literals_in_range() -> None:
+    ld = memory.ld
+    pointer = types.CPointer(types.float32)
+
+    def beyond(p):
+        ld(p, 0, 32)
+
+    def computed(p, k):
+        ld(p, 0, k)
+
+    assert "alias scope 32 is not in -1..31" in refuse(beyond, pointer)
+    assert "must be an integer literal" in refuse(computed, pointer, types.int64)
+
+
+def test_scopes_let_loops_vectorise_and_kernels_stay_apart() -> None:
+    ld, st, prologue = memory.ld, memory.st, memory.kernel_prologue
+    pointer_f32, extent = memory.pointer_f32, memory.extent
+
+    def kernel(scope: int) -> Callable[..., None]:
+        other = scope if scope < 0 else scope + 1
+
+        @njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+        def add(p, q, n):
+            prologue()
+            for i in range(n):
+                st(q, i, ld(p, i, scope) + ld(q, i, other), other)
+
+        return add
+
+    def program(scope: int) -> object:
+        add = kernel(scope)
+
+        @cfunc(types.int64(types.int64, types.int64))
+        def run(table, dims):
+            add(pointer_f32(table, 0), pointer_f32(table, 1), extent(dims, 0))
+            add(pointer_f32(table, 1), pointer_f32(table, 0), extent(dims, 0))
+            return 0
+
+        return run
+
+    apart, free = program(3), program(-1)
+    assert "symgrad slot" in apart.inspect_llvm() and "vector.memcheck" not in apart.inspect_llvm()
+    assert "symgrad slot" not in free.inspect_llvm() and "vector.memcheck" in free.inspect_llvm()
+    for run in (apart, free):
+        calls = re.findall(r"call i32 @\S*add\S*\(", run.inspect_llvm())
+        assert len(calls) == 2, "a kernel was inlined"
+        x, y = np.arange(7, dtype=np.float32), np.ones(7, np.float32)
+        table, dims = np.array([x.ctypes.data, y.ctypes.data]), np.array([7])
+        run.ctypes(table.ctypes.data, dims.ctypes.data)
+        np.testing.assert_array_equal(y, np.arange(7) + 1)
+        np.testing.assert_array_equal(x, 2 * np.arange(7) + 1)
+
+
+# -- BLAS -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gemm(dtype: type) -> None:
+    gemm = linalg.gemm_f32 if dtype is np.float32 else linalg.gemm_f64
+    pointer = memory.pointer_f32 if dtype is np.float32 else memory.pointer_f64
+
+    @njit
+    def product(table, ta, tb, m, n, k, alpha, lda, ldb, beta, ldc):
+        a, b, c = pointer(table, 0), pointer(table, 1), pointer(table, 2)
+        gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+
+    rng = np.random.default_rng(3)
+    for ta, tb, m, n, k, beta in [
+        *((s, t, 3, 5, 7, b) for s in (0, 1) for t in (0, 1) for b in (0.0, 0.5)),
+        *((0, 0, 3, 5, 0, 0.5), (0, 1, 0, 5, 7, 0.0), (1, 0, 3, 0, 7, 0.0), (0, 0, 1, 1, 1, 1.0)),
+    ]:
+        a = rng.standard_normal((k, m) if ta else (m, k)).astype(dtype)
+        b = rng.standard_normal((n, k) if tb else (k, n)).astype(dtype)
+        c = rng.standard_normal((m, n + 2)).astype(dtype)  # rows further apart than they are long
+        expected = c.copy()
+        left, right = (a.T if ta else a), (b.T if tb else b)
+        expected[:, :n] = dtype(2) * (left @ right) + dtype(beta) * c[:, :n]
+        table = np.array([a.ctypes.data, b.ctypes.data, c.ctypes.data])
+        sizes = (ta, tb, m, n, k)
+        product(
+            table.ctypes.data, *sizes, dtype(2), a.shape[1], b.shape[1], dtype(beta), c.shape[1]
+        )
+        np.testing.assert_allclose(c, expected, rtol=50 * np.finfo(dtype).eps, atol=1e-6)
+
+
+def test_gemm_refuses_mixed_precision() -> None:
+    gemm = linalg.gemm_f32
+
+    def mixed(p, q):
+        gemm(0, 0, 1, 1, 1, np.float32(1), p, 1, q, 1, np.float32(0), p, 1)
+
+    single, double = types.CPointer(types.float32), types.CPointer(types.float64)
+    assert "gemm_f32: operands must be float32*" in refuse(mixed, single, double)
+
+
+# -- export ---------------------------------------------------------------------------------------
+
+GENERATED = '''"""A program in one kernel."""
+from __future__ import annotations
+
+import numpy as np
+from numba import cfunc, njit, types
+
+from codegen.runtime.memory import FAST, extent, kernel_prologue, ld, pointer_f32, st
+from codegen.runtime.vector_math import exp, maximum
+
+
+@njit(fastmath=FAST, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def k0(p0, p1, n):
+    kernel_prologue()
+    for i in range(n):
+        st(p1, i, maximum(exp(ld(p0, i, 0)), np.float32(1.0)), 1)
+
+
+@cfunc(types.int64(types.int64, types.int64))
+def program(table, dims):
+    k0(pointer_f32(table, 0), pointer_f32(table, 1), extent(dims, 0))
+    return 0
+'''
+
+USE = """
+import sys
+if __name__ == "__main__":
+    x, y = np.array([-1.0, 0.0, 1.0], np.float32), np.zeros(3, np.float32)
+    table, dims = np.array([x.ctypes.data, y.ctypes.data]), np.array([3])
+    program.ctypes(table.ctypes.data, dims.ctypes.data)
+    print(np.allclose(y, np.maximum(np.exp(x), 1)), "codegen" in sys.modules)
+"""
+
+
+def test_a_saved_program_runs_without_symgrad(tmp_path: Path) -> None:
+    text = standalone(GENERATED)
+    assert text.startswith('"""A program in one kernel."""\n\nfrom __future__')
+    assert "codegen" not in text and "symgrad_" not in text
+    file = tmp_path / "kernels.py"
+    file.write_text(text + USE)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-I", str(file)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.split() == ["True", "False"], result.stderr
+
+
+def test_every_name_can_be_exported() -> None:
+    names = [*vector_math.PRIMITIVES, "ld", "st", "gemm_f32", "gemm_f64", "at_b1", "shift", "fma"]
+    namespace: dict[str, object] = {}
+    exec(compile(runtime_source(names), "<runtime>", "exec"), namespace)
+    assert set(names) <= set(namespace)
+    assert "gemm" not in runtime_source(["ld"])
+    with pytest.raises(KeyError, match="no 'unheard'"):
+        runtime_source(["unheard"])
+
+
+def test_ctypes_is_how_programs_are_called() -> None:
+    @cfunc(types.int64(types.int64, types.int64))
+    def program(table, dims):
+        return table + dims
+
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(program.address)
+    assert call(3, 5) == 8
