@@ -1,0 +1,1 @@
+"""Calculus: graphs to graphs. Simplification, cotangents, tangents, derivation steps, costs."""
