@@ -60,7 +60,8 @@ def shorten(text: str, limit: int = 40) -> str:
 
 
 def _markup(text: str, size: float, color: str, bold: bool = False) -> str:
-    escaped = html.escape(printable(text))
+    # Graphviz expands \N, \G and the like in HTML labels too; a doubled backslash is a plain one.
+    escaped = html.escape(printable(text)).replace("\\", "\\\\")
     inner = f"<B>{escaped}</B>" if bold else escaped
     return f'<FONT POINT-SIZE="{size:g}" COLOR="{color}">{inner}</FONT>'
 

@@ -145,7 +145,7 @@ def _cut_loss(
 def _place_weights(
     forward: Sequence[Node], layer: dict[Node, int], weight: set[Node], loss: int | None
 ) -> None:
-    """A parameter, and an input that only the loss reads, stand in the layer of their first user."""
+    """A parameter, or an input that only the loss reads, stands in its first user's layer."""
     first: dict[Node, int] = {}
     for node in reversed(forward):
         if node in weight or (isinstance(node, Input) and first.get(node) == loss):
