@@ -212,7 +212,7 @@ def test_a_full_disk_does_not_matter(fresh: Path, monkeypatch: pytest.MonkeyPatc
     assert loaded.path is None and run(loaded.address)
 
 
-# -- the folder -------------------------------------------------------------------------------------
+# -- the folder ------------------------------------------------------------------------------------
 
 
 def test_the_folder_is_made_private(fresh: Path) -> None:
