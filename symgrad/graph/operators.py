@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 ROOMS = (
     "arithmetic", "elementwise", "reductions", "contractions", "shapes", "indexing", "losses", "leaves",
-    "text", "latex",
 )
 
 

@@ -1,0 +1,82 @@
+"""Losses: one value per row or element, no reduction. Take the mean of them to train."""
+
+from __future__ import annotations
+
+from symgrad.graph import functions as fn
+from symgrad.graph.arithmetic import float_operands, square, subtract
+from symgrad.graph.dims import same
+from symgrad.graph.dtypes import is_int
+from symgrad.graph.errors import DTypeError, ShapeError
+from symgrad.graph.functions import P
+from symgrad.graph.leaves import ArrayLike, as_node
+from symgrad.graph.nodes import Gather, Node, describe, map_node
+from symgrad.graph.operators import verb
+from symgrad.graph.provenance import named
+from symgrad.graph.reductions import exponentials, sum
+
+_LOG_PLUS = fn.log(P[0]) + P[1]
+_LOGISTIC = P[1] * fn.softplus(-P[0]) + (1 - P[1]) * fn.softplus(P[0])
+
+
+@verb
+@named
+def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
+    """The negative log-probability of each row's label under softmax.
+
+        out[..] = log sum_k e^(logits[.., k] - m[..]) + m[..] - logits[.., labels[..]],   m = max_k
+
+    Stable by construction: nothing overflows, and large logits cancel before the logarithm is added.
+
+    Args:
+        logits: float (*rows, K).
+        labels: integers (*rows) in -K..K-1; negative ones count from the end, as in NumPy.
+    Raises: ShapeError, DTypeError; DataError when labels out of range arrive.
+    Cotangent: `softmax - onehot(label)`.
+
+    >>> cross_entropy(as_node([[1.0, 2.0, 3.0]]), [2]).shape
+    (1,)
+    """
+    (x,) = float_operands("cross_entropy", logits)
+    y = as_node(labels)
+    if not is_int(y.dtype):
+        raise DTypeError(
+            f"cross_entropy: labels must be integers\n  {describe(y)}\n"
+            "  Declare them with dtype=\"int32\"; take argmax of one-hot rows."
+        )
+    if not x.ndim or x.ndim != y.ndim + 1 or any(
+        same(a, b) is False for a, b in zip(x.shape, y.shape, strict=False)
+    ):
+        raise ShapeError(
+            f"cross_entropy: needs logits (*rows, K) and labels (*rows)\n"
+            f"  {describe(x)}\n  {describe(y)}"
+        )
+    rows = tuple(range(y.ndim))
+    shift, e = exponentials(x, (x.ndim - 1,))
+    total = sum(e, -1)
+    picked = Gather((x, y), (*rows, ~0), (rows,), rows)
+    return map_node(_LOG_PLUS, (total, subtract(shift, picked)), asked="cross_entropy")
+
+
+@verb
+@named
+def mse(a: ArrayLike, b: ArrayLike) -> Node:
+    """The squared distance of each element, `(a - b)^2`."""
+    return square(subtract(*float_operands("mse", a, b)))
+
+
+@verb
+@named
+def binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Node:
+    """The negative log-probability of each target under sigmoid.
+
+        out = t softplus(-x) + (1 - t) softplus(x)
+
+    Neither term overflows, and neither cancels the other.
+
+    Args:
+        logits:  any shape.
+        targets: probabilities or labels 0 and 1; integers are cast.
+    """
+    x, t = float_operands("binary_cross_entropy", logits, targets)
+    return map_node(_LOGISTIC, (x, t), asked="binary_cross_entropy")
+

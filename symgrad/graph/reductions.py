@@ -1,0 +1,270 @@
+"""Reductions: sums and means, extrema, and the log-sum-exp family, stable by construction.
+
+A sum is an Einsum; max, min, prod, argmax and argmin are Reduce. The exponentials are shifted by the
+largest element `m` under `stop_gradient`: the value does not depend on `m`, so neither does the
+derivative, and `d logsumexp = softmax` comes out with no term for the maximum.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TypeAlias
+
+import sympy
+
+from symgrad.graph import functions as fn
+from symgrad.graph.arithmetic import (
+    divide,
+    equal,
+    float_operands,
+    not_equal,
+    refuse_bool,
+    same_bool,
+    square,
+    subtract,
+)
+from symgrad.graph.dims import Extent, size
+from symgrad.graph.dtypes import BOOL, FLOAT32, INT32, is_float, is_int
+from symgrad.graph.elementwise import sqrt
+from symgrad.graph.errors import ShapeError
+from symgrad.graph.functions import P
+from symgrad.graph.leaves import ArrayLike, as_node, cast
+from symgrad.graph.nodes import Map, Node, Reduce, ReduceOp, describe, einsum_node
+from symgrad.graph.operators import verb
+from symgrad.graph.provenance import named
+from symgrad.graph.shapes import axes_of, expand_dims, one_axis, reshape
+
+Axis: TypeAlias = "int | tuple[int, ...] | list[int] | None"
+
+_SHIFT = fn.stop_gradient(fn.select(fn.isfinite(P[0]), P[0], 0))
+_SHIFTED_EXP = fn.exp(P[0] - P[1])
+_LOG_PLUS = fn.log(P[0]) + P[1]
+_MINUS_LOG = P[0] - fn.log(P[1])
+_DIFFERENCE = P[0] - P[1]
+
+
+@verb
+def sum(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """The sum over axes, by default over all. Integers keep their dtype; bool sums as int32.
+
+    >>> sum(as_node([[1, 2, 3], [4, 5, 6]]), axis=1, keepdims=True).shape
+    (2, 1)
+    """
+    node = as_node(x)
+    return _sum(node, axes_of("sum", axis, node), keepdims)
+
+
+def _sum(node: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    node = cast(node, INT32) if node.dtype == BOOL else node
+    if not axes:
+        return node
+    rank = node.ndim
+    kept = [k for k in range(rank) if k not in axes or keepdims]
+    out = [k if k not in axes else rank + k for k in kept]
+    return einsum_node((node,), (range(rank),), out, dict.fromkeys(range(rank, 2 * rank), 1))
+
+
+@verb
+def mean(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """The mean over axes, by default over all; of integers and bools in float32.
+
+    >>> mean(as_node([1, 2])).dtype
+    dtype('float32')
+    """
+    node = as_node(x)
+    axes = axes_of("mean", axis, node)
+    node = cast(node, FLOAT32) if is_int(node.dtype) else node
+    total = _sum(node, axes, keepdims)
+    total = total if is_float(total.dtype) else cast(total, FLOAT32)
+    return _divide_by(total, size(node.shape[k] for k in axes))
+
+
+def _divide_by(total: Node, count: Extent) -> Node:
+    """`total / count`, where the count may be symbolic."""
+    if type(count) is int:
+        return divide(total, float(count)) if count != 1 else total
+    return Map((total,), _over(count), total.shape, total.dtype)
+
+
+@lru_cache(maxsize=256)
+def _over(count: Extent) -> sympy.Expr:
+    return P[0] / count
+
+
+def _reduce(asked: ReduceOp, x: ArrayLike, axis: Axis, keepdims: bool) -> Node:
+    node = as_node(x)
+    axes = axes_of(asked, axis, node)
+    if asked != "prod":
+        for k in axes:
+            if type(node.shape[k]) is int and node.shape[k] == 0:
+                raise ShapeError(f"{asked}: axis {k} is empty\n  {describe(node)}")
+    if node.dtype == BOOL:
+        node = cast(node, INT32)
+    if not axes:
+        return node
+    reduced: Node = Reduce((node,), asked, axes)
+    return expand_dims(reduced, axes) if keepdims else reduced
+
+
+@verb
+def max(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """The largest element; NaN where there is one. Derivative: equal largest elements share it.
+
+    Raises: ShapeError over an axis that is empty.
+    """
+    node = as_node(x)
+    reduced = _reduce("max", node, axis, keepdims)
+    return cast(reduced, node.dtype)
+
+
+@verb
+def min(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """The smallest element; NaN where there is one. Derivative: equal smallest elements share it.
+
+    Raises: ShapeError over an axis that is empty.
+    """
+    node = as_node(x)
+    reduced = _reduce("min", node, axis, keepdims)
+    return cast(reduced, node.dtype)
+
+
+@verb
+def prod(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """The product over axes; its derivative is right at zeros too."""
+    return _reduce("prod", x, axis, keepdims)
+
+
+def _position(asked: ReduceOp, x: ArrayLike, axis: int | None, keepdims: bool) -> Node:
+    node = as_node(x)
+    rank = node.ndim
+    if axis is None:
+        flat = _reduce(asked, reshape(node, (-1,)), 0, False)
+        return expand_dims(flat, tuple(range(rank))) if keepdims else flat
+    return _reduce(asked, node, one_axis(asked, axis, rank, node), keepdims)
+
+
+@verb
+def argmax(x: ArrayLike, axis: int | None = None, keepdims: bool = False) -> Node:
+    """The place of the largest element, the first of equals, as int32; in the flat array by default.
+
+    >>> argmax(as_node([[1.0, 3.0], [2.0, 0.0]]), axis=1).dtype
+    dtype('int32')
+    """
+    return _position("argmax", x, axis, keepdims)
+
+
+@verb
+def argmin(x: ArrayLike, axis: int | None = None, keepdims: bool = False) -> Node:
+    """The place of the smallest element, the first of equals, as int32."""
+    return _position("argmin", x, axis, keepdims)
+
+
+@verb
+@named
+def var(x: ArrayLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Node:
+    """The mean squared distance from the mean, `sum (x - mean)^2 / (n - ddof)`."""
+    node = as_node(x)
+    refuse_bool("var", node)
+    node = node if is_float(node.dtype) else cast(node, FLOAT32)
+    axes = axes_of("var", axis, node)
+    distance = subtract(node, mean(node, axes, keepdims=True))
+    count = size(node.shape[k] for k in axes) - ddof
+    return _divide_by(_sum(square(distance), axes, keepdims), count)
+
+
+@verb
+@named
+def std(x: ArrayLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Node:
+    """The square root of `var`. Its derivative is infinite where all elements are equal."""
+    return sqrt(var(x, axis, keepdims, ddof))
+
+
+@verb
+@named
+def any(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """Whether some element is true, or not 0; false over an empty axis."""
+    return not_equal(sum(same_bool(as_node(x)), axis, keepdims), 0)
+
+
+@verb
+@named
+def all(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """Whether every element is true, or not 0; true over an empty axis."""
+    return equal(sum(equal(as_node(x), 0), axis, keepdims), 0)
+
+
+# -- running forms -----------------------------------------------------------------------------------
+def _running(op: ReduceOp, x: ArrayLike, axis: int | None) -> Node:
+    node = as_node(x)
+    node = cast(node, INT32) if node.dtype == BOOL else node
+    if axis is None:
+        node, axis = reshape(node, (-1,)), 0
+    return Reduce((node,), op, (one_axis(op, axis, node.ndim, node),))
+
+
+@verb
+def cumsum(x: ArrayLike, axis: int | None = None) -> Node:
+    """The running sum along an axis; of the flat array by default."""
+    return _running("cumsum", x, axis)
+
+
+@verb
+def cumprod(x: ArrayLike, axis: int | None = None) -> Node:
+    """The running product along an axis; of the flat array by default."""
+    return _running("cumprod", x, axis)
+
+
+# -- exponentials ------------------------------------------------------------------------------------
+def shifted(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
+    """The shift `m = max x` without `axes`, where it is finite else 0, and the same with axes of one."""
+    largest = _reduce("max", x, axes, False)
+    shift = Map((largest,), _SHIFT, largest.shape, largest.dtype)
+    return shift, expand_dims(shift, axes)
+
+
+def exponentials(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
+    """The shift m without `axes`, and `e^(x - m)`."""
+    shift, wide = shifted(x, axes)
+    return shift, Map((x, wide), _SHIFTED_EXP, x.shape, x.dtype)
+
+
+@verb
+@named
+def logsumexp(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
+    """`log sum e^x`, without overflow: `log sum e^(x - m) + m`, m the largest element.
+
+    Derivative: softmax.
+    """
+    (node,) = float_operands("logsumexp", x)
+    axes = axes_of("logsumexp", axis, node)
+    shift, e = exponentials(node, axes)
+    total = _sum(e, axes, False)
+    result: Node = Map((total, shift), _LOG_PLUS, total.shape, total.dtype)
+    return expand_dims(result, axes) if keepdims else result
+
+
+@verb
+@named
+def softmax(x: ArrayLike, axis: Axis = -1) -> Node:
+    """`e^x / sum e^x` along an axis, without overflow.
+
+    >>> softmax(as_node([[1.0, 2.0, 3.0]])).shape
+    (1, 3)
+    """
+    (node,) = float_operands("softmax", x)
+    axes = axes_of("softmax", axis, node)
+    _, e = exponentials(node, axes)
+    return divide(e, _sum(e, axes, True))
+
+
+@verb
+@named
+def log_softmax(x: ArrayLike, axis: Axis = -1) -> Node:
+    """`x - log sum e^x` along an axis, without overflow."""
+    (node,) = float_operands("log_softmax", x)
+    axes = axes_of("log_softmax", axis, node)
+    _, wide = shifted(node, axes)
+    distance = Map((node, wide), _DIFFERENCE, node.shape, node.dtype)
+    e = Map((distance,), fn.exp(P[0]), node.shape, node.dtype)
+    total = _sum(e, axes, True)
+    return Map((distance, total), _MINUS_LOG, node.shape, node.dtype)
