@@ -30,6 +30,7 @@ from symgrad.graph.nodes import (
     einsum_node,
     reshape_node,
 )
+from symgrad.graph.scalars import placeholders_in
 
 SUM_WIDTH = 8  # arguments of one sum; longer sums are trees of these
 
@@ -84,7 +85,7 @@ def mask_of(node: Node) -> Mask | None:
     condition = bodies.mask_of(node.body)
     if condition is None:
         return None
-    used = bodies.placeholders_in(condition)
+    used = placeholders_in(condition)
     places = [0] * len(node.args)
     for n, k in enumerate(used):
         places[k] = n

@@ -37,6 +37,7 @@ from symgrad.calculus.building import (
 from symgrad.graph.dims import Shape, show
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
+from symgrad.graph.functions import P
 from symgrad.graph.leaves import ArrayLike, as_node
 from symgrad.graph.nodes import (
     Einsum,
@@ -171,7 +172,7 @@ def check_vectors(asked: str, role: str, nodes: Sequence[Node], vectors: Sequenc
 
     Raises: ShapeError when shapes do not fit, GradError when one is no float.
     """
-    batches = set()
+    batches: set[int] = set()
     lead: Shape = ()
     for node, vector in zip(nodes, vectors, strict=True):
         check_float(asked, f"a {role}", vector)
@@ -258,18 +259,16 @@ def _map(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangents:
 
 def _map_plain(node: Map, k: int, ct: Node) -> Node | None:
     arg = node.args[k]
-    if not node.shape and is_literal(ct, 1.0):
-        d, ct_args = bodies.factor(node.body, k), ()
-    else:
-        d, ct_args = bodies.pullback(node.body, k), (ct,)
+    unit = not node.shape and is_literal(ct, 1.0)
+    d = bodies.factor(node.body, k) if unit else bodies.pullback(node.body, k)
     if d is None:
         return None
-    if d.body == bodies.P[0] and ct_args:  # df/da = 1
-        return converted(reduce_to(ct, 0, node.shape, arg.shape), arg.dtype)
-    if d.body == 1:
-        return converted(reduce_to(ct, 0, node.shape, arg.shape), arg.dtype)
-    args = (*ct_args, *(node.args[j] for j in d.needs), *((node,) if d.output else ()))
-    made = masked_map(d.body, args, mask_of(ct), node.shape, node.dtype)
+    if d.body == (1 if unit else P[0]):
+        made = ct
+    else:
+        args = (*(node.args[j] for j in d.needs), *((node,) if d.output else ()))
+        args = args if unit else (ct, *args)
+        made = masked_map(d.body, args, mask_of(ct), node.shape, node.dtype)
     return converted(reduce_to(made, 0, node.shape, arg.shape), arg.dtype)
 
 
@@ -307,7 +306,7 @@ def merge_mask(ct: Node, batch: int, d: Node, shape: Shape) -> tuple[Node, Node 
             continue
         inner, outer = (arg, d) if mask_g is not None else (d, arg)
         made = masked_map(
-            bodies.P[0] * bodies.P[1], (inner, outer), mask_g or mask_d, shape, arg.dtype
+            P[0] * P[1], (inner, outer), mask_g or mask_d, shape, arg.dtype
         )
         args = (*ct.args[:n], made, *ct.args[n + 1 :])
         return einsum_node(args, ct.labels, ct.out, dict(enumerate(ct.extents))), None
@@ -382,7 +381,7 @@ def _scatter(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotange
     # out[index[i..]] += a[i..]:  a_ct[i..] = out_ct[index[i..]]
     assert isinstance(node, Scatter)
     lead = fresh_labels(node.update_labels, node.index_labels, node.target_axes, batch)
-    updates, *indices = node.args
+    _updates, *indices = node.args
     made: Node = Gather(
         (ct, *indices), (*lead, *node.target_axes), node.index_labels,
         (*lead, *node.update_labels),
