@@ -19,6 +19,8 @@ import lazy_loader
 from symgrad._version import __version__ as __version__
 
 _ROOMS: dict[str, list[str]] = {
+    "calculus.jvp": ["jvp"],
+    "calculus.vjp": ["grad", "value_and_grad", "vjp"],
     "diagram.drawing": ["draw"],
     "graph.arithmetic": [
         "astype",
@@ -30,6 +32,7 @@ _ROOMS: dict[str, list[str]] = {
         "square",
         "where",
     ],
+    "graph.contractions": ["diag", "dot", "einsum", "matmul", "outer", "tensordot", "trace"],
     "graph.dims": ["dim"],
     "graph.elementwise": [
         "abs",
@@ -70,6 +73,7 @@ _ROOMS: dict[str, list[str]] = {
         "ShapeError",
         "SymgradError",
     ],
+    "graph.indexing": ["one_hot", "take", "take_along_axis", "tril", "triu"],
     "graph.leaves": [
         "arange",
         "constant",
@@ -84,6 +88,42 @@ _ROOMS: dict[str, list[str]] = {
         "zeros",
         "zeros_like",
     ],
+    "graph.losses": ["binary_cross_entropy", "cross_entropy", "mse"],
+    "graph.reductions": [
+        "all",
+        "any",
+        "argmax",
+        "argmin",
+        "cumprod",
+        "cumsum",
+        "log_softmax",
+        "logsumexp",
+        "max",
+        "mean",
+        "min",
+        "prod",
+        "softmax",
+        "std",
+        "sum",
+        "var",
+    ],
+    "graph.shapes": [
+        "broadcast_to",
+        "concatenate",
+        "expand_dims",
+        "flip",
+        "moveaxis",
+        "pad",
+        "repeat",
+        "reshape",
+        "split",
+        "squeeze",
+        "stack",
+        "swapaxes",
+        "tile",
+        "transpose",
+    ],
+    "insight.flow": ["gradient_flow"],
 }
 _SUBMODULES: list[str] = ["init", "optim"]
 _COMPILER: dict[str, list[str]] = {"pipeline": ["compile"]}
@@ -145,6 +185,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from codegen.pipeline import compile as compile
     from symgrad import init as init, optim as optim
+    from symgrad.calculus.jvp import jvp as jvp
+    from symgrad.calculus.vjp import grad as grad, value_and_grad as value_and_grad, vjp as vjp
     from symgrad.diagram.drawing import draw as draw
     from symgrad.graph.arithmetic import (
         astype as astype,
@@ -155,6 +197,15 @@ if TYPE_CHECKING:
         reciprocal as reciprocal,
         square as square,
         where as where,
+    )
+    from symgrad.graph.contractions import (
+        diag as diag,
+        dot as dot,
+        einsum as einsum,
+        matmul as matmul,
+        outer as outer,
+        tensordot as tensordot,
+        trace as trace,
     )
     from symgrad.graph.dims import dim as dim
     from symgrad.graph.elementwise import (
@@ -196,6 +247,13 @@ if TYPE_CHECKING:
         ShapeError as ShapeError,
         SymgradError as SymgradError,
     )
+    from symgrad.graph.indexing import (
+        one_hot as one_hot,
+        take as take,
+        take_along_axis as take_along_axis,
+        tril as tril,
+        triu as triu,
+    )
     from symgrad.graph.leaves import (
         arange as arange,
         constant as constant,
@@ -210,3 +268,43 @@ if TYPE_CHECKING:
         zeros as zeros,
         zeros_like as zeros_like,
     )
+    from symgrad.graph.losses import (
+        binary_cross_entropy as binary_cross_entropy,
+        cross_entropy as cross_entropy,
+        mse as mse,
+    )
+    from symgrad.graph.reductions import (
+        all as all,
+        any as any,
+        argmax as argmax,
+        argmin as argmin,
+        cumprod as cumprod,
+        cumsum as cumsum,
+        log_softmax as log_softmax,
+        logsumexp as logsumexp,
+        max as max,
+        mean as mean,
+        min as min,
+        prod as prod,
+        softmax as softmax,
+        std as std,
+        sum as sum,
+        var as var,
+    )
+    from symgrad.graph.shapes import (
+        broadcast_to as broadcast_to,
+        concatenate as concatenate,
+        expand_dims as expand_dims,
+        flip as flip,
+        moveaxis as moveaxis,
+        pad as pad,
+        repeat as repeat,
+        reshape as reshape,
+        split as split,
+        squeeze as squeeze,
+        stack as stack,
+        swapaxes as swapaxes,
+        tile as tile,
+        transpose as transpose,
+    )
+    from symgrad.insight.flow import gradient_flow as gradient_flow

@@ -80,11 +80,30 @@ def make(name: str) -> Workload:
     return Workload(name, layers, batch, rate, agree, data)
 
 
-def row_order(epoch: int, n: int) -> np.ndarray:
-    """The order in which a `Trainer(seed=0)` takes the rows in an epoch; its peers do the same."""
-    from symgrad.train.rows import row_order as order
+def row_order(epoch: int, n: int, seed: int = 0) -> np.ndarray:
+    """The order in which a `Trainer` takes the rows in an epoch, so that its peers do the same.
 
-    return np.asarray(order(0, epoch, n), np.int32)
+    A Fisher-Yates shuffle whose i-th draw is `mix(key + i)`, the key a hash of seed and epoch; see
+    symgrad/train/driver.py. Should the two ever differ, the losses do not agree, and the bench says
+    so.
+    """
+    key = _mix(_mix(seed + _GOLDEN) + epoch * _GOLDEN)
+    order = np.arange(n, dtype=np.int32)
+    for i in range(n - 1, 0, -1):
+        j = (_mix(key + i * _GOLDEN) >> 32) * (i + 1) >> 32
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+_GOLDEN, _WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
+
+
+def _mix(z: int) -> int:
+    """The finaliser of splitmix64."""
+    z &= _WORD
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _WORD
+    return z ^ z >> 31
 
 
 def save(workload: Workload, path: Path) -> None:

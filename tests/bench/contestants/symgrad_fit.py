@@ -27,6 +27,6 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
 
     def train(epochs: int) -> list[float]:
         history = trainer.fit(data, epochs=epochs, batch_size=workload.batch, progress=False)
-        return [float(loss) for loss in history["loss"]][-epochs:]
+        return [float(loss) for loss in history.loss][-epochs:]
 
     return train
