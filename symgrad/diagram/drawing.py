@@ -214,7 +214,7 @@ class _Picture:
         label, detail = formula.label, formula.detail
         if isinstance(node, Input):
             label = shorten(printable(label), _NAME)
-        elif not detail and node.origin and node.origin != label:
+        elif not detail and group.half == "forward" and node.origin and node.origin != label:
             detail = node.origin
         if node in self.structure.results:
             result = self.structure.results[node]

@@ -32,6 +32,10 @@ _INFIX = {
     "less": "<", "less_equal": "≤", "equal": "=", "not_equal": "≠", "logical_and": "∧",
     "logical_or": "∨", "logical_xor": "⊕", "mod": "mod", "floor_divide": "//",
 }  # fmt: skip
+_SHORT = {
+    "maximum": "max", "minimum": "min", "logical_not": "not", "isfinite": "finite",
+    "stop_gradient": "stop",
+}  # fmt: skip
 _AXES = "ijklmnopqrstuvw"
 _OPERANDS = "abcdefgh"
 # How tightly a printed form holds together: parentheses go round what is looser than its place.
@@ -284,7 +288,7 @@ def _application(expr: sympy.Basic, names: dict[sympy.Basic, str]) -> tuple[str,
     if name == "select":
         test, yes, no = (_walk(a, names)[0] for a in expr.args)
         return f"{yes} if {test} else {no}", _SUM
-    short = {"maximum": "max", "minimum": "min", "logical_not": "not"}.get(name, name)
+    short = _SHORT.get(name, name)
     return f"{short}({', '.join(_walk(a, names)[0] for a in expr.args)})", _ATOM
 
 

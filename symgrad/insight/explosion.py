@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from symgrad.calculus.vjp import grad
+from symgrad.graph.elementwise import tanh
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.leaves import input as input_leaf, parameter
 from symgrad.graph.nodes import Node
@@ -87,7 +88,7 @@ def _network(depth: int, width: int) -> tuple[list[Node], tuple[Node, ...]]:
     for k in range(1, depth + 1):
         weight = parameter(f"W{k}", (width, width), dtype="float64")
         bias = parameter(f"b{k}", (width,), dtype="float64")
-        hidden.append((hidden[-1] @ weight + bias).tanh())
+        hidden.append(tanh(hidden[-1] @ weight + bias))
     cotangent = input_leaf("c", (1, width), dtype="float64")
     loss = (hidden[-1] * cotangent).sum()
     return hidden, tuple(grad(loss, hidden))
