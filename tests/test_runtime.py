@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import product as product_of
 from pathlib import Path
 
 import mpmath
@@ -353,16 +354,25 @@ def test_gemm(dtype: type) -> None:
         gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
 
     rng = np.random.default_rng(3)
-    for ta, tb, m, n, k, beta in [
-        *((s, t, 3, 5, 7, b) for s in (0, 1) for t in (0, 1) for b in (0.0, 0.5)),
-        *((0, 0, 3, 5, 0, 0.5), (0, 1, 0, 5, 7, 0.0), (1, 0, 3, 0, 7, 0.0), (0, 0, 1, 1, 1, 1.0)),
-    ]:
+    shapes = [
+        (3, 5, 7),
+        (3, 1, 7),
+        (1, 5, 7),
+        (1, 1, 7),
+        (3, 5, 0),
+        (3, 1, 0),
+        (0, 5, 7),
+        (3, 0, 7),
+    ]
+    for (m, n, k), ta, tb, beta in product_of(shapes, (0, 1), (0, 1), (0.0, 0.5, 1.0)):
         a = rng.standard_normal((k, m) if ta else (m, k)).astype(dtype)
         b = rng.standard_normal((n, k) if tb else (k, n)).astype(dtype)
         c = rng.standard_normal((m, n + 2)).astype(dtype)  # rows further apart than they are long
-        expected = c.copy()
         left, right = (a.T if ta else a), (b.T if tb else b)
+        expected = c.copy()
         expected[:, :n] = dtype(2) * (left @ right) + dtype(beta) * c[:, :n]
+        if not beta:
+            c[:, :n] = np.nan  # must not be read
         table = np.array([a.ctypes.data, b.ctypes.data, c.ctypes.data])
         sizes = (ta, tb, m, n, k)
         product(

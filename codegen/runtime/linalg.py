@@ -3,7 +3,8 @@
     C = alpha * op(A) @ op(B) + beta * C,      op(A): (m, k),  op(B): (k, n),  C: (m, n)
 
 Matrices are row-major. BLAS is column-major and reads each as its transpose, and
-C^T = op(B)^T @ op(A)^T, so the operands change places and nothing is copied.
+C^T = op(B)^T @ op(A)^T, so the operands change places and nothing is copied. Where C is one column
+or one row, the matrix-vector routine is called, which is up to four times as fast.
 
 The address of a BLAS routine differs in every process. Compiled code that goes into a cache file
 must not hold it: the address is registered with LLVM under a name and the code refers to the name.
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     Values = Sequence[ir.Value]
     Typed = tuple[Signature, Callable[..., ir.Value]]
 
+LETTER = ir.IntType(8)
+COUNT = ir.IntType(32)
+
 
 def _blas_symbol(routine: str) -> str:
     """The name under which SciPy's `routine` is known to LLVM in this process."""
@@ -37,8 +41,27 @@ def _blas_symbol(routine: str) -> str:
     return symbol
 
 
-def _gemm(name: str, symbol: str, element: types.Type, scalar: ir.Type) -> Callable[..., object]:
-    """The intrinsic `name(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)`."""
+def _call_blas(builder: ir.IRBuilder, symbol: str, *arguments: ir.Value) -> None:
+    """Call a BLAS routine, which takes the address of every argument; int64 become int32."""
+    places = []
+    for argument in arguments:
+        if isinstance(argument.type, ir.PointerType):
+            places.append(argument)
+            continue
+        is_count = argument.type == ir.IntType(64)
+        value = builder.trunc(argument, COUNT) if is_count else argument
+        places.append(cgutils.alloca_once_value(builder, value))
+    kind = ir.FunctionType(ir.VoidType(), [place.type for place in places])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, symbol), places)
+
+
+def _gemm(name: str, routine: str, element: types.Type) -> Callable[..., object]:
+    """The intrinsic `name(ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)`.
+
+    ta and tb are 1 where A or B is stored transposed, else 0; lda, ldb and ldc are the distances
+    between rows as they are stored. With beta = 0, C is not read.
+    """
+    matrix, vector = _blas_symbol(f"{routine}gemm"), _blas_symbol(f"{routine}gemv")
 
     def typer(
         typing_context: Context,
@@ -67,39 +90,36 @@ def _gemm(name: str, symbol: str, element: types.Type, scalar: ir.Type) -> Calla
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
+            one, zero = context.get_constant(integer, 1), context.get_constant(integer, 0)
             ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
-            flag, number = ir.IntType(8), ir.IntType(32)
-
-            def option(transposed: ir.Value) -> ir.Value:
-                """The address of 't' or 'n'."""
-                yes = builder.icmp_signed("!=", transposed, transposed.type(0))
-                letter = builder.select(yes, flag(ord("t")), flag(ord("n")))
-                return cgutils.alloca_once_value(builder, letter)
-
-            def count(value: ir.Value) -> ir.Value:
-                """The address of an extent as the 32-bit integer of BLAS."""
-                return cgutils.alloca_once_value(builder, builder.trunc(value, number))
-
-            def stride(value: ir.Value) -> ir.Value:
-                """The address of a leading dimension: at least 1, even of an empty matrix."""
-                positive = builder.icmp_signed(">", value, value.type(0))
-                return count(builder.select(positive, value, value.type(1)))
-
-            def factor(value: ir.Value) -> ir.Value:
-                return cgutils.alloca_once_value(builder, value)
-
-            of = [p.as_pointer() for p in (flag, number, scalar)]
-            kinds = [of[i] for i in (0, 0, 1, 1, 1, 2, 2, 1, 2, 1, 2, 2, 1)]
-            routine = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(ir.VoidType(), kinds), symbol
+            # a distance of 0, as of an empty matrix, is refused by BLAS
+            lda, ldb, ldc = (
+                builder.select(builder.icmp_signed(">", stride, zero), stride, one)
+                for stride in (lda, ldb, ldc)
             )
-            builder.call(
-                routine,
-                [
-                    *(option(tb), option(ta), count(n), count(m), count(k), factor(alpha)),
-                    *(b, stride(ldb), a, stride(lda), factor(beta), c, stride(ldc)),
-                ],
-            )
+            ta, tb = (builder.icmp_signed("!=", transposed, zero) for transposed in (ta, tb))
+            column, row = (builder.icmp_signed("==", extent, one) for extent in (n, m))
+            thin = builder.and_(builder.or_(column, row), builder.icmp_signed(">", k, zero))
+            with builder.if_else(thin) as (then, otherwise):
+                with then:
+                    # one column: op(A) b;  one row: op(B)^T a
+                    turned = builder.select(column, ta, builder.not_(tb))
+                    length = builder.select(column, m, n)
+                    step = builder.select(
+                        column, builder.select(tb, one, ldb), builder.select(ta, lda, one)
+                    )
+                    result_step = builder.select(column, ldc, one)
+                    factor = _cleared(builder, c, length, result_step, beta)
+                    _call_blas(
+                        *(builder, vector, _option(builder, builder.not_(turned))),
+                        *(builder.select(turned, length, k), builder.select(turned, k, length)),
+                        *(alpha, builder.select(column, a, b), builder.select(column, lda, ldb)),
+                        *(builder.select(column, b, a), step, factor, c, result_step),
+                    )
+                with otherwise:
+                    options = (_option(builder, tb), _option(builder, ta))
+                    operands = (b, ldb, a, lda, beta, c, ldc)
+                    _call_blas(builder, matrix, *options, n, m, k, alpha, *operands)
             return context.get_dummy_value()
 
         extents = [integer] * 5
@@ -112,5 +132,24 @@ def _gemm(name: str, symbol: str, element: types.Type, scalar: ir.Type) -> Calla
     return intrinsic(typer)
 
 
-gemm_f32 = _gemm("gemm_f32", _blas_symbol("sgemm"), types.float32, ir.FloatType())
-gemm_f64 = _gemm("gemm_f64", _blas_symbol("dgemm"), types.float64, ir.DoubleType())
+def _option(builder: ir.IRBuilder, transposed: ir.Value) -> ir.Value:
+    """BLAS's letter: 't' for transposed, 'n' for not."""
+    return builder.select(transposed, LETTER(ord("t")), LETTER(ord("n")))
+
+
+def _cleared(
+    builder: ir.IRBuilder, vector: ir.Value, length: ir.Value, step: ir.Value, beta: ir.Value
+) -> ir.Value:
+    """Fill the vector with zeros where beta is 0, and return the factor to use then: 1, else beta.
+
+    Some versions of OpenBLAS multiply the old contents by 0 in gemv, which keeps a NaN.
+    """
+    nothing = builder.fcmp_ordered("==", beta, beta.type(0.0))
+    with builder.if_then(nothing), cgutils.for_range(builder, length) as loop:
+        place = builder.gep(vector, [builder.mul(loop.index, step)])
+        builder.store(beta.type(0.0), place)
+    return builder.select(nothing, beta.type(1.0), beta)
+
+
+gemm_f32 = _gemm("gemm_f32", "s", types.float32)
+gemm_f64 = _gemm("gemm_f64", "d", types.float64)
