@@ -17,7 +17,7 @@ from symgrad.calculus import bodies
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent, Shape, same, size
 from symgrad.graph.dtypes import DType
-from symgrad.graph.functions import AXIS, P, placeholder
+from symgrad.graph.functions import AXIS, P
 from symgrad.graph.leaves import zeros
 from symgrad.graph.nodes import (
     Constant,
@@ -239,27 +239,41 @@ def reduce_to(x: Node, batch: int, full: Shape, shape: Shape) -> Node:
     """The sum of `x` over the axes along which `shape` was stretched to `full`."""
     if shape == full:
         return x
-    labels = tuple(range(len(full)))
-    kept = stretched(full, shape)[0]
-    summed = contract(x, batch, labels, (), kept, tuple(full[k] for k in kept))
-    return reshape_node(summed, (*x.shape[:batch], *shape))
+    return contract(x, batch, range(len(full)), (), aligned(shape, full, 1), shape)
 
 
-def stretched(full: Shape, shape: Shape) -> tuple[tuple[int, ...], Shape]:
-    """The axes of `full` along which `shape` is not stretched, and the extents without those."""
-    lead = len(full) - len(shape)
-    kept = tuple(
-        lead + k
-        for k, extent in enumerate(shape)
-        if not is_extent_one(extent) or is_extent_one(full[lead + k])
+def aligned(shape: Shape, full: Shape, place: int) -> tuple[int, ...]:
+    """The axes of `full` that those of `shape` broadcast to; a stretched axis has a label of its own.
+
+    Args:
+        place: 1, 2, ..: keeps the labels of stretched axes of several shapes apart.
+    """
+    rank = len(full)
+    lead = rank - len(shape)
+    return tuple(
+        place * rank + k if is_extent_one(e) and not is_extent_one(full[lead + k]) else lead + k
+        for k, e in enumerate(shape)
     )
-    return kept, tuple(shape[k - lead] for k in kept)
 
 
-def squeezed(x: Node, full: Shape) -> tuple[Node, tuple[int, ...]]:
-    """`x`, which broadcasts to `full`, without its stretched axes; and the axes that it has."""
-    kept, shape = stretched(full, x.shape)
-    return reshape_node(x, shape), kept
+def spread(x: Node, shape: Sequence[Extent]) -> Node:
+    """`x` with axes of one put in where `shape` has them and `x` has no axis."""
+    moved = axes_of_one(x, shape)
+    return reshape_node(x, tuple(shape)) if moved is None else moved
+
+
+def axes_of_one(x: Node, shape: Sequence[Extent]) -> Node | None:
+    """`x` in another shape, as an Einsum, where the two differ by axes of one alone."""
+    shape = tuple(shape)
+    if x.shape == shape:
+        return x
+    core = [k for k, e in enumerate(x.shape) if not is_extent_one(e)]
+    kept = [k for k, e in enumerate(shape) if not is_extent_one(e)]
+    if [x.shape[k] for k in core] != [shape[k] for k in kept]:
+        return None
+    names = dict(zip(kept, core, strict=True))
+    out = [names.get(k, x.ndim + k) for k in range(len(shape))]
+    return einsum_node((x,), (range(x.ndim),), out, {x.ndim + k: 1 for k in range(len(shape))})
 
 
 # -- derivatives as tensors ----------------------------------------------------------------------------
@@ -275,8 +289,10 @@ def map_factor(node: Map, k: int) -> tuple[Node | None, sympy.Expr] | None:
     if d.body.is_Number:
         return (None if d.body == 1 else literal(float(d.body), dtype)), d.body
     args = tuple(node.args[j] for j in d.needs) + ((node,) if d.output else ())
-    shape = node.shape if bodies.uses_axes(d.body) or not args else broadcast(args, "vjp")
-    return Map(args, d.body, shape if args or bodies.uses_axes(d.body) else (), dtype), d.body
+    shape: Shape = broadcast(args, "vjp") if args else ()
+    if bodies.uses_axes(d.body):
+        shape = node.shape
+    return Map(args, d.body, shape, dtype), d.body
 
 
 def converted(x: Node, dtype: DType) -> Node:
@@ -339,10 +355,10 @@ def _extremal(x: Node, node: Reduce, kept: tuple[int, ...]) -> Node:
     # y = max x:  x_ct = y_ct [x = y] / sum [x = y]   (ties share equally)
     one = tuple(1 if k in node.axes else e for k, e in enumerate(x.shape))
     hit = Map(
-        (x, reshape_node(node, one)), fn.CAST[x.dtype](fn.equal(P[0], P[1])), x.shape, x.dtype
+        (x, spread(node, one)), fn.CAST[x.dtype](fn.equal(P[0], P[1])), x.shape, x.dtype
     )
     count = einsum_node((hit,), (range(x.ndim),), kept)
-    return Map((hit, reshape_node(count, one)), P[0] / P[1], x.shape, x.dtype)
+    return Map((hit, spread(count, one)), P[0] / P[1], x.shape, x.dtype)
 
 
 def _rows(x: Node, axes: Sequence[int], kept: Sequence[int]) -> Node:
@@ -358,7 +374,7 @@ def _all_but_one(rows: Node) -> Node:
     """`out[.., i, j] = where(i == j, 1, rows[.., j])`."""
     *lead, n = rows.shape
     return Map(
-        (reshape_node(rows, (*lead, 1, n)),), _others(len(lead) + 2), (*lead, n, n), rows.dtype
+        (spread(rows, (*lead, 1, n)),), _others(len(lead) + 2), (*lead, n, n), rows.dtype
     )
 
 
@@ -389,14 +405,14 @@ def _records(node: Reduce, axis: int, kept: tuple[int, ...]) -> Node:
     *lead, n = x.shape
     i, k = AXIS[len(lead)], AXIS[len(lead) + 1]
     hit = Map(
-        (reshape_node(x, (*lead, n, 1)), reshape_node(y, (*lead, 1, n))),
+        (spread(x, (*lead, n, 1)), spread(y, (*lead, 1, n))),
         fn.select(fn.less_equal(i, k), fn.CAST[x.dtype](fn.equal(P[0], P[1])), 0),
         (*lead, n, n),
         x.dtype,
     )
     axes = tuple(range(hit.ndim))
     count = einsum_node((hit,), (axes,), (*axes[:-2], axes[-1]))
-    return Map((hit, reshape_node(count, (*lead, 1, n))), P[0] / P[1], hit.shape, x.dtype)
+    return Map((hit, spread(count, (*lead, 1, n))), P[0] / P[1], hit.shape, x.dtype)
 
 
 def flip_node(x: Node, axis: int) -> Node:
@@ -420,8 +436,3 @@ def with_batch(piece: Piece, lead: Shape) -> Piece:
 def equal_shapes(a: Shape, b: Shape) -> bool:
     """Whether two shapes can be equal."""
     return len(a) == len(b) and all(same(x, y) is not False for x, y in zip(a, b, strict=True))
-
-
-def argument(k: int) -> sympy.Expr:
-    """`p_k`."""
-    return placeholder(k)

@@ -16,12 +16,11 @@ import sympy
 
 from symgrad.calculus import bodies
 from symgrad.calculus.building import (
+    aligned,
     contract,
     converted,
     map_factor,
     reduce_factor,
-    squeezed,
-    stretched,
     total,
     with_batch,
     zeros_node,
@@ -46,9 +45,9 @@ from symgrad.graph.nodes import (
     Reduce,
     Reindex,
     Scatter,
-    reshape_node,
 )
 from symgrad.graph.provenance import provenance
+from symgrad.graph.scalars import placeholders_in
 from symgrad.graph.traversal import toposort
 
 Tangents = Sequence[Node | None]
@@ -156,7 +155,7 @@ def _map(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
         return total([t for k, v in known if (t := _map_batched(node, k, v, lead)) is not None])
     body, args = node.body, [*node.args, node, *(t for _, t in known)]
     sum_body = pushforward(body, tuple(k for k, _ in known), len(node.args))
-    used = bodies.placeholders_in(sum_body)
+    used = placeholders_in(sum_body)
     if sum_body == placeholder(len(node.args) + 1) and known[0][1].shape == node.shape:
         return known[0][1]
     places = [0] * len(args)
@@ -184,13 +183,12 @@ def _map_batched(node: Map, k: int, tangent: Node, lead: Shape) -> Node | None:
     found = map_factor(node, k)
     if found is None:
         return None
-    d, batch, arg = found[0], len(lead), node.args[k]
-    kept, shape = stretched(node.shape, arg.shape)
-    tangent = reshape_node(tangent, (*lead, *shape))
-    if d is not None and kept == tuple(range(node.ndim)):
+    d, batch, shape = found[0], len(lead), node.args[k].shape
+    if d is not None and shape == node.shape:
         tangent, d = merge_mask(tangent, batch, d, node.shape)
-    factors = [] if d is None else [squeezed(d, node.shape)]
-    return contract(tangent, batch, kept, factors, range(node.ndim), node.shape)
+    factors = [] if d is None else [(d, aligned(d.shape, node.shape, 2))]
+    labels = aligned(shape, node.shape, 1)
+    return contract(tangent, batch, labels, factors, range(node.ndim), node.shape)
 
 
 def _einsum(node: Node, tangents: Tangents, lead: Shape) -> Node | None:

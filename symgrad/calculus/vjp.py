@@ -17,6 +17,7 @@ from typing import overload
 
 from symgrad.calculus import bodies
 from symgrad.calculus.building import (
+    aligned,
     contract,
     converted,
     equal_shapes,
@@ -28,8 +29,6 @@ from symgrad.calculus.building import (
     masked_map,
     reduce_factor,
     reduce_to,
-    squeezed,
-    stretched,
     total,
     with_batch,
     zeros_node,
@@ -281,11 +280,10 @@ def _map_batched(node: Map, k: int, ct: Node, batch: int) -> Node | None:
     if d is None:
         return converted(reduce_to(ct, batch, node.shape, arg.shape), arg.dtype)
     labels = tuple(range(node.ndim))
-    kept, shape = stretched(node.shape, arg.shape)
     ct, d = merge_mask(ct, batch, d, node.shape)
-    factors = [] if d is None else [squeezed(d, node.shape)]
-    made = contract(ct, batch, labels, factors, kept, shape)
-    return converted(reshape_node(made, (*ct.shape[:batch], *arg.shape)), arg.dtype)
+    factors = [] if d is None else [(d, aligned(d.shape, node.shape, 2))]
+    made = contract(ct, batch, labels, factors, aligned(arg.shape, node.shape, 1), arg.shape)
+    return converted(made, arg.dtype)
 
 
 def merge_mask(ct: Node, batch: int, d: Node, shape: Shape) -> tuple[Node, Node | None]:
