@@ -33,3 +33,11 @@ class CompileError(SymgradError, RuntimeError):
 
 class DataError(SymgradError, ValueError):
     """Values given to a program do not fit its leaves."""
+
+
+class DataShapeError(DataError, ShapeError):
+    """An array's shape does not fit its leaf, or two arrays do not fit each other."""
+
+
+class DataTypeError(DataError, DTypeError):
+    """An array's dtype does not fit its leaf."""

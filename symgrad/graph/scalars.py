@@ -262,13 +262,15 @@ def evaluate_scalar(
     Args:
         args:  arrays for p0, p1, .. that broadcast to `shape`.
         dims:  values of the dims that occur.
-        dtype: of the result; literals and, for floats, axis indices take it.
+        dtype: of the result; for floats, axis indices take it. Literals and dims take the dtype of
+               what they meet, or else this one.
         out:   value of `y` where the body uses it.
     """
-    literal: Callable[[Any], Any] = dtype.type if is_float(dtype) else (lambda v: v)
     values: list[Any] = []
     for step in operations(body):
         operands = [values[o] for o in step.operands]
+        if any(type(o) in _WEAK for o in operands):
+            operands = _settled(operands, step.kind == "call", dtype)
         if step.kind == "argument":
             values.append(args[step.payload])
         elif step.kind == "axis":
@@ -282,11 +284,25 @@ def evaluate_scalar(
         elif step.kind == "output":
             values.append(out)
         else:
-            values.append(literal(dims[step.payload] if step.kind == "dim" else step.payload))
+            values.append(int(dims[step.payload]) if step.kind == "dim" else step.payload)
     result = np.asarray(values[-1])
     if result.dtype != dtype:
         result = result.astype(dtype)
     return result if result.shape == shape else np.broadcast_to(result, shape)
+
+
+_WEAK = (int, float)
+
+
+def _settled(operands: list[Any], called: bool, dtype: DType) -> list[Any]:
+    """Operands with Python's numbers in the dtype of the arrays that they meet, or else in `dtype`."""
+    known = [o.dtype for o in operands if type(o) not in _WEAK and o.dtype != BOOL]
+    if known and not called:
+        return operands  # NumPy's own rule: a Python number is weak
+    own = promote(*known) if known else dtype if is_float(dtype) else None
+    if own is None or (not is_float(own) and any(type(o) is float for o in operands)):
+        return [np.asarray(o) for o in operands]
+    return [np.asarray(o, own) if type(o) in _WEAK else o for o in operands]
 
 
 _ARITHMETIC: dict[str, Callable[..., Any]] = {

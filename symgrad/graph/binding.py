@@ -1,0 +1,307 @@
+"""From a caller's values to arrays and dims: what a graph asks of its data, checked once per call.
+
+The evaluator and every compiled function bind through here, so that they accept and refuse the same
+values with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+
+from symgrad.graph import dims as dm
+from symgrad.graph.dims import Dim, Extent, free_dims
+from symgrad.graph.dtypes import BOOL, DType, is_bool, is_float, is_int
+from symgrad.graph.errors import DataError, DataShapeError, DataTypeError, LeafError
+from symgrad.graph.graph import Graph, Guard
+from symgrad.graph.leaves import initial_value
+from symgrad.graph.nodes import Input, Node, Reindex, describe
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """An extent that must not be negative: a slice stays inside its axis."""
+
+    extent: Extent
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the value of a dim comes from: `(extent of that axis - shift) / factor`."""
+
+    dim: Dim
+    leaf: int
+    axis: int
+    factor: int = 1
+    shift: int = 0
+
+
+class Binding:
+    """What a graph asks of its values, worked out once.
+
+    >>> from symgrad.graph.leaves import input
+    >>> x = input("x", (dm.dim("B"), 2))
+    >>> arrays, dims = Binding(Graph.of([x]))({"x": np.zeros((3, 2), np.float32)})
+    >>> dims
+    {B: 3}
+    """
+
+    __slots__ = ("_checks", "_fixed", "_sources", "graph", "guards", "leaves", "requirements")
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.leaves: tuple[Input, ...] = graph.inputs
+        self.guards: tuple[Guard, ...] = graph.guards
+        self.requirements: tuple[Requirement, ...] = requirements(graph)
+        self._sources = _sources(graph)
+        self._fixed = tuple(
+            leaf.shape if all(type(e) is int for e in leaf.shape) else None for leaf in self.leaves
+        )
+        self._checks = tuple(
+            (k, leaf, tuple((a, e) for a, e in enumerate(leaf.shape)))
+            for k, leaf in enumerate(self.leaves)
+            if self._fixed[k] is None
+        )
+
+    def __call__(
+        self, values: Mapping[str, Any], seed: int = 0, step: int = 0
+    ) -> tuple[list[Array], dict[Dim, int]]:
+        """Arrays in the order of the graph's leaves, and the values of the dims.
+
+        Args:
+            values: by name; a parameter left out takes its initial value.
+            seed:   for initial values.
+            step:   the value of a leaf of kind "step" that is left out.
+        Returns: C-contiguous arrays of the leaves' dtypes, not copied where they fit, and the dims.
+        Raises: LeafError for a missing leaf, DataError for values that do not fit.
+        """
+        arrays: list[Array | None] = []
+        absent: list[int] = []
+        for k, leaf in enumerate(self.leaves):
+            value = values.get(leaf.label)
+            if value is None:
+                absent.append(k)
+                arrays.append(None)
+                continue
+            if type(value) is not np.ndarray or value.dtype is not leaf.dtype or not (
+                (flags := value.flags).c_contiguous and flags.aligned
+            ):
+                value = converted(leaf, value)
+            if value.shape != self._fixed[k] and (
+                self._fixed[k] is not None or value.ndim != len(leaf.shape)
+            ):
+                raise _wrong_shape(leaf, value, {})
+            arrays.append(value)
+        dims: dict[Dim, int] = {}
+        for source in self._sources:
+            given = arrays[source.leaf]
+            if given is not None and source.dim not in dims:
+                dims[source.dim] = self._solved(source, given)
+        for k in absent:
+            arrays[k] = self._default(self.leaves[k], dims, seed, step)
+        bound: list[Array] = arrays  # type: ignore[assignment]
+        if self._checks or self.guards or self.requirements:
+            self._check(bound, dims)
+        return bound, dims
+
+    def _solved(self, source: _Source, array: Array) -> int:
+        extent: int = array.shape[source.axis]
+        if source.factor == 1 and source.shift == 0:
+            return extent
+        number, rest = divmod(extent - source.shift, source.factor)
+        if rest or number < 0:
+            raise _wrong_shape(self.leaves[source.leaf], array, {})
+        return number
+
+    def _default(self, leaf: Input, dims: dict[Dim, int], seed: int, step: int) -> Array:
+        if leaf.kind == "step":
+            return np.asarray(step, leaf.dtype)
+        if leaf.kind != "parameter":
+            raise LeafError(
+                f"no value for the input {leaf.name!r}\n  {describe(leaf)}\n"
+                f"  Give one: {leaf.name if leaf.name.isidentifier() else repr(leaf.name)}=..."
+            )
+        unknown = [d.name for d in free_dims(leaf.shape) if d not in dims]
+        if unknown:
+            raise LeafError(
+                f"no value for the parameter {leaf.name!r}, and no other value tells "
+                f"{', '.join(unknown)}\n  {describe(leaf)}"
+            )
+        return initial_value(leaf, seed, dims)
+
+    def _check(self, arrays: Sequence[Array], dims: dict[Dim, int]) -> None:
+        for k, leaf, extents in self._checks:
+            shape = arrays[k].shape
+            for axis, extent in extents:
+                if type(extent) is int:
+                    wanted = extent
+                elif extent in dims:
+                    wanted = dims[extent]
+                else:
+                    wanted = _value(extent, dims, leaf)
+                if shape[axis] != wanted:
+                    raise _wrong_shape(leaf, arrays[k], dims)
+        for guard in self.guards:
+            left = _value(guard.left, dims, guard.node)
+            right = _value(guard.right, dims, guard.node)
+            if left != right:
+                raise DataShapeError(
+                    f"extents that must be equal differ: {_told(guard.left, left)} and "
+                    f"{_told(guard.right, right)}\n  {describe(guard.node)}"
+                )
+        for need in self.requirements:
+            if (spare := _value(need.extent, dims, need.node)) < 0:
+                raise DataShapeError(
+                    f"a slice leaves its axis: {need.extent} must not be negative, got {spare}"
+                    f"{_dims_told(dims)}\n  {describe(need.node)}"
+                )
+
+
+def _value(extent: Extent, dims: dict[Dim, int], node: Node) -> int:
+    if type(extent) is not int and not isinstance(extent, Dim):
+        missing = [d for d in free_dims(extent) if d not in dims]
+    else:
+        missing = [extent] if isinstance(extent, Dim) and extent not in dims else []
+    if missing:
+        names = ", ".join(repr(d.name) for d in missing)
+        raise LeafError(
+            f"no value tells the dim {names}\n  {describe(node)}\n"
+            "  A dim gets its value from the shape of an input that has it."
+        )
+    return dm.value(extent, dims)
+
+
+def _told(extent: Extent, value: int) -> str:
+    return str(value) if type(extent) is int else f"{dm.printable(str(extent))} = {value}"
+
+
+def _dims_told(dims: Mapping[Dim, int]) -> str:
+    told = ", ".join(f"{dm.printable(d.name)} = {n}" for d, n in dims.items())
+    return f" for {told}" if told else ""
+
+
+def _wrong_shape(leaf: Input, array: Array, dims: Mapping[Dim, int]) -> DataShapeError:
+    own = {d: n for d, n in dims.items() if d in free_dims(leaf.shape)}
+    return DataShapeError(
+        f"{leaf.kind} {leaf.name!r} has the wrong shape\n"
+        f"  asked  {describe(leaf)}{_dims_told(own)}\n  got    {array.dtype} {dm.show(array.shape)}"
+    )
+
+
+def _sources(graph: Graph) -> tuple[_Source, ...]:
+    """Ways to each dim: axes that are the dim itself first, then `factor * dim + shift`."""
+    plain: list[_Source] = []
+    linear: list[_Source] = []
+    for k, leaf in enumerate(graph.inputs):
+        for axis, extent in enumerate(leaf.shape):
+            if isinstance(extent, Dim):
+                plain.append(_Source(extent, k, axis))
+            elif type(extent) is not int and len(found := free_dims(extent)) == 1:
+                poly = sympy.Poly(extent, found[0])
+                if poly.degree() == 1:
+                    factor, shift = (int(c) for c in poly.all_coeffs())
+                    linear.append(_Source(found[0], k, axis, factor, shift))
+    return (*plain, *linear)
+
+
+def requirements(graph: Graph) -> tuple[Requirement, ...]:
+    """Extents that must not be negative when values arrive: symbolic slices stay inside their axes."""
+    found: dict[Extent, Requirement] = {}
+    for node in graph.nodes:
+        if isinstance(node, Reindex):
+            for piece in node.pieces:
+                for view, start, step, count in zip(
+                    piece.view, piece.start, piece.step, piece.count, strict=True
+                ):
+                    _inside(found, node, view, start, step, count)
+                for extent, start, step, count in zip(
+                    node.shape, piece.offset, piece.stride, piece.count, strict=True
+                ):
+                    _inside(found, node, extent, start, step, count)
+        for extent in node.shape:
+            if type(extent) is not int and not isinstance(extent, Dim):
+                _need(found, node, extent)
+    return tuple(found.values())
+
+
+def _inside(
+    found: dict[Extent, Requirement], node: Node, view: Extent, start: Extent, step: int, count: Extent
+) -> None:
+    """`start + step k` stays in `0..view-1` for k in `count`."""
+    if all(type(e) is int for e in (view, start, count)):
+        return
+    last = start + step * (count - 1)
+    low, high = (start, last) if step > 0 else (last, start)
+    if type(count) is not int:
+        _need(found, node, count)
+    elif count == 0:
+        return
+    _need(found, node, low)
+    _need(found, node, view - 1 - high)
+
+
+def _need(found: dict[Extent, Requirement], node: Node, extent: Any) -> None:
+    if type(extent) is int:
+        return
+    extent = sympy.expand(extent)
+    if extent.is_nonnegative:
+        return
+    found.setdefault(extent, Requirement(extent, node))
+
+
+# -- values ------------------------------------------------------------------------------------------
+def converted(leaf: Input, value: Any) -> Array:
+    """A value as a C-contiguous array of the leaf's dtype.
+
+    float64 becomes float32, int64 becomes int32 where it fits, integers become floats; floats never
+    become integers.
+    Raises: DataError.
+    """
+    if isinstance(value, Node):
+        raise DataError(f"the value of {leaf.name!r} is an expression, not an array.")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"the value of {leaf.name!r} is no array: {error}") from None
+    if array.dtype != leaf.dtype:
+        array = _cast(leaf, array, leaf.dtype)
+    if array.dtype is not leaf.dtype:
+        array = array.astype(leaf.dtype)
+    return np.require(array, requirements=("C", "A")).reshape(array.shape)
+
+
+def _cast(leaf: Input, array: Array, dtype: DType) -> Array:
+    kind = array.dtype.kind
+    allowed = "fiu" if is_float(dtype) else "iu" if is_int(dtype) else "b"
+    if kind == "b" and dtype != BOOL:
+        allowed += "b"
+    if kind not in allowed and not (array.size == 0 and kind == "f" and not is_bool(dtype)):
+        raise DataTypeError(
+            f"{leaf.kind} {leaf.name!r} is {dtype}, got {array.dtype} {dm.show(array.shape)}\n"
+            f"  {describe(leaf)}\n  Convert it: .astype({str(dtype)!r})."
+        )
+    if is_int(dtype) and array.size and kind in "iu":
+        low, high = array.min(), array.max()
+        bounds = np.iinfo(dtype)
+        if low < bounds.min or high > bounds.max:
+            worst = high if high > bounds.max else low
+            raise DataError(
+                f"{leaf.kind} {leaf.name!r} is {dtype}, got the number {worst}, which does not fit\n"
+                f"  {describe(leaf)}"
+            )
+    with np.errstate(all="ignore"):
+        return array.astype(dtype)
+
+
+def bind(
+    graph: Graph, values: Mapping[str, Any], seed: int = 0, step: int = 0
+) -> tuple[list[Array], dict[Dim, int]]:
+    """`Binding(graph)(values)`, for one call."""
+    return Binding(graph)(values, seed, step)

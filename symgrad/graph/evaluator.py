@@ -1,0 +1,334 @@
+"""The NumPy meaning of the nodes as they are written.
+
+Nothing is simplified, stabilised or fused here: this is what every pass and every target is measured
+against. Each node class has one function; a new node is one entry in `MEANING`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from symgrad.graph import dims as dm
+from symgrad.graph.binding import Array, Binding
+from symgrad.graph.dims import Dim
+from symgrad.graph.errors import DataError, LeafError
+from symgrad.graph.graph import Graph
+from symgrad.graph.nodes import (
+    Constant,
+    Einsum,
+    Gather,
+    Input,
+    Map,
+    Node,
+    Piece,
+    Reduce,
+    Reindex,
+    Scatter,
+    describe,
+)
+from symgrad.graph.scalars import evaluate_scalar
+
+Dims = Mapping[Dim, int]
+Key = Node | str
+
+
+@overload
+def evaluate(
+    expr: Node, values: Mapping[Any, Any] | None = None, seed: int = 0, step: int = 0,
+    training: bool = False,
+) -> Array: ...
+@overload
+def evaluate(
+    expr: dict[str, Node], values: Mapping[Any, Any] | None = None, seed: int = 0, step: int = 0,
+    training: bool = False,
+) -> dict[str, Array]: ...
+@overload
+def evaluate(
+    expr: Sequence[Node], values: Mapping[Any, Any] | None = None, seed: int = 0, step: int = 0,
+    training: bool = False,
+) -> Sequence[Array]: ...
+def evaluate(
+    expr: Node | Sequence[Node] | dict[str, Node],
+    values: Mapping[Any, Any] | None = None,
+    seed: int = 0,
+    step: int = 0,
+    training: bool = False,
+) -> Array | Sequence[Array] | dict[str, Array]:
+    """The value of an expression, or of several, in plain NumPy.
+
+    Args:
+        expr:     one expression, a sequence or a dict of them.
+        values:   arrays by leaf or by name. Further entries are ignored; a parameter left out takes
+                  its initial value (of seed 0).
+        seed:     of random expressions.
+        step:     how many steps came before: what `optim.step` stands for.
+        training: whether dropout drops.
+    Returns: fresh arrays, in the structure of `expr`.
+    Raises: LeafError for a missing input; DataError for values that do not fit, and for positions
+        out of range.
+
+    >>> from symgrad.graph.leaves import input
+    >>> x = input("x", (3,))
+    >>> evaluate(x * 2, {x: [1.0, 2.0, 3.0]})
+    array([2., 4., 6.], dtype=float32)
+    """
+    if isinstance(expr, Node):
+        outputs = [expr]
+    else:
+        outputs = list(expr.values() if isinstance(expr, dict) else expr)
+        for output in outputs:
+            if not isinstance(output, Node):
+                raise LeafError(f"evaluate: {type(output).__name__} is no expression.")
+    graph = Graph.of(outputs)
+    arrays, dims = Binding(graph)(named_values(graph, values or {}), step=step)
+    results = [
+        np.array(v, order="C") for v in evaluate_many(outputs, dict(zip(graph.inputs, arrays, strict=True)), dims)
+    ]
+    if isinstance(expr, Node):
+        return results[0]
+    if isinstance(expr, dict):
+        return dict(zip(expr, results, strict=True))
+    return tuple(results) if not isinstance(expr, list) else results
+
+
+def named_values(graph: Graph, values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Values by name, from values by leaf or by name.
+
+    Raises: LeafError for a key that is neither, and for a leaf that is given twice.
+    """
+    own = {leaf.name: leaf for leaf in graph.inputs}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(key, Input):
+            if own.get(key.name) is not key:
+                continue
+            name = key.name
+        elif isinstance(key, str):
+            name = key
+        else:
+            what = describe(key) if isinstance(key, Node) else repr(key)
+            raise LeafError(f"evaluate: only leaves have values\n  {what}\n  Use a leaf or its name.")
+        if name in found:
+            raise LeafError(f"evaluate: two values for the leaf {name!r}, by name and by node.")
+        found[name] = value
+    return found
+
+
+def evaluate_many(
+    outputs: Sequence[Node], arrays: Mapping[Input, Array], dims: Dims
+) -> list[Array]:
+    """The values of nodes, given those of their leaves and dims; intermediate ones are freed early."""
+    nodes = Graph.of(outputs).nodes
+    reads: dict[Node, int] = {}
+    for node in nodes:
+        for arg in node.args:
+            reads[arg] = reads.get(arg, 0) + 1
+    for node in outputs:
+        reads[node] = reads.get(node, 0) + 1
+    values: dict[Node, Array] = {}
+    with np.errstate(all="ignore"):
+        for node in nodes:
+            args = [values[a] for a in node.args]
+            if isinstance(node, Input):
+                values[node] = arrays[node]
+            else:
+                values[node] = MEANING[type(node)](node, args, dims)
+            del args
+            for arg in node.args:
+                reads[arg] -= 1
+                if not reads[arg]:
+                    values.pop(arg, None)
+    return [values[node] for node in outputs]
+
+
+# -- one meaning per node ----------------------------------------------------------------------------
+def _constant(node: Constant, args: list[Array], dims: Dims) -> Array:
+    return node.value
+
+
+def _map(node: Map, args: list[Array], dims: Dims) -> Array:
+    shape = dm.values(node.shape, dims)
+    try:
+        value: Array = evaluate_scalar(node.body, args, shape, dims, node.dtype)
+    except ValueError as error:  # integers to negative powers
+        raise DataError(f"{error}\n  {describe(node)}") from None
+    return value
+
+
+def _einsum(node: Einsum, args: list[Array], dims: Dims) -> Array:
+    extents = dm.values(node.extents, dims)
+    labels = [list(own) for own in node.labels]
+    for k, own in enumerate(labels):  # an axis of one needs no sum
+        ones = [a for a, label in enumerate(own) if extents[label] == 1 and label not in node.out]
+        if ones:
+            args[k] = args[k].reshape([n for a, n in enumerate(args[k].shape) if a not in ones])
+            labels[k] = [label for a, label in enumerate(own) if a not in ones]
+    while len(args) > 1:
+        later = {label for own in labels[2:] for label in own} | set(node.out)
+        product, own = _pair(args[0], labels[0], args[1], labels[1], later)
+        args[:2], labels[:2] = [product], [own]
+    value, own = args[0], labels[0]
+    summed = tuple(a for a, label in enumerate(own) if label not in node.out)
+    if summed:
+        value = value.sum(axis=summed, dtype=node.dtype)
+        own = [label for label in own if label in node.out]
+    value = np.transpose(value, [own.index(label) for label in node.out if label in own])
+    for place, label in enumerate(node.out):
+        if label not in own:
+            value = np.expand_dims(value, place)
+    return np.broadcast_to(value, tuple(extents[label] for label in node.out))
+
+
+def _pair(
+    a: Array, left: list[int], b: Array, right: list[int], later: set[int]
+) -> tuple[Array, list[int]]:
+    """The product of two, summed over the labels that nothing later reads: one batched matmul."""
+    a, left = _presummed(a, left, right, later)
+    b, right = _presummed(b, right, left, later)
+    batch = [k for k in left if k in right and k in later]
+    inner = [k for k in left if k in right and k not in later]
+    rows = [k for k in left if k not in right]
+    columns = [k for k in right if k not in left]
+    extent = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
+
+    def arranged(x: Array, own: list[int], *groups: list[int]) -> Array:
+        order = [own.index(k) for group in groups for k in group]
+        shape = [math.prod(extent[k] for k in group) for group in groups]
+        return x.transpose(order).reshape(shape)
+
+    out = [*batch, *rows, *columns]
+    first = arranged(a, left, batch, rows, inner)
+    second = arranged(b, right, batch, inner, columns)
+    value = first * second if not inner else np.matmul(first, second)
+    return value.reshape([extent[k] for k in out]), out
+
+
+def _presummed(
+    x: Array, own: list[int], other: list[int], later: set[int]
+) -> tuple[Array, list[int]]:
+    axes = tuple(a for a, k in enumerate(own) if k not in other and k not in later)
+    if not axes:
+        return x, own
+    return x.sum(axis=axes, dtype=x.dtype), [k for a, k in enumerate(own) if a not in axes]
+
+
+def _reduce(node: Reduce, args: list[Array], dims: Dims) -> Array:
+    (x,) = args
+    if node.op in ("max", "min", "argmax", "argmin") and any(x.shape[a] == 0 for a in node.axes):
+        raise DataError(
+            f"{node.op}: axis {node.axes[0]} is empty\n  {describe(node)}\n  got {dm.show(x.shape)}"
+        )
+    if node.op in ("argmax", "argmin"):
+        place = np.argmax(x, node.axes[0]) if node.op == "argmax" else np.argmin(x, node.axes[0])
+        return np.asarray(place).astype(node.dtype)
+    if node.op == "max":
+        return np.asarray(np.max(x, node.axes))
+    if node.op == "min":
+        return np.asarray(np.min(x, node.axes))
+    if node.op == "prod":
+        return np.asarray(np.prod(x, node.axes, dtype=node.dtype))
+    running: dict[str, np.ufunc] = {
+        "cumsum": np.add, "cumprod": np.multiply, "cummax": np.maximum,
+    }
+    return np.asarray(running[node.op].accumulate(x, node.axes[0], dtype=node.dtype))
+
+
+def _reindex(node: Reindex, args: list[Array], dims: Dims) -> Array:
+    shape = dm.values(node.shape, dims)
+    if len(args) == 1 and node.pieces[0].view == node.shape and _moves_nothing(node.pieces[0]):
+        return args[0].reshape(shape)
+    out = np.zeros(shape, node.dtype)
+    for piece, arg in zip(node.pieces, args, strict=True):
+        count = dm.values(piece.count, dims)
+        read = zip(dm.values(piece.start, dims), piece.step, count, strict=True)
+        write = zip(dm.values(piece.offset, dims), piece.stride, count, strict=True)
+        source = arg.reshape(dm.values(piece.view, dims))
+        out[tuple(_slice(*k) for k in write)] = source[tuple(_slice(*k) for k in read)]
+    return out
+
+
+def _moves_nothing(piece: Piece) -> bool:
+    return (
+        piece.count == piece.view
+        and all(s == 1 for s in (*piece.step, *piece.stride))
+        and all(type(s) is int and s == 0 for s in (*piece.start, *piece.offset))
+    )
+
+
+def _slice(start: int, step: int, count: int) -> slice:
+    """The slice that has the positions `start + step k`, k below `count`."""
+    if count == 0:
+        return slice(0, 0)
+    stop = start + step * count
+    return slice(start, stop if stop >= 0 else None, step)
+
+
+def _gather(node: Gather, args: list[Array], dims: Dims) -> Array:
+    source, *indices = args
+    return np.asarray(source[_positions(node, node.source_axes, node.out, source.shape, indices)])
+
+
+def _scatter(node: Scatter, args: list[Array], dims: Dims) -> Array:
+    updates, *indices = args
+    out = np.zeros(dm.values(node.shape, dims), node.dtype)
+    place = _positions(
+        node, node.target_axes, node.update_labels, out.shape, indices, updates.shape
+    )
+    np.add.at(out, place, updates)
+    return out
+
+
+def _positions(
+    node: Gather | Scatter,
+    axes: tuple[int, ...],
+    order: tuple[int, ...],
+    shape: tuple[int, ...],
+    indices: list[Array],
+    box: tuple[int, ...] | None = None,
+) -> tuple[Array, ...]:
+    """Integer arrays that broadcast over the labels `order`, one per axis; negative ones wrap.
+
+    Raises: DataError naming the first position that is out of range.
+    """
+    rank = len(order)
+    found: list[Array] = []
+    for axis, label in enumerate(axes):
+        extent = shape[axis]
+        if label >= 0:
+            place = order.index(label)
+            n = extent if box is None else box[place]
+            found.append(np.arange(n).reshape((1,) * place + (-1,) + (1,) * (rank - place - 1)))
+            continue
+        index, own = indices[~label], node.index_labels[~label]
+        wrong = (index < -extent) | (index >= extent)
+        if wrong.any():
+            where = tuple(int(k[0]) for k in np.nonzero(np.atleast_1d(wrong)))
+            asked = node.origin or node.name
+            raise DataError(
+                f"{asked}: position {np.atleast_1d(index)[where]} is out of range for axis {axis} "
+                f"of extent {extent}\n  {describe(node)}\n"
+                f"  at {where if index.ndim else ()} of  {describe(node.args[1 + ~label])}"
+            )
+        kept = sorted(range(len(own)), key=lambda a: order.index(own[a]))
+        wide = np.ones(rank, int)
+        for a in kept:
+            wide[order.index(own[a])] = index.shape[a]
+        found.append(np.transpose(index, kept).reshape(wide))
+    return tuple(found)
+
+
+MEANING: dict[type[Node], Callable[[Any, list[Array], Dims], Array]] = {
+    Constant: _constant,
+    Map: _map,
+    Einsum: _einsum,
+    Reduce: _reduce,
+    Reindex: _reindex,
+    Gather: _gather,
+    Scatter: _scatter,
+}
+"""What each class of node means; Input is given."""
+
