@@ -1,0 +1,114 @@
+"""Which element of its arguments a node reads, as affine functions of its own position.
+
+Nodes that only rename positions (transposes, broadcasts, slices, axes of extent one) and literals
+are *inline*: they never get memory, and readers look through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from codegen.loop_ir import Affine
+from symgrad.graph.dims import Extent, Shape, same
+from symgrad.graph.nodes import (
+    Constant,
+    Einsum,
+    Gather,
+    Map,
+    Node,
+    Reduce,
+    Reindex,
+    Scatter,
+    is_reshape,
+)
+
+Index: TypeAlias = tuple[Affine, ...]
+ZERO = Affine()
+# Stands for an index that is read from memory; it equals no loop variable.
+DYNAMIC = "?"
+
+
+def is_one(extent: Extent) -> bool:
+    """Whether an extent is the number one."""
+    return type(extent) is int and extent == 1
+
+
+def squeezes(node: Node) -> bool:
+    """Whether a node is a reshape that only adds or drops axes of extent one."""
+    if not is_reshape(node):
+        return False
+    (arg,) = node.args
+    return _wide(arg.shape) == _wide(node.shape)
+
+
+def _wide(shape: Shape) -> list[Extent]:
+    return [e for e in shape if not is_one(e)]
+
+
+def slices(node: Node) -> bool:
+    """Whether a node reads one box of one source and leaves no zeros."""
+    if not isinstance(node, Reindex) or len(node.pieces) != 1:
+        return False
+    (piece,) = node.pieces
+    return (
+        piece.view == node.args[0].shape
+        and all(type(o) is int and o == 0 for o in piece.offset)
+        and all(s == 1 for s in piece.stride)
+        and all(same(a, b) is True for a, b in zip(piece.count, node.shape, strict=True))
+    )
+
+
+def can_inline(node: Node) -> bool:
+    """Whether a node needs no memory of its own."""
+    if isinstance(node, Constant):
+        return node.ndim == 0
+    if isinstance(node, Map):
+        return not node.args
+    if isinstance(node, Einsum):
+        return len(node.args) == 1 and not node.summed
+    return squeezes(node) or slices(node)
+
+
+def is_view(node: Node) -> bool:
+    """Whether a node is its argument's memory under another shape."""
+    return is_reshape(node) and not squeezes(node)
+
+
+def reads(node: Node, index: Index, summed: Sequence[Affine] = ()) -> list[Index]:
+    """Where each argument is read for the element `index` of the node.
+
+    Args:
+        index:  position in the node's domain; for Scatter the position in the updates.
+        summed: positions along what an Einsum sums or a Reduce reduces, in the node's own order.
+    """
+    if not node.args:
+        return []
+    if isinstance(node, Map):
+        return [_aligned(arg.shape, index) for arg in node.args]
+    if isinstance(node, Einsum):
+        place = dict(zip(node.out, index, strict=True)) | dict(
+            zip(node.summed, summed, strict=True)
+        )
+        return [tuple(place[k] for k in labels) for labels in node.labels]
+    if isinstance(node, Reduce):
+        rest, inner = iter(index), dict(zip(node.axes, summed, strict=True))
+        return [tuple(inner[a] if a in inner else next(rest) for a in range(node.args[0].ndim))]
+    if isinstance(node, Gather):
+        place = dict(zip(node.out, index, strict=True))
+        source = tuple(place[a] if a >= 0 else Affine(((DYNAMIC, 1),)) for a in node.source_axes)
+        return [source, *(tuple(place[k] for k in labels) for labels in node.index_labels)]
+    if isinstance(node, Scatter):
+        place = dict(zip(node.update_labels, index, strict=True))
+        return [index, *(tuple(place[k] for k in labels) for labels in node.index_labels)]
+    if squeezes(node):
+        inner = iter(i for i, e in zip(index, node.shape, strict=True) if not is_one(e))
+        return [tuple(ZERO if is_one(e) else next(inner) for e in node.args[0].shape)]
+    assert isinstance(node, Reindex), type(node)
+    (piece,) = node.pieces
+    return [tuple(i * st + s for i, s, st in zip(index, piece.start, piece.step, strict=True))]
+
+
+def _aligned(shape: Shape, index: Index) -> Index:
+    tail = index[len(index) - len(shape) :]
+    return tuple(ZERO if is_one(e) else i for e, i in zip(shape, tail, strict=True))

@@ -1,0 +1,394 @@
+"""A compiled program as a Python object: values in, arrays out, state kept, stages to look at."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen.loading import Loaded
+from codegen.memory import Plan
+from codegen.schedule import Schedule
+from codegen.values import root_of
+from symgrad.graph import dims as dm
+from symgrad.graph.binding import Binding
+from symgrad.graph.dims import Dim, printable, show
+from symgrad.graph.errors import DataError, LeafError
+from symgrad.graph.graph import Graph
+from symgrad.graph.leaves import initial_value
+from symgrad.graph.nodes import Constant, Input, Node
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What each pass of the compiler made, in order.
+
+    graph:    as written.
+    rewritten: after simplification, with contractions pairwise.
+    schedule: fused stages.
+    plan:     kernels in order, and where every buffer lies.
+    source:   what was compiled.
+    seconds:  by pass.
+    """
+
+    graph: Graph
+    rewritten: Graph
+    schedule: Schedule
+    plan: Plan
+    source: str
+    seconds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        parts = {
+            "graph as written": self.graph,
+            "rewritten": self.rewritten,
+            "schedule (* in memory)": self.schedule,
+            "memory": self.plan,
+            "kernels": "\n".join(str(call.kernel) for call in self.plan.calls),
+        }
+        return "\n\n".join(f"== {title} ==\n{part}" for title, part in parts.items())
+
+
+class State(MutableMapping[str, Array]):
+    """The leaves that a program updates: name -> array. Assigning copies into the program's memory."""
+
+    def __init__(self, leaves: Sequence[Input], values: Sequence[Array]) -> None:
+        self._leaves = {leaf.name: leaf for leaf in leaves}
+        self._arrays = {leaf.name: value for leaf, value in zip(leaves, values, strict=True)}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._arrays:
+            raise LeafError(f"state: no leaf {name!r}. There are: {', '.join(map(repr, self))}.")
+        return self._arrays[name]
+
+    def __setitem__(self, name: str, value: npt.ArrayLike) -> None:
+        target = self[name]
+        given = np.asarray(value)
+        if given.shape != target.shape:
+            raise DataError(
+                f"state {name!r}: shape {target.shape} is needed, got {given.shape}."
+            )
+        target[...] = given
+
+    def __delitem__(self, name: str) -> None:
+        raise LeafError(f"state: {name!r} cannot be deleted; assign a new value instead.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{n!r}: {a.dtype}{a.shape}" for n, a in self._arrays.items())
+        return f"State({{{inner}}})"
+
+
+class Invocation:
+    """The memory of one thread's calls: the table of addresses, the extents, the workspace."""
+
+    def __init__(self, plan: Plan, dims: Sequence[Dim]) -> None:
+        self.plan = plan
+        self.order = tuple(dims)
+        self.table: npt.NDArray[np.int64] = np.zeros(plan.first_slot + len(plan.slots), np.int64)
+        self.dims: npt.NDArray[np.int64] = np.zeros(max(len(self.order), 1), np.int64)
+        self.report: npt.NDArray[np.int64] = np.zeros(4, np.int64)
+        self.table[0] = self.report.ctypes.data
+        self.constants = [np.ascontiguousarray(c.value) for c in plan.constants]
+        first = 1 + len(plan.leaves)
+        for k, constant in enumerate(self.constants):
+            self.table[first + k] = constant.ctypes.data
+        self.first_result = first + len(self.constants)
+        self.workspace = np.empty(0, np.uint8)
+        self.current: tuple[int, ...] | None = None
+        self.arrays: list[Array] = []
+        self.outputs: tuple[Array, ...] = ()
+
+    def set_dims(self, dims: Mapping[Dim, int]) -> None:
+        """Run with these extents from now on; the workspace grows where it must."""
+        numbers = tuple(int(dims[d]) for d in self.order)
+        if numbers == self.current:
+            return
+        self.current = numbers
+        self.dims[: len(numbers)] = numbers
+        offsets, total = self.plan.slot_offsets(dict(zip(self.order, numbers, strict=True)))
+        if total + 64 > len(self.workspace):
+            self.workspace = np.empty(total + 64, np.uint8)
+        base = -(-self.workspace.ctypes.data // 64) * 64
+        for k, offset in enumerate(offsets):
+            self.table[self.plan.first_slot + k] = base + offset
+
+    def set_leaves(self, arrays: Sequence[Array]) -> None:
+        """Read the leaves from these arrays; they must be contiguous and stay alive."""
+        self.arrays = list(arrays)
+        self.table[1 : 1 + len(arrays)] = [a.__array_interface__["data"][0] for a in arrays]
+
+    def set_outputs(self, outputs: Sequence[Array]) -> None:
+        """Write results into these arrays."""
+        self.outputs = tuple(outputs)
+        for k, output in enumerate(outputs):
+            self.table[self.first_result + k] = output.__array_interface__["data"][0]
+
+
+class Compiled:
+    """A compiled graph: call it with values by name, as in `f(x=X, W=W0)`.
+
+    Attributes: `source`, `stages`, `state` (name -> array, of the leaves that `updates` names).
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        loaded: Loaded,
+        outputs: Sequence[Node],
+        rebuild: Callable[[Sequence[Any]], Any],
+        updated: Sequence[Input],
+        final: Sequence[Node],
+        seed: int,
+    ) -> None:
+        self.stages = stages
+        self.loaded = loaded
+        self._outputs = tuple(outputs)
+        self._final = tuple(final)
+        self._rebuild = rebuild
+        self._updated = tuple(updated)
+        self._dims = stages.graph.dims
+        self._binding = Binding(stages.graph)
+        self._names = frozenset(leaf.name for leaf in stages.graph.inputs)
+        self._defaults: dict[str, Array] = {}
+        self._leaves = stages.plan.leaves
+        self._state: State | None = None
+        self._seed = seed
+        self._steps = 0
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(loaded.address)
+        self._places = self._result_places()
+
+    def _result_places(self) -> list[tuple[str, int]]:
+        """Where each output's value is found: a result of the program, or a leaf or constant."""
+        results = {node: k for k, node in enumerate(self.stages.plan.results)}
+        leaves = {leaf: k for k, leaf in enumerate(self._leaves)}
+        places: list[tuple[str, int]] = []
+        for k, node in enumerate(self._final):
+            root = root_of(node)
+            if root in results:
+                places.append(("result", results[root]))
+            elif isinstance(root, Input):
+                places.append(("leaf", leaves[root]))
+            else:
+                places.append(("constant", k))
+        return places
+
+    # -- running ---------------------------------------------------------------------------------
+    @property
+    def program_address(self) -> int:
+        """The address of the C function int64 program(int64 table, int64 dims)."""
+        return self.loaded.address
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The symbolic extents, in the order in which the program takes them."""
+        return self._dims
+
+    @property
+    def leaves(self) -> tuple[Input, ...]:
+        """The leaves of the expressions as written, in the order of the table."""
+        return self._leaves
+
+    @property
+    def state(self) -> State:
+        """The leaves that the program updates; they start from their initial values."""
+        if self._state is None:
+            values = [self.initial(leaf) for leaf in self._updated]
+            self._state = State(self._updated, values)
+        return self._state
+
+    def __call__(self, /, **values: Any) -> Any:
+        """Run the program.
+
+        Args:
+            values: arrays by the names of the leaves as written; a parameter left out takes its
+                initial value, a leaf under `updates` its state.
+        Returns: fresh arrays in the structure of the outputs.
+        Raises: LeafError, DataError naming the leaf, the shapes and the dims.
+        """
+        unknown = [name for name in values if name not in self._names]
+        if unknown:
+            known = ", ".join(map(repr, sorted(self._names))) or "none"
+            raise LeafError(f"no leaf is named {', '.join(map(repr, unknown))}. Leaves: {known}.")
+        arrays, dims = self._binding({**self._held(), **values}, self._seed, self._steps)
+        call = self._invocation()
+        call.set_dims(dims)
+        call.set_leaves(arrays)
+        call.set_outputs(self._empty_results(dims))
+        before = {k: arrays[k].copy() for kind, k in self._places if kind == "leaf"}
+        self.run(call)
+        self._steps += 1
+        return self._collect(call.outputs, before, dims)
+
+    def initial(self, leaf: Input) -> Array:
+        """The value that a leaf starts from."""
+        if leaf.kind == "parameter":
+            return initial_value(leaf, self._seed)
+        return np.zeros(dm.values(leaf.shape, {}), leaf.dtype)
+
+    def _held(self) -> Mapping[str, Array]:
+        """The state, and initial values of the other parameters, made once."""
+        if not self._defaults:
+            self._defaults = {
+                leaf.name: self.initial(leaf)
+                for leaf in self._leaves
+                if leaf.kind == "parameter" and not dm.free_dims(leaf.shape)
+            }
+        return {**self._defaults, **self.state._arrays} if self._updated else self._defaults
+
+    def run(self, call: Invocation) -> None:
+        """Run the program on prepared memory.
+
+        Raises: DataError when an index was out of range.
+        """
+        if self._run(call.table.ctypes.data, call.dims.ctypes.data):
+            raise self.index_error(call)
+
+    def index_error(self, call: Invocation) -> DataError:
+        """The error that the report of a call describes."""
+        number, index, extent = (int(v) for v in call.report[:3])
+        node = self.stages.schedule.graph.nodes[number - 1]
+        line = f" ({node.where})" if node.where is not None else ""
+        return DataError(
+            f"{node.origin or node.name}: index {index} is out of range for extent {extent}{line}. "
+            f"Indices and labels must lie in 0..{extent - 1}."
+        )
+
+    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
+        """Memory for calls from compiled loops: leaves are read in place from `values` and the state.
+
+        Args:
+            values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
+                or its initial value.
+            dims:   the largest extents that will occur.
+        """
+        call = Invocation(self.stages.plan, self._dims)
+        call.set_dims(dims)
+        given = {**self._held(), **values}
+        call.set_leaves([
+            given[leaf.name] if leaf.name in given else self.initial(leaf) for leaf in self._leaves
+        ])
+        call.set_outputs(self._empty_results(dims))
+        return call
+
+    def output(self, call: Invocation, k: int) -> Array:
+        """The array of output k (in flattened order) in a prepared call."""
+        kind, place = self._places[k]
+        if kind == "result":
+            return call.outputs[place].reshape(dm.values(self._outputs[k].shape, self._extents(call)))
+        return call.arrays[place] if kind == "leaf" else self._constant(k, self._extents(call))
+
+    def _extents(self, call: Invocation) -> dict[Dim, int]:
+        return {d: int(n) for d, n in zip(self._dims, call.dims, strict=False)}
+
+    def _invocation(self) -> Invocation:
+        call = getattr(self._local, "call", None)
+        if call is None:
+            call = self._local.call = Invocation(self.stages.plan, self._dims)
+        return call
+
+    def _empty_results(self, dims: Mapping[Dim, int]) -> list[Array]:
+        return [np.empty(dm.values(n.shape, dims), n.dtype) for n in self.stages.plan.results]
+
+    def _constant(self, k: int, dims: Mapping[Dim, int]) -> Array:
+        node = root_of(self._final[k])
+        assert isinstance(node, Constant)
+        return node.value.reshape(dm.values(self._outputs[k].shape, dims)).copy()
+
+    def _collect(self, results: Sequence[Array], before: Mapping[int, Array],
+                 dims: Mapping[Dim, int]) -> Any:
+        collected: list[Array] = []
+        taken: set[int] = set()
+        for k, (kind, place) in enumerate(self._places):
+            if kind == "constant":
+                collected.append(self._constant(k, dims))
+                continue
+            array = results[place] if kind == "result" else before[place].copy()
+            if kind == "result" and place in taken:
+                array = array.copy()
+            taken.add(place)
+            collected.append(array.reshape(dm.values(self._outputs[k].shape, dims)))
+        return self._rebuild(collected)
+
+    # -- looking ---------------------------------------------------------------------------------
+    @property
+    def source(self) -> str:
+        """The generated program, with a legend of its table of addresses."""
+        rows = [("bad index report", "")]
+        rows += [(leaf.name, f"{leaf.dtype} {show(leaf.shape)}") for leaf in self._leaves]
+        rows += [("constant", f"{c.dtype} {show(c.shape)}") for c in self.stages.plan.constants]
+        rows += [("result", f"{n.dtype} {show(n.shape)}") for n in self.stages.plan.results]
+        rows += [(f"slot {s.number}", "workspace") for s in self.stages.plan.slots]
+        legend = [f"# table[{k}]  {printable(a)!s:<20} {b}" for k, (a, b) in enumerate(rows)]
+        return "\n".join([*legend, "", self.stages.source])
+
+    def report(self) -> str:
+        """Seconds by pass, kernels, and memory, as a table."""
+        plan = self.stages.plan
+        different = len({str(c.kernel.body) for c in plan.calls})
+        lines = ["pass                     seconds"]
+        lines += [f"{name:<22} {seconds:>9.4f}" for name, seconds in self.stages.seconds.items()]
+        origin = "machine code from the cache" if self.loaded.from_cache else "compiled now"
+        lines += [f"{'total':<22} {sum(self.stages.seconds.values()):>9.4f}  ({origin})", ""]
+        typical = {d: 64 for d in self._dims}
+        _, peak = plan.slot_offsets(typical)
+        given = f" at {', '.join(f'{printable(d.name)}=64' for d in typical)}" if typical else ""
+        lines += [
+            f"kernel calls {len(plan.calls)}, different kernels {different}",
+            f"workspace {peak} bytes{given}, live-set bound {plan.live_bound(typical)} bytes",
+            "", str(self.stages.schedule),
+        ]
+        return "\n".join(lines)
+
+    def bench(self, /, **values: Any) -> dict[str, float]:
+        """Seconds of a call on these values: `compile`, `first`, `median`, `least`, `spread`."""
+        start = time.perf_counter()
+        self(**values)
+        first = time.perf_counter() - start
+        blocks: list[float] = []
+        repeat = max(1, int(0.02 / max(first, 1e-6)))
+        for _ in range(11):
+            start = time.perf_counter()
+            for _ in range(repeat):
+                self(**values)
+            blocks.append((time.perf_counter() - start) / repeat)
+        blocks.sort()
+        middle = blocks[len(blocks) // 2]
+        return {
+            "compile": sum(self.stages.seconds.values()), "first": first, "median": middle,
+            "least": blocks[0], "spread": (blocks[-2] - blocks[1]) / middle,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the program as one Python file that needs NumPy, SciPy and Numba only."""
+        from codegen.saving import save_program
+
+        save_program(self, Path(path))
+
+    def __repr__(self) -> str:
+        names = ", ".join(printable(leaf.name) for leaf in self._leaves)
+        return f"<compiled f({names}) -> {len(self._outputs)} outputs>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return (
+            f"<details><summary>{escape(repr(self))}</summary><pre>{escape(self.report())}</pre>"
+            f"<pre>{escape(self.source)}</pre></details>"
+        )

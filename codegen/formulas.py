@@ -1,0 +1,51 @@
+"""What a kernel computes, as one line over node numbers: the comment above its call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from codegen.schedule import Schedule
+from codegen.values import Lowered
+from symgrad.graph.functions import placeholder
+from symgrad.graph.nodes import Constant, Einsum, Map, Node, Reduce
+import sympy
+
+# A line longer than this says how many more nodes there are.
+MOST_FORMULAS = 4
+
+
+def with_formulas(schedule: Schedule, kernels: Sequence[Lowered]) -> list[Lowered]:
+    """The kernels with their formulas written into them."""
+    return [
+        replace(low, kernel=replace(low.kernel, formula=_line(schedule, low))) for low in kernels
+    ]
+
+
+def _line(schedule: Schedule, low: Lowered) -> str:
+    number = schedule.graph.number
+    parts = [f"%{number[n]} = {formula(n, number)}" for n in low.nodes[:MOST_FORMULAS]]
+    rest = len(low.nodes) - MOST_FORMULAS
+    return "; ".join(parts) + (f"; and {rest} more" if rest > 0 else "") or low.kernel.formula
+
+
+def formula(node: Node, number: dict[Node, int]) -> str:
+    """A node in terms of the numbers of its arguments; holds no text of the user's."""
+    names = [_name(a, number) for a in node.args]
+    if isinstance(node, Map):
+        mapping = {placeholder(k): sympy.Symbol(n) for k, n in enumerate(names)}
+        dims = {s: sympy.Symbol("n") for s in node.body.free_symbols if s not in mapping
+                and type(s).__name__ == "Dim"}
+        return str(node.body.xreplace({**mapping, **dims}))
+    if isinstance(node, Einsum):
+        letters = [chr(ord("a") + k % 26) for k in range(len(node.extents))]
+        spec = ",".join("".join(letters[k] for k in labels) for labels in node.labels)
+        return f"einsum {spec}->{''.join(letters[k] for k in node.out)} ({', '.join(names)})"
+    what = node.op if isinstance(node, Reduce) else type(node).__name__.lower()
+    return f"{what}({', '.join(names)})"
+
+
+def _name(node: Node, number: dict[Node, int]) -> str:
+    if isinstance(node, Constant) and node.ndim == 0:
+        return repr(node.value.item())
+    return f"%{number[node]}"

@@ -1,0 +1,249 @@
+"""The loop IR: what every kernel is before a target prints it.
+
+    Kernel    = name, buffers, extents, body                a function over buffers and extents
+    Buffer    = name, dtype, scope                          one block of memory; scopes never overlap
+    Statement = For(var, extent, body)                      for var in 0 .. extent-1
+              | Let(name, dtype, value)                     a new name, written once
+              | Update(name, value)                         a new value for an accumulator
+              | Store(buffer, offset, name)                 buffer[offset] := name
+              | CheckIndex(name, index, extent, node)       name := index, wrapped and proven in range
+              | Call(routine, arguments)                    a library routine (a matrix product)
+    Value     = Load(buffer, offset) | Apply(operation, operands) | Literal(number) | Copy(name)
+
+Offsets are affine in loop variables and checked indices, in elements. Values are single operations on
+names, so a body is straight-line code and dependence is a set test. The IR knows no vector width, no
+intrinsic and no address: those belong to a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from symgrad.graph.dims import Extent
+from symgrad.graph.dtypes import SHORT, DType
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """`const + sum of coefficient * variable`, an integer."""
+
+    terms: tuple[tuple[str, Extent], ...] = ()
+    const: Extent = 0
+
+    def __add__(self, other: Affine | Extent) -> Affine:
+        if not isinstance(other, Affine):
+            return Affine(self.terms, self.const + other)
+        merged = dict(self.terms)
+        for var, coefficient in other.terms:
+            merged[var] = merged.get(var, 0) + coefficient
+        terms = tuple((v, c) for v, c in merged.items() if not _is(c, 0))
+        return Affine(terms, self.const + other.const)
+
+    def __mul__(self, factor: Extent) -> Affine:
+        if _is(factor, 1):
+            return self
+        if _is(factor, 0):
+            return Affine()
+        return Affine(tuple((v, c * factor) for v, c in self.terms), self.const * factor)
+
+    def coefficient(self, var: str) -> Extent:
+        """What `var` is multiplied by."""
+        return dict(self.terms).get(var, 0)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The variables that occur."""
+        return frozenset(v for v, _ in self.terms)
+
+    def rename(self, names: dict[str, str]) -> Affine:
+        """The same with other variable names."""
+        return Affine(tuple((names.get(v, v), c) for v, c in self.terms), self.const)
+
+    def __str__(self) -> str:
+        parts = [v if _is(c, 1) else f"{_factor(c)}*{v}" for v, c in self.terms]
+        if not parts or not _is(self.const, 0):
+            parts.append(str(self.const))
+        return " + ".join(parts)
+
+
+def _is(extent: Extent, value: int) -> bool:
+    return type(extent) is int and extent == value
+
+
+def _factor(extent: Extent) -> str:
+    text = str(extent)
+    return f"({text})" if any(c in text for c in "+- ") else text
+
+
+def variable(name: str) -> Affine:
+    """A variable as an affine expression."""
+    return Affine(((name, 1),))
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A block of memory as one kernel sees it: equal scopes are the same block."""
+
+    name: str
+    dtype: DType
+    scope: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`buffer[offset]`."""
+
+    buffer: Buffer
+    offset: Affine
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.offset}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """One operation on names: add sub mul div neg, a scalar function, `index` (a variable's value)
+    or `extent` (an extent as a number).
+    """
+
+    operation: str
+    operands: tuple[str, ...] = ()
+    payload: Affine | Extent | None = None
+
+    def __str__(self) -> str:
+        given = [*self.operands, *([str(self.payload)] if self.payload is not None else [])]
+        return f"{self.operation}({', '.join(given)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A number in the dtype of the name that it defines."""
+
+    number: float | int | bool
+
+    def __str__(self) -> str:
+        return repr(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The value of another name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Value: TypeAlias = Load | Apply | Literal | Copy
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """Define `name`, once."""
+
+    name: str
+    dtype: DType
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Give the accumulator `name` a new value."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """`buffer[offset] := name`."""
+
+    buffer: Buffer
+    offset: Affine
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIndex:
+    """`name := index`, negative counted from the end; out of range is reported for `node`."""
+
+    name: str
+    index: str
+    extent: Extent
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """`for var in 0 .. extent-1`."""
+
+    var: str
+    extent: Extent
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`C[c] := op(A[a]) @ op(B[b])`, row-major; the flags transpose, `n` is the row length of C."""
+
+    a: Buffer
+    b: Buffer
+    c: Buffer
+    offsets: tuple[Affine, Affine, Affine]
+    transposed: tuple[bool, bool]
+    m: Extent
+    n: Extent
+    k: Extent
+
+
+Statement: TypeAlias = For | Let | Update | Store | CheckIndex | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A function over buffers. `formula` says in mathematics what it computes."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    body: tuple[Statement, ...]
+    formula: str = ""
+    stage: int = 0
+    checks: bool = field(default=False)
+
+    def __str__(self) -> str:
+        args = ", ".join(f"{b.name}: {SHORT[b.dtype]}" for b in self.buffers)
+        head = f"kernel {self.name}({args})" + (f"  # {self.formula}" if self.formula else "")
+        return "\n".join([head, *_lines(self.body, 1)])
+
+
+def _lines(body: tuple[Statement, ...], depth: int) -> Iterator[str]:
+    pad = "  " * depth
+    for s in body:
+        if isinstance(s, For):
+            yield f"{pad}for {s.var} in 0..{s.extent}:"
+            yield from _lines(s.body, depth + 1)
+        elif isinstance(s, Let):
+            yield f"{pad}{s.name} := {s.value}"
+        elif isinstance(s, Update):
+            yield f"{pad}{s.name} <- {s.value}"
+        elif isinstance(s, Store):
+            yield f"{pad}{s.buffer.name}[{s.offset}] := {s.name}"
+        elif isinstance(s, CheckIndex):
+            yield f"{pad}{s.name} := checked {s.index} in 0..{s.extent}"
+        else:
+            a, b = (
+                f"{x.name}[{o}]" + ("^T" if t else "")
+                for x, o, t in zip((s.a, s.b), s.offsets, s.transposed, strict=False)
+            )
+            yield f"{pad}{s.c.name}[{s.offsets[2]}] := {a} @ {b}   # {s.m} x {s.k} x {s.n}"
+
+
+def walk(body: tuple[Statement, ...]) -> Iterator[Statement]:
+    """All statements, outer before inner."""
+    for s in body:
+        yield s
+        if isinstance(s, For):
+            yield from walk(s.body)

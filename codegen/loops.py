@@ -1,0 +1,351 @@
+"""Lowering of loop stages: rows of passes; see `lowering`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codegen import loop_ir as ir
+from codegen.access import ZERO, Index, is_one, reads
+from codegen.loop_ir import Affine, Apply, Let, Load, Statement, Store, variable
+from codegen.schedule import (
+    LoopStage,
+    Schedule,
+    axis_name,
+    domain_labels,
+    domain_of,
+    levels_of,
+    member_reads,
+    member_roots,
+    position_of,
+)
+from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
+from symgrad.graph.dims import size
+from symgrad.graph.dtypes import BOOL, INT32, INT64, DType, is_float
+from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reduce, Scatter
+from symgrad.graph.scalars import operations
+
+# Scalar functions so cheap that a second evaluation costs less than a round trip through memory.
+CHEAP = frozenset(
+    {
+        "select",
+        "less",
+        "less_equal",
+        "equal",
+        "not_equal",
+        "maximum",
+        "minimum",
+        "abs",
+        "sign",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "logical_not",
+        "floor",
+        "isnan",
+        "isfinite",
+        "stop_gradient",
+        "cast_float32",
+        "cast_float64",
+        "cast_int32",
+        "cast_int64",
+        "cast_bool",
+    }
+)
+
+
+class Loops(Values):
+    """One loop stage."""
+
+    def __init__(self, schedule: Schedule, stage: LoopStage, number: int) -> None:
+        self.stage = stage
+        self.position = position_of(stage.domain)
+        inner = frozenset(axis_name(k) for k in range(stage.split, len(stage.domain)))
+        super().__init__(schedule, number, inner)
+        self.level = levels_of(schedule, stage)
+        self.reduced: dict[Node, str] = {}
+        self.pass_number = 0
+        self.after: list[Statement] = []
+        self.writing_inner = False
+        self.temporaries = self._temporaries()
+        self.writes: set[Operand] = set()
+
+    # -- which members are sinks -------------------------------------------------------------------
+    def is_row(self, node: Node) -> bool:
+        if node in self.stage.trailing:
+            return True
+        return not self.stage.is_full(domain_of(node))
+
+    def sink_level(self, node: Node) -> int | None:
+        """The pass in which a member must be written out, None when nothing asks for it."""
+        if node in self.stage.trailing:
+            return self.level[node] - 1
+        wanted = node in self.plan.stored or node in self.temporaries
+        return self.level[node] if wanted or node in self.stage.accumulated else None
+
+    def _temporaries(self) -> dict[Node, Temporary]:
+        """Dear inner values that a later pass reads again."""
+        found: dict[Node, Temporary] = {}
+        shape = self.stage.domain[self.stage.split :]
+        for sink in self.stage.members:
+            if self.is_row(sink) and sink not in self.stage.trailing:
+                continue
+            trailing = sink in self.stage.trailing
+            if not (trailing or sink in self.plan.stored or sink in self.stage.accumulated):
+                continue
+            level = self.level[sink] - (1 if trailing else 0)
+            stack, seen = [sink], {sink}
+            while stack:
+                node = stack.pop()
+                here = self.position[: len(domain_of(node))]
+                for root, _ in member_roots(self.plan, node, here):
+                    if root in seen or root not in self.level or self.is_row(root):
+                        continue
+                    seen.add(root)
+                    if self.level[root] < level:
+                        if root in self.plan.stored or root in found:
+                            continue
+                        if _dear(root):
+                            found[root] = Temporary(root, shape, root.dtype)
+                            continue
+                    stack.append(root)
+        return found
+
+    # -- reading members ---------------------------------------------------------------------------
+    def member(self, node: Node, index: Index) -> str:
+        if node in self.reduced:
+            return self.reduced[node]
+        if node not in self.level:
+            return self.load(node, index)
+        if self.is_loaded(node):
+            if node in self.plan.stored:
+                return self.load(node, index)
+            offset = self.row_offset(index)
+            buffer = self.buffer(self.temporaries[node])
+            return self.place(node.dtype, Load(buffer, offset), self.depth_of(offset))
+        return self.compute(node, self.where(node))
+
+    def where(self, node: Node) -> Index:
+        domain = domain_of(node)
+        return tuple(ZERO if is_one(e) else p for e, p in zip(domain, self.position, strict=False))
+
+    def row_offset(self, index: Index) -> Affine:
+        return offset_of(self.stage.domain[self.stage.split :], index[self.stage.split :])
+
+    # -- writing -----------------------------------------------------------------------------------
+    def run(self) -> Lowered:
+        passes = max(self.level.values(), default=0)
+        for number in range(passes + 1):
+            self.pass_number = number
+            due = [m for m in self.stage.members if self.sink_level(m) == number]
+            rows = [n for n in due if self.is_row(n) and n not in self.stage.trailing]
+            self.prepare(rows)
+            for node in rows:
+                self.write_sink(node)
+            inner = [n for n in due if not self.is_row(n) or n in self.stage.trailing]
+            if inner:
+                self.write_pass(inner)
+        self.statements = [
+            *self.blocks[0],
+            *nest(self.stage.domain[: self.stage.split], 0, tuple(self.blocks[1])),
+            *self.after,
+        ]
+        return self.finish(self.stage.members, "", self.writes)
+
+    def write_pass(self, sinks: Sequence[Node]) -> None:
+        self.blocks[2], self.known[2] = [], {}
+        self.writing_inner = True
+        self.prepare(sinks)
+        accumulators: list[tuple[Node, str]] = []
+        for node in sinks:
+            if node in self.stage.trailing:
+                accumulators.append((node, self.reduce(node)))
+            else:
+                self.write_sink(node)
+        block = tuple(self.blocks[2])
+        self.blocks[1].extend(nest(self.stage.domain[self.stage.split :], self.stage.split, block))
+        self.blocks[2], self.known[2] = [], {}
+        self.writing_inner = False
+        for node, name in accumulators:
+            self.reduced[node] = name
+            if node in self.plan.stored:
+                self.store(node, name, self.own_index(node))
+
+    def prepare(self, sinks: Sequence[Node]) -> None:
+        """Write what the sinks need in the order of the members, so that no walk is deep."""
+        due = set(sinks)
+        needed = set(sinks)
+        for node in reversed(self.stage.members):
+            if node in needed and (node in due or not self.is_loaded(node)):
+                for root, _ in member_roots(self.plan, node, self.where(node)):
+                    if root in self.level and root not in self.reduced:
+                        needed.add(root)
+        for node in self.stage.members:
+            if node in needed and node not in due and not self.is_loaded(node):
+                self.compute(node, self.where(node))
+
+    def is_loaded(self, node: Node) -> bool:
+        """Whether a member's value lies in memory since an earlier pass."""
+        if node in self.reduced or node in self.stage.accumulated:
+            return True
+        if self.is_row(node) or self.level[node] >= self.pass_number:
+            return False
+        return node in self.temporaries or node in self.plan.stored
+
+    def write_sink(self, node: Node) -> None:
+        if node in self.stage.accumulated:
+            self.accumulate(node)
+            return
+        name = self.compute(node, self.where(node))
+        if node in self.temporaries:
+            temporary = self.temporaries[node]
+            offset = self.row_offset(self.where(node))
+            self.emit_store(temporary, offset, name)
+        if node in self.plan.stored:
+            self.store(node, name, self.where(node))
+
+    def store(self, node: Node, name: str, index: Index) -> None:
+        self.emit_store(node, offset_of(node.shape, index), name)
+
+    def emit_store(self, operand: Operand, offset: Affine, name: str) -> None:
+        depth = max(self.depth_of(offset), self.depth.get(name, 1))
+        self.writes.add(operand)
+        self.blocks[depth].append(Store(self.buffer(operand), offset, name))
+
+    def own_index(self, node: Node) -> Index:
+        """Where a reduction's result lies, at the current position of its domain."""
+        labels, summed = domain_labels(node)
+        place = dict(zip(labels, self.where(node), strict=True))
+        if isinstance(node, Einsum):
+            return tuple(place[k] for k in node.out)
+        return tuple(place[a] for a in labels if a not in summed)
+
+    def reduce(self, node: Node) -> str:
+        """A reduction over the row: an accumulator, updated in the inner loop."""
+        if isinstance(node, Reduce) and node.op in ("argmax", "argmin"):
+            return self.reduce_place(node)
+        operation = "add" if isinstance(node, Einsum) else _MERGE[node.op]  # type: ignore[attr-defined]
+        name = self.start(node, 1)
+        value = self.combine(node, member_reads(node, self.where(node)), ())
+        self.update(name, operation, value, node.dtype)
+        return name
+
+    def start(self, node: Node, depth: int) -> str:
+        number = 0 if isinstance(node, (Einsum, Scatter)) else start_of(node)
+        name = self.fresh()
+        self.depth[name] = depth
+        initial = self.literal(number, node.dtype)
+        self.blocks[depth].append(Let(name, node.dtype, ir.Copy(initial)))
+        return name
+
+    def update(self, name: str, operation: str, value: str, dtype: DType) -> None:
+        deep = 2 if self.writing_inner else 1
+        total = self.fresh()
+        self.depth[total] = deep
+        self.blocks[deep].append(Let(total, dtype, Apply(operation, (name, value))))
+        self.blocks[deep].append(ir.Update(name, total))
+
+    def reduce_place(self, node: Reduce) -> str:
+        """Argmax: the first place of the best value; NaN is better than any number."""
+        (arg,) = node.args
+        dtype = arg.dtype
+        sign = "less" if node.op == "argmax" else "greater"
+        best = self.start(node, 1)
+        place = self.fresh()
+        self.depth[place] = 1
+        self.blocks[1].append(Let(place, INT64, ir.Copy(self.literal(0, INT64))))
+        value = self.combine(node, member_reads(node, self.where(node)), ())
+        operands = (best, value) if sign == "less" else (value, best)
+        wins = self.inner_let("less", operands, BOOL)
+        if is_float(dtype):
+            strange = self.inner_let("isnan", (value,), BOOL)
+            usual = self.inner_let("logical_not", (self.inner_let("isnan", (best,), BOOL),), BOOL)
+            first = self.inner_let("logical_and", (strange, usual), BOOL)
+            wins = self.inner_let("logical_or", (wins, first), BOOL)
+        here = self.where(node)[len(node.shape) :]
+        position = offset_of(tuple(arg.shape[a] for a in node.axes), here)
+        index = self.inner_let("index", (), INT64, position)
+        better = self.inner_let("select", (wins, value, best), dtype)
+        there = self.inner_let("select", (wins, index, place), INT64)
+        self.blocks[2].extend((ir.Update(best, better), ir.Update(place, there)))
+        return place
+
+    def inner_let(
+        self, operation: str, operands: tuple[str, ...], dtype: DType, payload: Affine | None = None
+    ) -> str:
+        name = self.fresh()
+        self.depth[name] = 2
+        self.blocks[2].append(Let(name, dtype, Apply(operation, operands, payload)))
+        return name
+
+    # -- accumulating into memory --------------------------------------------------------------------
+    def accumulate(self, node: Node) -> None:
+        here = self.where(node)
+        if isinstance(node, Scatter):
+            index = self.target(node, here)
+            value = self.value(node.args[0], here)
+        else:
+            index = self.own_index(node)
+            value = self.combine(node, member_reads(node, here), ())
+        operation = "add" if isinstance(node, (Einsum, Scatter)) else _MERGE[node.op]  # type: ignore[attr-defined]
+        offset = offset_of(node.shape, index)
+        self.writes.add(node)
+        if not offset.terms:  # a scalar: keep it in a register and store it once
+            name = self.start(node, 0)
+            self.update(name, operation, value, node.dtype)
+            self.after.append(Store(self.buffer(node), offset, name))
+            return
+        buffer = self.buffer(node)
+        number = 0 if isinstance(node, (Einsum, Scatter)) else start_of(node)
+        initial = self.literal(number, node.dtype)
+        self.blocks[0].append(
+            ir.For("z", size(node.shape), (Store(buffer, variable("z"), initial),))
+        )
+        depth = 2 if self.writing_inner else 1
+        old, new = self.fresh(), self.fresh()
+        self.depth[old] = self.depth[new] = depth
+        self.blocks[depth].extend(
+            (
+                Let(old, node.dtype, Load(buffer, offset)),
+                Let(new, node.dtype, Apply(operation, (old, value))),
+                Store(buffer, offset, new),
+            )
+        )
+
+    def target(self, node: Scatter, here: Index) -> Index:
+        places = reads(node, here)
+        label_place = dict(zip(node.update_labels, here, strict=True))
+        return tuple(
+            label_place[a] if a >= 0 else self.checked(node, node.args[1 + ~a], places[1 + ~a], e)
+            for a, e in zip(node.target_axes, node.shape, strict=True)
+        )
+
+
+_MERGE = {"max": "maximum", "min": "minimum", "prod": "mul"}
+
+
+def start_of(node: Node) -> float | int | bool:
+    """Where a reduction starts: the neutral element of its operation."""
+    assert isinstance(node, Reduce)
+    dtype = node.args[0].dtype
+    bottom = lowest(dtype)
+    if node.op == "prod":
+        return 1
+    if node.op in ("max", "argmax"):
+        return bottom
+    if dtype.kind == "b":
+        return True
+    return float("inf") if is_float(dtype) else (2**31 - 1 if dtype == INT32 else 2**63 - 1)
+
+
+def lowest(dtype: DType) -> float | int | bool:
+    if dtype.kind == "b":
+        return False
+    return float("-inf") if is_float(dtype) else (-(2**31) if dtype == INT32 else -(2**63))
+
+
+def _dear(node: Node) -> bool:
+    if isinstance(node, Gather):
+        return True
+    return isinstance(node, Map) and any(
+        step.kind == "call" and step.payload not in CHEAP for step in operations(node.body)
+    )

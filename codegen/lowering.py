@@ -1,0 +1,131 @@
+"""Lowering: stages -> kernels in loop IR, over one buffer per stored node.
+
+A loop stage becomes rows of passes. In each row, pass by pass: row values that are ready, then one inner
+loop over everything that the pass must store, reduce or accumulate. Values are written on demand, each
+under its own name; what an earlier pass computed is loaded if it was stored, and recomputed if that is
+cheap. Memory (which buffers share a slot) is decided afterwards, on the loads and stores that stand here.
+"""
+
+from __future__ import annotations
+
+from codegen import loop_ir as ir
+from codegen.access import ZERO, is_one
+from codegen.contractions import extent_of
+from codegen.loop_ir import Apply, Let, Load, Statement, Store, variable
+from codegen.loops import Loops, lowest
+from codegen.schedule import LoopStage, MoveStage, ProductStage, Schedule, Stage, position_of
+from codegen.values import CopyOf, Lowered, Values, Writer, nest, offset_of, root_of
+from symgrad.graph.dims import Extent, same, size
+from symgrad.graph.nodes import Reduce, Reindex
+
+
+def lower(schedule: Schedule) -> list[Lowered]:
+    """The kernels of a schedule, in order."""
+    return [_lower_stage(schedule, stage, k) for k, stage in enumerate(schedule.stages)]
+
+
+def _lower_stage(schedule: Schedule, stage: Stage, number: int) -> Lowered:
+    if isinstance(stage, LoopStage):
+        return Loops(schedule, stage, number).run()
+    if isinstance(stage, ProductStage):
+        return _lower_product(schedule, stage, number)
+    if isinstance(stage.node, Reindex):
+        return _Moves(schedule, stage, number).run()
+    return _Running(schedule, stage, number).run()
+
+
+def lower_copy(copy: CopyOf, number: int) -> Lowered:
+    """A leaf takes a node's value."""
+    writer = Writer(None, number)
+    source, target = writer.buffer(root_of(copy.node)), writer.buffer(copy.leaf)
+    n = size(copy.leaf.shape)
+    i = variable("i0")
+    body = (Let("v0", source.dtype, Load(source, i)), Store(target, i, "v0"))
+    writer.statements = [ir.For("i0", n, body)]
+    return writer.finish((), "copy", {copy.leaf})
+
+
+class _Moves(Values):
+    """A Reindex of several pieces, or with zeros around."""
+
+    def __init__(self, schedule: Schedule, stage: MoveStage, number: int) -> None:
+        super().__init__(schedule, number, frozenset())
+        assert isinstance(stage.node, Reindex)
+        self.node = stage.node
+
+    def run(self) -> Lowered:
+        node = self.node
+        buffer = self.buffer(node)
+        total = size(node.shape)
+        covered: Extent = 0
+        for piece in node.pieces:
+            covered = covered + size(piece.count)
+        loops: list[Statement] = []
+        if same(covered, total) is not True:
+            zero = self.literal(0, node.dtype)
+            loops.append(ir.For("z", total, (Store(buffer, variable("z"), zero),)))
+        for arg, piece in zip(node.args, node.pieces, strict=True):
+            self.blocks[1], self.known[1] = [], {}
+            k = position_of(piece.count)
+            source = tuple(i * t + s for i, s, t in zip(k, piece.start, piece.step, strict=True))
+            place = tuple(i * t + s for i, s, t in zip(k, piece.offset, piece.stride, strict=True))
+            if piece.view == arg.shape:
+                name = self.value(arg, source)
+            else:
+                flat = offset_of(piece.view, source)
+                memory = self.buffer(root_of(arg))
+                name = self.place(arg.dtype, Load(memory, flat), 1)
+            target = offset_of(node.shape, place)
+            self.blocks[1].append(Store(buffer, target, name))
+            loops.extend(nest(piece.count, 0, tuple(self.blocks[1])))
+        self.statements = [*self.blocks[0], *loops]
+        return self.finish((node,), "", {node})
+
+
+class _Running(Values):
+    """A running reduction along one axis."""
+
+    def __init__(self, schedule: Schedule, stage: MoveStage, number: int) -> None:
+        super().__init__(schedule, number, frozenset({"t"}))
+        assert isinstance(stage.node, Reduce)
+        self.node = stage.node
+
+    def run(self) -> Lowered:
+        node = self.node
+        (axis,) = node.axes
+        others = node.shape[:axis] + node.shape[axis + 1 :]
+        rest = list(position_of(others))
+        index = (*rest[:axis], variable("t"), *rest[axis:])
+        index = tuple(ZERO if is_one(e) else i for i, e in zip(index, node.shape, strict=True))
+        operation = {"cumsum": "add", "cumprod": "mul", "cummax": "maximum"}[node.op]
+        number = {"cumsum": 0, "cumprod": 1}.get(node.op, lowest(node.dtype))
+        name = self.fresh()
+        self.depth[name] = 1
+        self.blocks[1].append(Let(name, node.dtype, ir.Copy(self.literal(number, node.dtype))))
+        value = self.value(node.args[0], index)
+        total = self.fresh()
+        self.blocks[2].extend(
+            (
+                Let(total, node.dtype, Apply(operation, (name, value))),
+                ir.Update(name, total),
+                Store(self.buffer(node), offset_of(node.shape, index), total),
+            )
+        )
+        self.blocks[1].append(ir.For("t", node.shape[axis], tuple(self.blocks[2])))
+        self.statements = [*self.blocks[0], *nest(others, 0, tuple(self.blocks[1]))]
+        return self.finish((node,), "", {node})
+
+
+def _lower_product(schedule: Schedule, stage: ProductStage, number: int) -> Lowered:
+    node, product = stage.node, stage.product
+    writer = Writer(schedule, number)
+    a, b, c = (writer.buffer(root_of(x)) for x in (*node.args, node))
+    m, n, k = (extent_of(node, labels) for labels in (product.m, product.n, product.k))
+    count = extent_of(node, product.batch)
+    step = variable("i0")
+    offsets = (ZERO, ZERO, ZERO)
+    if product.batch:
+        offsets = (step * size((m, k)), step * size((k, n)), step * size((m, n)))
+    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k)
+    writer.statements = [ir.For("i0", count, (call,))] if product.batch else [call]
+    return writer.finish((node,), "", {node})

@@ -1,0 +1,273 @@
+"""The memory plan: where every buffer of every kernel lies.
+
+Leaves, constants and results have memory of their own. Everything else lies in slots of one workspace:
+a slot serves buffers whose lifetimes do not meet, is as large as the largest of them, and slots never
+overlap. A kernel may write into the slot that it reads when each element is read for the last time
+before it is written, at the same place; this is read off the loops themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
+from codegen.lowering import lower_copy
+from codegen.schedule import Schedule
+from codegen.values import CopyOf, Lowered, Operand, merge_buffers, root_of
+from symgrad.graph.dims import Dim, Extent, same, size, value
+from symgrad.graph.errors import CompileError
+from symgrad.graph.nodes import Constant, Input, Node
+
+# Bytes to which slots are aligned: one cache line.
+ALIGNMENT = 64
+# The extent that stands for a symbolic one when slots are compared.
+TYPICAL_EXTENT = 64
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A block of the workspace: the sizes in bytes of all that it holds, and when it is free."""
+
+    number: int
+    sizes: list[Extent] = field(default_factory=list)
+    busy_until: int = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Invoked:
+    """One call of a kernel: `entries` are places in the table of addresses, one for each buffer."""
+
+    kernel: Kernel
+    entries: tuple[int, ...]
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Calls in order, and the table of addresses that a program is given.
+
+    The table: the report of bad indices, leaves, constants, results, slots.
+    """
+
+    calls: tuple[Invoked, ...]
+    leaves: tuple[Input, ...]
+    constants: tuple[Constant, ...]
+    results: tuple[Node, ...]
+    slots: tuple[Slot, ...]
+    lifetimes: tuple[tuple[Operand, int, int, int], ...]
+
+    @property
+    def first_slot(self) -> int:
+        """The table's entry of slot 0."""
+        return 1 + len(self.leaves) + len(self.constants) + len(self.results)
+
+    def slot_offsets(self, dims: dict[Dim, int]) -> tuple[list[int], int]:
+        """Byte offsets of the slots, and the size of the workspace."""
+        offsets, total = [], 0
+        for slot in self.slots:
+            offsets.append(total)
+            largest = max(value(s, dims) for s in slot.sizes)
+            total += -(-largest // ALIGNMENT) * ALIGNMENT
+        return offsets, total
+
+    def live_bound(self, dims: dict[Dim, int]) -> int:
+        """The most bytes that live at once: no plan can do with less."""
+        calls = range(len(self.calls))
+        return max(
+            (
+                sum(value(_bytes(o), dims) for o, _, first, last in self.lifetimes if first <= k <= last)
+                for k in calls
+            ),
+            default=0,
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"slot {slot.number:<3} {' | '.join(map(str, dict.fromkeys(slot.sizes)))} bytes"
+            for slot in self.slots
+        ]
+        return "\n".join(lines) or "no workspace"
+
+
+def _bytes(operand: Operand) -> Extent:
+    return size((*operand.shape, operand.dtype.itemsize))
+
+
+def plan_memory(
+    schedule: Schedule,
+    kernels: Sequence[Lowered],
+    results: Sequence[Node],
+    updates: Sequence[tuple[Input, Node]],
+    leaves: Sequence[Input],
+) -> Plan:
+    """Give every operand a place.
+
+    Args:
+        results: nodes whose values the caller gets, each in an array of its own.
+        updates: leaves and the nodes whose values they take at the end.
+        leaves:  all leaves that the program may be given, in the order of the table.
+    """
+    return _Planner(schedule, list(kernels), results, updates, leaves).run()
+
+
+class _Planner:
+    def __init__(self, schedule: Schedule, kernels: list[Lowered], results: Sequence[Node],
+                 updates: Sequence[tuple[Input, Node]], leaves: Sequence[Input]) -> None:
+        self.schedule = schedule
+        self.kernels = kernels
+        self.leaves = tuple(leaves)
+        self.results = tuple(dict.fromkeys(root_of(n) for n in results))
+        self.constants = tuple(dict.fromkeys(
+            o for k in kernels for o in k.operands if isinstance(o, Constant)
+        ))
+        self.entry: dict[Operand, int] = {}
+        for k, own in enumerate((*self.leaves, *self.constants, *self.results), 1):
+            self.entry.setdefault(own, k)
+        self.slots: list[Slot] = []
+        self.slot_of: dict[Operand, Slot] = {}
+        self._updates(updates)
+
+    def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
+        """A right-hand side is written over its leaf where that is safe, else copied at the end."""
+        last = self._last_uses()
+        taken: set[Operand] = set(self.entry)
+        copies: list[CopyOf] = []
+        for leaf, node in updates:
+            root = root_of(node)
+            writer = next((k for k, low in enumerate(self.kernels) if root in low.writes), None)
+            direct = (
+                writer is not None
+                and root not in taken
+                and root.dtype == leaf.dtype
+                and last.get(leaf, -1) <= writer
+                and (last.get(leaf, -1) < writer or self._in_place(self.kernels[writer], leaf, root))
+            )
+            if direct:
+                taken.add(root)
+                self.entry[root] = self.entry[leaf]
+            else:
+                copies.append(CopyOf(leaf, node))
+        number = len(self.schedule.stages)
+        self.kernels.extend(lower_copy(copy, number + k) for k, copy in enumerate(copies))
+
+    def _last_uses(self) -> dict[Operand, int]:
+        last: dict[Operand, int] = {}
+        for k, low in enumerate(self.kernels):
+            for operand in low.operands:
+                last[operand] = k
+        return last
+
+    def _in_place(self, low: Lowered, old: Operand, new: Operand) -> bool:
+        place = {o: b for o, b in zip(low.operands, low.kernel.buffers, strict=True)}
+        return old in place and new in place and reads_before_write(
+            low.kernel, place[old], place[new]
+        )
+
+    def run(self) -> Plan:
+        last = self._last_uses()
+        lifetimes: list[tuple[Operand, int, int, int]] = []
+        for k, low in enumerate(self.kernels):
+            for operand in low.operands:
+                if operand in self.entry or operand in self.slot_of:
+                    continue
+                slot = self._take(low, operand, k, last)
+                slot.busy_until = last[operand]
+                self.slot_of[operand] = slot
+                lifetimes.append((operand, slot.number, k, last[operand]))
+        first = 1 + len(self.leaves) + len(self.constants) + len(self.results)
+        for operand, slot in self.slot_of.items():
+            self.entry[operand] = first + slot.number
+        self._check(lifetimes)
+        calls = []
+        for low in self.kernels:
+            entries = [self.entry[o] for o in low.operands]
+            kernel, kept = merge_buffers(low.kernel, entries)
+            calls.append(Invoked(kernel, tuple(entries[j] for j in kept), low.nodes))
+        return Plan(
+            tuple(calls), self.leaves, self.constants, self.results, tuple(self.slots),
+            tuple(lifetimes),
+        )
+
+    def _take(self, low: Lowered, operand: Operand, k: int, last: dict[Operand, int]) -> Slot:
+        need = _bytes(operand)
+        for old in low.operands:
+            slot = self.slot_of.get(old)
+            if (
+                slot is not None
+                and last[old] == k == slot.busy_until
+                and old.dtype == operand.dtype
+                and same(_bytes(old), need) is True
+                and not any(self.slot_of.get(o) is slot and o is not old for o in low.operands)
+                and self._in_place(low, old, operand)
+            ):
+                slot.sizes.append(need)
+                return slot
+        free = [s for s in self.slots if s.busy_until < k]
+        if free:
+            wanted = _typical(need)
+            best = min(free, key=lambda s: (abs(_largest(s) - wanted), s.number))
+            best.sizes.append(need)
+            return best
+        slot = Slot(len(self.slots), [need])
+        self.slots.append(slot)
+        return slot
+
+    def _check(self, lifetimes: Sequence[tuple[Operand, int, int, int]]) -> None:
+        """Two operands may be in one slot at one time only where one is written over the other."""
+        for number in range(len(self.slots)):
+            here = sorted((f, t) for _, s, f, t in lifetimes if s == number)
+            for (_, end), (start, _) in zip(here, here[1:], strict=False):
+                if start < end:
+                    raise CompileError(
+                        f"slot {number} is given away at call {start} and needed until {end} "
+                        "(codegen/memory.py)"
+                    )
+
+
+def _typical(extent: Extent) -> int:
+    if type(extent) is int:
+        return extent
+    return value(extent, {d: TYPICAL_EXTENT for d in extent.free_symbols})
+
+
+def _largest(slot: Slot) -> int:
+    return max(map(_typical, slot.sizes))
+
+
+def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
+    """Whether `new` may lie where `old` lies: each element is read before, at the same place, is written.
+
+    Holds when all loads of `old` and all stores of `new` have one offset, and no load stands after a
+    store: offsets are row-major in the loop variables, so two iterations touch different elements.
+    """
+    loads: list[tuple[int, Affine]] = []
+    stores: list[tuple[int, Affine]] = []
+    time = 0
+
+    def visit(body: tuple[Statement, ...]) -> None:
+        nonlocal time
+        for s in body:
+            time += 1
+            if isinstance(s, For):
+                visit(s.body)
+            elif isinstance(s, Let) and isinstance(s.value, Load):
+                if s.value.buffer.name == old.name:
+                    loads.append((time, s.value.offset))
+                if s.value.buffer.name == new.name:
+                    stores.append((-1, s.value.offset))
+            elif isinstance(s, Store) and s.buffer.name == new.name:
+                stores.append((time, s.offset))
+            elif isinstance(s, Store) and s.buffer.name == old.name:
+                loads.append((10**9, s.offset))
+            elif not isinstance(s, (Let, Store)) and hasattr(s, "offsets"):
+                loads.append((10**9, Affine()))
+
+    visit(kernel.body)
+    if not stores or not loads:
+        return bool(stores)
+    place = stores[0][1]
+    if any(offset != place for _, offset in loads + stores):
+        return False
+    return max(t for t, _ in loads) < min(t for t, _ in stores)
+

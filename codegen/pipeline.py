@@ -1,0 +1,124 @@
+"""The road from expressions to a running program; the whole story on one screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from codegen import targets
+from codegen.compiled import Compiled, Stages
+from codegen.contractions import order_contractions
+from codegen.formulas import with_formulas
+from codegen.lowering import lower
+from codegen.memory import plan_memory
+from codegen.schedule import make_schedule
+from codegen.tune import tune
+from symgrad.calculus.simplification import simplify
+from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
+from symgrad.graph.dims import same
+from symgrad.graph.functions import P
+from symgrad.graph.graph import Graph
+from symgrad.graph.leaves import as_node
+from symgrad.graph.nodes import Constant, Input, Node, describe, map_node
+from symgrad.graph.structure import flatten
+
+
+def compile(
+    outputs: Any,
+    updates: Mapping[Input, Any] | None = None,
+    target: str = "cpu",
+    threads: int = 1,
+    seed: int = 0,
+    training: bool = False,
+) -> Compiled:
+    """Compile expressions into a function of their leaves.
+
+    Args:
+        outputs:  an expression, or a sequence or dict of expressions.
+        updates:  {leaf: expression}: after each call the leaf holds the expression's value. All
+            right-hand sides read old values. The program owns such leaves in `f.state`.
+        target:   the name of a module in `codegen/targets`.
+        threads:  how many threads a call may use.
+        seed:     of initial values and random numbers.
+        training: whether dropout is active.
+    Returns: a function that takes arrays by name and returns arrays in the structure of `outputs`.
+    Raises: LeafError, ShapeError, DTypeError for updates that do not fit; CompileError.
+
+    >>> import symgrad as sg
+    >>> x = sg.input("x", (3,))
+    >>> f = sg.compile((x * x).sum())
+    >>> float(f(x=[1.0, 2.0, 3.0]))
+    14.0
+    """
+    if threads != 1:
+        raise CompileError(f"threads={threads}: programs run on one thread so far; use threads=1.")
+    nodes, rebuild = flatten(outputs)
+    pairs = _updates(updates or {})
+    clock = _Clock()
+    written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
+    wanted = [*nodes, *(n for _, n in pairs)]
+    wanted = clock("simplify", lambda: simplify(wanted))
+    wanted = clock("order contractions", lambda: order_contractions(wanted))
+    wanted = [_in_memory(n, k >= len(nodes)) for k, n in enumerate(wanted)]
+    final, right = wanted[: len(nodes)], wanted[len(nodes) :]
+    schedule = clock("schedule", lambda: make_schedule([n for n in wanted if not _is_leaf(n)]))
+    lowered = clock("lower", lambda: lower(schedule))
+    lowered = clock("tune", lambda: [replace(k, kernel=tune(k.kernel)) for k in lowered])
+    lowered = with_formulas(schedule, lowered)
+    plan = clock("plan memory", lambda: plan_memory(
+        schedule, lowered, [n for n in final if not _is_leaf(n)],
+        [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
+    ))
+    back = clock("import numba", lambda: targets.find(target))
+    key = schedule.graph.key
+    source = clock("print", lambda: back.print_program(plan, written.dims, key))
+    loaded = clock("load", lambda: back.load_program(source, key))
+    stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds)
+    return Compiled(stages, loaded, nodes, rebuild, [leaf for leaf, _ in pairs], final, seed)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        self.seconds[name] = time.perf_counter() - start
+        return result
+
+
+def _is_leaf(node: Node) -> bool:
+    return isinstance(node, (Input, Constant))
+
+
+def _in_memory(node: Node, always: bool) -> Node:
+    """A right-hand side that is a leaf is copied by a Map, so that updates may swap leaves."""
+    if not (always and _is_leaf(node)):
+        return node
+    return map_node(P[0], [node], node.dtype)
+
+
+def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
+    pairs: list[tuple[Input, Node]] = []
+    for leaf, given in updates.items():
+        if not isinstance(leaf, Input):
+            raise LeafError(f"updates: the key {leaf!r} is no leaf. Keys are inputs or parameters.")
+        node = as_node(given, leaf.dtype)
+        if len(node.shape) != len(leaf.shape) or any(
+            same(a, b) is False for a, b in zip(node.shape, leaf.shape, strict=False)
+        ):
+            raise ShapeError(
+                f"updates: a leaf keeps its shape\n  {describe(leaf)}\n  {describe(node)}\n"
+                "  The right-hand side must have the leaf's shape."
+            )
+        if node.dtype != leaf.dtype:
+            raise DTypeError(
+                f"updates: a leaf keeps its dtype\n  {describe(leaf)}\n  {describe(node)}\n"
+                f"  Cast the right-hand side: astype(x, '{leaf.dtype}')."
+            )
+        pairs.append((leaf, node))
+    return pairs
+

@@ -1,0 +1,74 @@
+"""Loop optimisations: Kernel -> Kernel, independent of the target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from codegen.loop_ir import Affine, Apply, For, Kernel, Let, Load, Statement, Store, walk
+from symgrad.graph.dims import Extent, same, size
+
+
+def tune(kernel: Kernel) -> Kernel:
+    """All optimisations, in order."""
+    return replace(kernel, body=collapse(kernel.body))
+
+
+def collapse(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """rewrite: for i in 0..m: for j in 0..n: s[i n + j]  ->  for j in 0..m n: s[j]
+
+    requires: i and j occur as i n + j only, everywhere. One long loop vectorises better than short ones.
+    """
+    done: list[Statement] = []
+    for s in body:
+        if isinstance(s, For):
+            s = replace(s, body=collapse(s.body))
+            if len(s.body) == 1 and isinstance(s.body[0], For):
+                inner = s.body[0]
+                if _joint(inner.body, s.var, inner.var, inner.extent):
+                    dropped = _drop(inner.body, s.var)
+                    s = For(inner.var, size((s.extent, inner.extent)), dropped)
+        done.append(s)
+    return tuple(done)
+
+
+def _affine(statement: Statement) -> tuple[Affine, ...]:
+    if isinstance(statement, Store):
+        return (statement.offset,)
+    if isinstance(statement, Let) and isinstance(statement.value, Load):
+        return (statement.value.offset,)
+    if isinstance(statement, Let) and isinstance(statement.value, Apply):
+        payload = statement.value.payload
+        return (payload,) if isinstance(payload, Affine) else ()
+    offsets = getattr(statement, "offsets", ())
+    return tuple(offsets)
+
+
+def _joint(body: tuple[Statement, ...], outer: str, inner: str, extent: Extent) -> bool:
+    for statement in walk(body):
+        if isinstance(statement, For):
+            return False
+        for affine in _affine(statement):
+            a, b = affine.coefficient(outer), affine.coefficient(inner)
+            if same(a, b * extent) is not True:
+                return False
+    return True
+
+
+def _drop(body: tuple[Statement, ...], outer: str) -> tuple[Statement, ...]:
+    """The body without the outer variable, whose part the inner one now holds."""
+
+    def without(affine: Affine) -> Affine:
+        return Affine(tuple((v, c) for v, c in affine.terms if v != outer), affine.const)
+
+    done: list[Statement] = []
+    for s in body:
+        if isinstance(s, Store):
+            s = replace(s, offset=without(s.offset))
+        elif isinstance(s, Let) and isinstance(s.value, Load):
+            s = replace(s, value=replace(s.value, offset=without(s.value.offset)))
+        elif isinstance(s, Let) and isinstance(s.value, Apply):
+            payload = s.value.payload
+            if isinstance(payload, Affine):
+                s = replace(s, value=replace(s.value, payload=without(payload)))
+        done.append(s)
+    return tuple(done)
