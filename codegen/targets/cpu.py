@@ -16,6 +16,7 @@ from codegen import loop_ir as ir
 from codegen.loading import Loaded, load
 from codegen.loop_ir import Affine, For, Kernel, Let, Load, Statement, Store
 from codegen.memory import Plan
+from codegen.runtime import checks, linalg, memory, vector_math
 from codegen.runtime.vector_math import PRIMITIVES
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import BOOL, FLOAT64, INT32, INT64, SHORT, DType
@@ -143,8 +144,6 @@ _SCALARS = {
 
 
 def _by_module(names: set[str]) -> dict[str, set[str]]:
-    from codegen.runtime import checks, linalg, memory, vector_math
-
     found: dict[str, set[str]] = {}
     for name in names:
         for module in (memory, checks, linalg, vector_math):
