@@ -9,6 +9,7 @@ which cross between the halves, do not take part in the ranking.
 from __future__ import annotations
 
 import html
+import textwrap
 
 import graphviz
 
@@ -153,7 +154,7 @@ def _add_box(graph: graphviz.Digraph, box: Box) -> None:
         own_fill = LEAF_FILL
     fill = box.fill or own_fill
     ink = contrast(fill)
-    detail = MUTED if ink == INK else ink
+    detail = MUTED if box.fill is None else ink
     label = _markup(box.label, 13, ink, bold=box.kind in ("input", "parameter", "result"))
     if box.detail:
         label += f"<BR/>{_markup(box.detail, 9, detail)}"
@@ -182,7 +183,8 @@ def _add_edge(graph: graphviz.Digraph, edge: Edge) -> None:
     if edge.letter:
         parts.append(f"<I>{_markup(edge.letter, 11, INK if edge.color else color, bold=True)}</I>")
     if edge.label:
-        parts.append(_markup(edge.label, 9.5, MUTED))
+        gap = "&#160;" if edge.width > 2 else ""
+        parts.append(gap + _markup(edge.label, 9.5, MUTED))
     if parts:
         attributes["label"] = f"< {'  '.join(parts)} >"
     if edge.kind == "residual":
@@ -197,8 +199,8 @@ def _head(diagram: Diagram) -> str:
     rows = [f"<TR><TD>{_markup(diagram.title, 17, INK, bold=True)}</TD></TR>"]
     rows += [
         f"<TR><TD>{_markup(line, 12, INK)}</TD></TR>"
-        for line in diagram.caption.split("\n")
-        if line
+        for paragraph in diagram.caption.split("\n")
+        for line in textwrap.wrap(printable(paragraph), 84)
     ]
     if diagram.legend.swatches:
         rows.append(f"<TR><TD>{_swatches(diagram.legend)}</TD></TR>")

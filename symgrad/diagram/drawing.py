@@ -176,7 +176,11 @@ class _Picture:
                 group.nodes.append(node)
         if self.flow is not None:
             self.scale = MagnitudeScale.of(
-                [m for g in self.groups.values() if (m := self._magnitude(g)) is not None]
+                [
+                    m
+                    for g in self.groups.values()
+                    if self._shows_flow(g) and (m := self._magnitude(g)) is not None
+                ]
             )
         for key, group in self.groups.items():
             if not isinstance(key, tuple):
@@ -192,6 +196,7 @@ class _Picture:
             edges=(*edges, *extra_edges),
             clusters=clusters,
             legend=self._legend(),
+            direction="TB" if self.folding.summary and len(boxes) > 12 else "LR",
             order=self._order(clusters, edges),
         )
 

@@ -14,7 +14,7 @@ from symgrad.diagram.layers import Structure
 from symgrad.graph.nodes import Constant, Input, Node
 
 CAP = 250  # boxes above which level="auto" folds
-COLUMNS = 24  # layers drawn side by side as boxes before neighbours share one
+COLUMNS = 20  # layers drawn as boxes in a row before neighbours share one
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def layers_folded(structure: Structure, repeats: bool = True, columns: int = COL
     Args:
         structure: the picture's nodes.
         repeats: whether layers alike are drawn as one with a counter; magnitudes forbid it.
-        columns: how many boxes stand side by side at most.
+        columns: how many boxes stand in a row at most.
     """
     numbers = sorted(set(structure.layer[n] for n in structure.nodes))
     runs = {k: Run(k, k, True) for k in numbers}

@@ -93,7 +93,10 @@ def _positive(values: Sequence[float]) -> np.ndarray:
 def _plot_layers(axes: Axes, flow: GradientFlow, layers: Sequence[FlowRow]) -> None:
     numbers = [row.layer for row in layers]
     norms = _positive([row.gradient_norm for row in layers])
-    axes.plot(numbers, norms, "o-", color=BACKWARD, label="layer's output", zorder=3)
+    size = 5.0 if len(numbers) <= 60 else 2.5
+    axes.plot(
+        numbers, norms, "o-", color=BACKWARD, markersize=size, label="layer's output", zorder=3
+    )
     forecast = _forecast(layers)
     if forecast is not None:
         axes.plot(numbers, forecast, "--", color=INK, linewidth=1.3, label="mean-field forecast")
@@ -108,7 +111,7 @@ def _plot_layers(axes: Axes, flow: GradientFlow, layers: Sequence[FlowRow]) -> N
                 marker,
                 color=FORWARD,
                 fillstyle="none" if marker == "^" else "full",
-                markersize=4.5,
+                markersize=size,
                 label=f"parameters: {label}",
             )
     if np.isfinite(norms).any():
