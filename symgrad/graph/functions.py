@@ -118,7 +118,7 @@ def _define(
 ) -> Callable[..., sympy.Expr]:
     cls = type(name, (base,), {"nargs": arity, "__module__": __name__})
     template = latex or (
-        rf"\operatorname{{{name.replace('_', ' ')}}}\left("
+        rf"\operatorname{{{{{name.replace('_', ' ')}}}}}\left("
         + ", ".join(["{}"] * arity)
         + r"\right)"
     )
@@ -196,7 +196,9 @@ logical_not = _define("logical_not", np.logical_not, 1, "bool", r"\neg {}")
 isnan = _define("isnan", np.isnan, 1, "bool")
 isfinite = _define("isfinite", np.isfinite, 1, "bool")
 select = _define(
-    "select", np.where, 3, "select", kink="only the chosen branch is differentiated", base=Selected
+    "select", np.where, 3, "select",
+    r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}",
+    kink="only the chosen branch is differentiated", base=Selected,
 )
 stop_gradient = _define("stop_gradient", np.asarray, 1, "same", "{}", kink="its derivative is 0")
 CAST = {

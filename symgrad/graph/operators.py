@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 ROOMS = (
     "arithmetic", "elementwise", "reductions", "contractions", "shapes", "indexing", "losses", "leaves",
+    "text", "latex",
 )
 
 
