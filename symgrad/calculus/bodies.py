@@ -188,24 +188,62 @@ def calls(body: sympy.Expr) -> bool:
 
 
 @cache
-def factors_of(body: sympy.Expr) -> tuple[int, ...] | None:
-    """The k of a plain product of distinct placeholders `p_a * p_b * ..`; None for anything else.
+def monomial(body: sympy.Expr) -> tuple[sympy.Expr, tuple[int, ...]] | None:
+    """Coefficient c and the k of `c * p_a * p_b * ..`, all distinct; None for anything else.
 
-    >>> factors_of(P[0] * P[2]), factors_of(P[0] ** 2)
-    ((0, 2), None)
+    >>> monomial(-P[0] * P[2]), monomial(P[0] ** 2)
+    ((-1, (0, 2)), None)
     """
-    terms = body.args if isinstance(body, sympy.Mul) else (body,)
-    if all(isinstance(t, Placeholder) and t != Y for t in terms):
-        return placeholders_in(body)
-    return None
+    coefficient: list[sympy.Expr] = []
+    for term in body.args if isinstance(body, sympy.Mul) else (body,):
+        if isinstance(term, Placeholder):
+            if term == Y:
+                return None
+        elif any(isinstance(s, (Placeholder, AxisIndex)) for s in term.free_symbols):
+            return None
+        else:
+            coefficient.append(term)
+    return sympy.Mul(*coefficient), placeholders_in(body)
 
 
 @cache
-def terms_of(body: sympy.Expr) -> tuple[int, ...] | None:
-    """The k of a plain sum of distinct placeholders `p_a + p_b + ..`; None for anything else."""
-    if isinstance(body, sympy.Add) and all(isinstance(t, Placeholder) and t != Y for t in body.args):
-        return placeholders_in(body)
-    return None
+def linear(body: sympy.Expr) -> tuple[tuple[int, int], ...] | None:
+    """(k, c) of a sum `c_a p_a + c_b p_b + ..` with integer c; None for anything else.
+
+    >>> linear(P[0] - 2 * P[1])
+    ((0, 1), (1, -2))
+    """
+    found: dict[int, int] = {}
+    for term in body.args if isinstance(body, sympy.Add) else (body,):
+        one = monomial(term)
+        if one is None or len(one[1]) != 1 or not one[0].is_Integer:
+            return None
+        found[one[1][0]] = int(one[0])
+    return tuple(sorted(found.items()))
+
+
+@cache
+def compose(
+    outer: sympy.Expr, places: tuple[int, ...], inner: tuple[tuple[int, sympy.Expr], ...]
+) -> sympy.Expr:
+    """`outer` with p_k replaced by `inner[k]`, or else renamed to p_places[k].
+
+    >>> compose(P[0] * P[1], (0, 2), ((0, P[0] + P[1]),))
+    p2*(p0 + p1)
+    """
+    names: dict[sympy.Expr, sympy.Expr] = {
+        placeholder(k): placeholder(n) for k, n in enumerate(places)
+    }
+    names.update({placeholder(k): body for k, body in inner})
+    return collect(outer.xreplace(names))
+
+
+@cache
+def packed(body: sympy.Expr) -> tuple[sympy.Expr, tuple[int, ...]]:
+    """The body with its placeholders numbered 0, 1, .. and which they were."""
+    used = placeholders_in(body)
+    names = {placeholder(k): placeholder(n) for n, k in enumerate(used) if k != n}
+    return (body.xreplace(names) if names else body), used
 
 
 @cache

@@ -213,19 +213,21 @@ def piece_box(piece: Piece) -> list[tuple[int, int]] | None:
 def contract(
     vector: Node, batch: int, labels: Sequence[int],
     factors: Iterable[tuple[Node, Sequence[int]]], out: Sequence[int], shape: Shape,
+    position: int = 0,
 ) -> Node:
     """`out[batch.., out] = sum vector[batch.., labels] * factors`.
 
     Args:
-        vector:  a tangent or cotangent with `batch` leading axes.
-        factors: tensors with the labels of their axes.
-        shape:   of `out`, without the leading axes.
+        vector:   a tangent or cotangent with `batch` leading axes.
+        factors:  tensors with the labels of their axes.
+        shape:    of `out`, without the leading axes.
+        position: of the vector among the factors.
     """
     factors = list(factors)
     top = 1 + max([-1, *labels, *out, *(k for _, group in factors for k in group)])
     lead = tuple(range(top, top + batch))
     extents = {**dict(zip(out, shape, strict=True)), **dict(zip(lead, vector.shape, strict=False))}
-    args = [(vector, (*lead, *labels)), *factors]
+    args = [*factors[:position], (vector, (*lead, *labels)), *factors[position:]]
     if not vector.shape and is_literal(vector, 1.0) and factors:
         args = factors
     if len(args) == 1 and tuple(args[0][1]) == (*lead, *out):

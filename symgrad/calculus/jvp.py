@@ -203,7 +203,9 @@ def _einsum(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
             for j, (arg, labels) in enumerate(zip(node.args, node.labels, strict=True))
             if j != k
         ]
-        parts.append(contract(tangent, len(lead), node.labels[k], others, node.out, node.shape))
+        parts.append(
+            contract(tangent, len(lead), node.labels[k], others, node.out, node.shape, k)
+        )
     return total(parts)
 
 

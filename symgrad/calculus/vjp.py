@@ -322,7 +322,7 @@ def _einsum(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangen
             if j != k
         ]
         parts.append(
-            contract(ct, batch, node.out, others, node.labels[k], node.args[k].shape)
+            contract(ct, batch, node.out, others, node.labels[k], node.args[k].shape, k)
             if need else None
         )
     return parts
