@@ -20,6 +20,7 @@ from symgrad._version import __version__ as __version__
 
 _ROOMS: dict[str, list[str]] = {
     "calculus.jvp": ["jvp"],
+    "calculus.simplification": ["simplify", "substitute"],
     "calculus.vjp": ["grad", "value_and_grad", "vjp"],
     "diagram.drawing": ["draw"],
     "graph.arithmetic": [
@@ -73,7 +74,9 @@ _ROOMS: dict[str, list[str]] = {
         "ShapeError",
         "SymgradError",
     ],
+    "graph.evaluator": ["evaluate"],
     "graph.indexing": ["one_hot", "take", "take_along_axis", "tril", "triu"],
+    "graph.latex": ["latex"],
     "graph.leaves": [
         "arange",
         "constant",
@@ -124,6 +127,7 @@ _ROOMS: dict[str, list[str]] = {
         "transpose",
     ],
     "insight.flow": ["gradient_flow"],
+    "train.trainer": ["Trainer"],
 }
 _SUBMODULES: list[str] = ["init", "optim"]
 _COMPILER: dict[str, list[str]] = {"pipeline": ["compile"]}
@@ -186,6 +190,7 @@ if TYPE_CHECKING:
     from codegen.pipeline import compile as compile
     from symgrad import init as init, optim as optim
     from symgrad.calculus.jvp import jvp as jvp
+    from symgrad.calculus.simplification import simplify as simplify, substitute as substitute
     from symgrad.calculus.vjp import grad as grad, value_and_grad as value_and_grad, vjp as vjp
     from symgrad.diagram.drawing import draw as draw
     from symgrad.graph.arithmetic import (
@@ -247,6 +252,7 @@ if TYPE_CHECKING:
         ShapeError as ShapeError,
         SymgradError as SymgradError,
     )
+    from symgrad.graph.evaluator import evaluate as evaluate
     from symgrad.graph.indexing import (
         one_hot as one_hot,
         take as take,
@@ -254,6 +260,7 @@ if TYPE_CHECKING:
         tril as tril,
         triu as triu,
     )
+    from symgrad.graph.latex import latex as latex
     from symgrad.graph.leaves import (
         arange as arange,
         constant as constant,
@@ -308,3 +315,4 @@ if TYPE_CHECKING:
         transpose as transpose,
     )
     from symgrad.insight.flow import gradient_flow as gradient_flow
+    from symgrad.train.trainer import Trainer as Trainer
