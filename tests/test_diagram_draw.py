@@ -121,8 +121,32 @@ def test_residual_connection_stays_in_its_layer() -> None:
     first, second = parameter("first", (5, 5)), parameter("second", (5, 5))
     hidden = tanh(x @ first)
     diagram = draw((hidden + tanh(hidden @ second)).sum())
-    assert home(diagram, box_of(diagram, "+")) == "loss"
+    assert home(diagram, box_of(diagram, "+")) == "layer 2 · 5 → 5"
     assert home(diagram, box_of(diagram, "a·second")) == "layer 2 · 5 → 5"
+
+
+def test_target_belongs_to_the_loss() -> None:
+    x, y, w = input("x", (3, 5)), input("y", (3, 7)), parameter("w", (5, 7))
+    diagram = draw(((x @ w - y) ** 2).mean())
+    assert home(diagram, box_of(diagram, "a − y")) == "loss"
+    assert home(diagram, box_of(diagram, "y")) == "loss"
+
+
+def test_unrolled_recurrence_has_a_layer_per_step() -> None:
+    w, u = parameter("w", (5, 5)), parameter("u", (3, 5))
+    hidden: Node = input("h", (2, 5))
+    for k in range(4):
+        hidden = tanh(hidden @ w + input(f"x{k}", (2, 3)) @ u)
+    diagram = draw((hidden * hidden).sum(), wrt=[w, u])
+    assert [c.label for c in diagram.clusters] == [
+        "layer 1",
+        "layer 2",
+        "layer 3",
+        "layer 4",
+        "loss",
+    ]
+    for k in range(4):
+        assert home(diagram, box_of(diagram, f"x{k}·u")) == f"layer {k + 1}"
 
 
 def test_transposed_parameter_joins_its_users_layer() -> None:

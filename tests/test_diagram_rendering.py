@@ -86,6 +86,10 @@ def test_repeated_cluster_bears_its_counter() -> None:
     assert "×3" in picture("layer").dot
 
 
+def test_markup_in_a_tooltip_stays_text() -> None:
+    assert 'tooltip="<b>bold</b>"' in picture("<b>bold</b>").dot
+
+
 def test_equal_diagrams_give_equal_text() -> None:
     assert picture().dot == picture().dot
 
@@ -147,9 +151,7 @@ def test_renderers_are_found_by_import_and_on_path(monkeypatch) -> None:
 
 def test_child_is_killed_at_the_time_limit(tmp_path, monkeypatch) -> None:
     note = tmp_path / "pid"
-    program = (
-        "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
-    )
+    program = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
     command = [sys.executable, "-c", program, str(note)]
     monkeypatch.setattr(rendering, "_command", lambda renderer, form: command)
     began = time.monotonic()

@@ -240,8 +240,10 @@ def test_dense_tanh_layers_are_found() -> None:
 
 def test_transposed_weight_has_its_fan_in_last() -> None:
     x, w = input("x", (3, 5)), parameter("w", (7, 5))
-    layers = dense_tanh_layers(toposort([tanh(x @ w.T)]))
-    assert all(layer.transposed for layer in layers)
+    (layer,) = dense_tanh_layers(toposort([tanh(x @ w.T)]))
+    assert layer.transposed
+    assert layer.source is x
+    assert layer.weight is w
 
 
 def test_measured_chi_follows_theory_in_a_wide_network() -> None:

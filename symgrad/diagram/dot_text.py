@@ -70,7 +70,9 @@ def _markup(text: str, size: float, color: str, bold: bool = False) -> str:
 def _plain(text: str) -> str:
     """A quoted string in which Graphviz expands nothing; lines stay lines."""
     lines = [printable(line) for line in text.split("\n")]
-    return graphviz.escape("\n".join(lines))
+    # A subclass of str that tells graphviz not to read `<..>` as HTML.
+    escaped: str = graphviz.escape("\n".join(lines))
+    return escaped
 
 
 def dot_text(diagram: Diagram) -> str:

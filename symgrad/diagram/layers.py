@@ -82,6 +82,7 @@ def _forward_layers(
             depth += 1
             begins.setdefault(depth, []).append(node)
         layer[node] = depth
+    begins = _late(forward, layer, begins, weight)
     last = max(begins, default=0)
     loss = _cut_loss(forward, layer, weight, begins[last], last) if last else None
     _place_weights(forward, layer, weight, loss)
@@ -117,6 +118,26 @@ def _weight_of(node: Node, weight: set[Node]) -> Node | None:
     return None
 
 
+def _late(
+    forward: Sequence[Node],
+    layer: dict[Node, int],
+    begins: Mapping[int, Sequence[Node]],
+    weight: set[Node],
+) -> dict[int, list[Node]]:
+    """Move contractions of an input alone to where they are used: x_t U joins its time step."""
+    started = {node for nodes in begins.values() for node in nodes}
+    first: dict[Node, int] = {}
+    moved: dict[int, list[Node]] = {}
+    for node in reversed(forward):
+        if node in started:
+            if all(isinstance(a, Input) or a in weight for a in node.args):
+                layer[node] = max(layer[node], first.get(node, 0))
+            moved.setdefault(layer[node], []).insert(0, node)
+        for arg in node.args:
+            first[arg] = min(first.get(arg, layer[node]), layer[node])
+    return dict(sorted(moved.items()))
+
+
 def _cut_loss(
     forward: Sequence[Node],
     layer: dict[Node, int],
@@ -124,9 +145,17 @@ def _cut_loss(
     begins: Sequence[Node],
     last: int,
 ) -> int | None:
-    """Move what follows the last layer into the loss: all but Maps of the layer's own shape."""
+    """Move what follows the last layer into the loss.
+
+    Its own are Maps of its shape, unless they read an input that nothing before them reads: a
+    target.
+    """
     shapes = {node.shape for node in begins}
     started = set(begins)
+    early: set[Node] = set()
+    for node in forward:
+        if layer[node] < last or node in started:
+            early.update(node.args)
     found = None
     for node in forward:
         if layer[node] != last or node in weight or node in started:
@@ -135,7 +164,7 @@ def _cut_loss(
         own = (
             isinstance(node, Map)
             and node.shape in shapes
-            and all(layer[a] == last and not isinstance(a, Input) for a in others)
+            and all(layer[a] <= last and (a in early or not isinstance(a, Input)) for a in others)
         )
         if not own:
             layer[node] = found = last + 1

@@ -111,7 +111,7 @@ class Legend:
     bar: ColorBar | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diagram:
     """A picture of a graph.
 
@@ -164,6 +164,6 @@ class Diagram:
     def _repr_svg_(self) -> str:
         return self.svg
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         drawn = f"{len(self.boxes)} boxes, {len(self.edges)} edges, {len(self.clusters)} clusters"
-        return f"Diagram: {self.title} ({drawn})"
+        return f"<Diagram: {self.title}, {drawn}>"

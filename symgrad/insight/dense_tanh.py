@@ -52,12 +52,23 @@ def _layer(output: Map) -> DenseTanh | None:
     if not isinstance(product, Einsum) or len(product.args) != 2 or len(product.summed) != 1:
         return None
     (inner,) = product.summed
-    for k, weight in enumerate(product.args):
+    for k, arg in enumerate(product.args):
+        weight, turned = _matrix(arg)
         labels = product.labels[k]
-        if isinstance(weight, Input) and weight.kind == "parameter" and len(labels) == 2:
-            source = product.args[1 - k]
-            return DenseTanh(source, weight, bias, before, output, labels[1] == inner)
+        if weight is not None and len(labels) == 2:
+            stored_last = (labels[1] == inner) is not turned
+            return DenseTanh(product.args[1 - k], weight, bias, before, output, stored_last)
     return None
+
+
+def _matrix(node: Node) -> tuple[Input | None, bool]:
+    """The parameter behind an argument, and whether it is read transposed."""
+    turned = False
+    if isinstance(node, Einsum) and len(node.args) == 1 and node.out == (1, 0):
+        node, turned = node.args[0], True
+    if isinstance(node, Input) and node.kind == "parameter" and node.ndim == 2:
+        return node, turned
+    return None, turned
 
 
 def mean_field_growth(layer: DenseTanh, value: Mapping[Node, np.ndarray]) -> float:

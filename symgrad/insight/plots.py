@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FORMS = ("svg", "png", "pdf")
 _COLORS = {"vanishing": FORWARD, "critical": RESIDUAL, "exploding": BACKWARD}
 # SVG text stays text, and equal figures give equal files.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "symgrad", "font.size": 11.0}
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "symgrad"}
 
 
 def new_figure(width: float, height: float) -> Figure:
