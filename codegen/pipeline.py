@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,25 @@ from codegen.schedule import make_schedule
 from codegen.tune import tune
 from symgrad.calculus.simplification import simplify
 from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
-from symgrad.graph.dims import same
-from symgrad.graph.functions import P
+from symgrad.graph.dims import Extent, same
+from symgrad.graph.dtypes import INT32
+from symgrad.graph.functions import AXIS, P
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import as_node
-from symgrad.graph.nodes import Constant, Input, Node, describe, map_node
+from symgrad.graph.nodes import (
+    Constant,
+    Gather,
+    Input,
+    Map,
+    Node,
+    Scatter,
+    describe,
+    einsum_node,
+    map_node,
+)
+from symgrad.graph.provenance import provenance
 from symgrad.graph.structure import flatten
+from symgrad.graph.traversal import toposort
 
 
 def compile(
@@ -59,16 +72,17 @@ def compile(
     clock = _Clock()
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
     wanted = [*nodes, *(n for _, n in pairs)]
-    wanted = clock("simplify", lambda: simplify(wanted))
+    wanted = clock("simplify", lambda: simplify_checked(wanted, written))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
     wanted = [_in_memory(n, k >= len(nodes)) for k, n in enumerate(wanted)]
-    final, right = wanted[: len(nodes)], wanted[len(nodes) :]
+    count = len(nodes) + len(pairs)
+    final, right = wanted[: len(nodes)], wanted[len(nodes) : count]
     schedule = clock("schedule", lambda: make_schedule([n for n in wanted if not _is_leaf(n)]))
     lowered = clock("lower", lambda: lower(schedule))
     lowered = clock("tune", lambda: [replace(k, kernel=tune(k.kernel)) for k in lowered])
     lowered = with_formulas(schedule, lowered)
     plan = clock("plan memory", lambda: plan_memory(
-        schedule, lowered, [n for n in final if not _is_leaf(n)],
+        schedule, lowered, [n for n in [*final, *wanted[count:]] if not _is_leaf(n)],
         [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
     ))
     back = clock("import numba", lambda: targets.find(target))
@@ -77,6 +91,44 @@ def compile(
     loaded = clock("load", lambda: back.load_program(source, key))
     stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds)
     return Compiled(stages, loaded, nodes, rebuild, [leaf for leaf, _ in pairs], final, seed)
+
+
+def simplify_checked(outputs: Sequence[Node], written: Graph) -> list[Node]:
+    """Simplify, and keep every index check of the graph as written.
+
+    A Scatter of labels may become a comparison with an axis index, which proves nothing about the
+    labels; then an extra output reads `arange(extent)` at them, and with that they are checked.
+    """
+    asked = _index_uses(written.nodes)
+    done = list(simplify([*outputs, *(index for index, _, _ in asked)]))
+    kept, indices = done[: len(outputs)], done[len(outputs) :]
+    checked = {(id(i), e) for i, e, _ in _index_uses(toposort(kept))}
+    for index, (_, extent, user) in zip(indices, asked, strict=True):
+        if (id(index), extent) not in checked and not isinstance(index, Constant):
+            checked.add((id(index), extent))
+            with provenance(user.origin or user.name, where=user.where):
+                places = Map((), AXIS[0], (extent,), INT32)
+                labels = tuple(range(index.ndim))
+                read = Gather((places, index), (~0,), (labels,), labels)
+                kept.append(einsum_node([read], [labels], ()) if labels else read)
+    return kept
+
+
+def _index_uses(nodes: Sequence[Node]) -> list[tuple[Node, Extent, Node]]:
+    """Index expressions, the extents that they index, and the nodes that use them."""
+    found: dict[tuple[int, Extent], tuple[Node, Extent, Node]] = {}
+    for node in nodes:
+        if isinstance(node, Gather):
+            axes, shape = node.source_axes, node.args[0].shape
+        elif isinstance(node, Scatter):
+            axes, shape = node.target_axes, node.shape
+        else:
+            continue
+        for axis, extent in zip(axes, shape, strict=True):
+            if axis < 0:
+                index = node.args[1 + ~axis]
+                found.setdefault((id(index), extent), (index, extent, node))
+    return list(found.values())
 
 
 class _Clock:

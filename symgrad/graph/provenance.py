@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PACKAGES = tuple(os.path.join(_ROOT, package) + os.sep for package in ("symgrad", "codegen"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,13 @@ CONTEXT = _Context()
 
 
 def caller() -> SourceLine | None:
-    """The innermost frame outside this package: the user's line."""
+    """The innermost frame outside symgrad: the user's line."""
     if CONTEXT.where is not None:
         return CONTEXT.where
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE) and not file.startswith("<string"):
+        if not file.startswith(_PACKAGES) and not file.startswith("<string"):
             return SourceLine(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
@@ -74,7 +75,7 @@ def provenance(
 
 
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Give the nodes that a verb makes the verb's name as their origin; an outer verb's name wins."""
+    """Give the nodes that a verb makes its name as their origin; an outer verb's name wins."""
     name = function.__name__.rstrip("_")
 
     @wraps(function)
