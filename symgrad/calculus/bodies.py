@@ -1,8 +1,8 @@
 """Scalar bodies of derivatives: masked products, pullbacks of a Map, sums and substitutions.
 
-A derivative of `select` keeps its mask: `a * select(c, g, 0)` is written `select(c, a * g, 0)`, so that
-an infinite `a` in the branch that was not taken contributes zero and not NaN. Every function here is
-pure and cached, because a network repeats few bodies many times.
+A derivative of `select` keeps its mask: `a * select(c, g, 0)` is written `select(c, a * g, 0)`, so
+that an infinite `a` in the branch that was not taken contributes zero and not NaN. Every function
+here is pure and cached, because a network repeats few bodies many times.
 """
 
 from __future__ import annotations

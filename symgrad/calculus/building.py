@@ -69,7 +69,7 @@ def expanded(node: Node, shape: Shape) -> Node:
     return einsum_node((node,), (labels[lead:],), labels, dict(enumerate(shape)))
 
 
-# -- masks ---------------------------------------------------------------------------------------------
+# -- masks -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Mask:
     """Where a value may differ from zero: a bool body over `args`, which broadcast to its shape."""
@@ -105,7 +105,7 @@ def masked_map(
     return Map((*args, *mask.args), bodies.restrict(condition, body), shape, dtype)
 
 
-# -- sums ------------------------------------------------------------------------------------------------
+# -- sums ------------------------------------------------------------------------------------------
 def total(parts: Sequence[Node]) -> Node:
     """The sum of nodes of one shape; equal parts are counted, masks and disjoint pieces are kept.
 
@@ -165,7 +165,7 @@ def join_pieces(nodes: list[Node]) -> list[Node]:
             apart.append(node)
             continue
         for axis, (low, high) in enumerate(spans):
-            # disjoint along one axis from all that is there, equal extent along the others is not asked
+            # disjoint from all others along one axis is enough
             taken = rows.setdefault(axis, [])
             if all(high <= a or b <= low for a, b in taken):
                 break
@@ -199,7 +199,7 @@ def _spans(node: Node) -> list[tuple[int, int]] | None:
 
 
 def piece_box(piece: Piece) -> list[tuple[int, int]] | None:
-    """Per axis the interval `[low, high)` of the output that a piece writes to; None if symbolic."""
+    """Per axis the interval `[low, high)` that a piece writes to; None if symbolic."""
     box: list[tuple[int, int]] = []
     for count, offset, stride in zip(piece.count, piece.offset, piece.stride, strict=True):
         if type(count) is not int or type(offset) is not int:
@@ -209,7 +209,7 @@ def piece_box(piece: Piece) -> list[tuple[int, int]] | None:
     return box
 
 
-# -- contraction with leading axes -------------------------------------------------------------------
+# -- contraction with leading axes -----------------------------------------------------------------
 def contract(
     vector: Node, batch: int, labels: Sequence[int],
     factors: Iterable[tuple[Node, Sequence[int]]], out: Sequence[int], shape: Shape,
@@ -245,7 +245,7 @@ def reduce_to(x: Node, batch: int, full: Shape, shape: Shape) -> Node:
 
 
 def aligned(shape: Shape, full: Shape, place: int) -> tuple[int, ...]:
-    """The axes of `full` that those of `shape` broadcast to; a stretched axis has a label of its own.
+    """The axes of `full` that those of `shape` meet; a stretched axis has a label of its own.
 
     Args:
         place: 1, 2, ..: keeps the labels of stretched axes of several shapes apart.
@@ -278,9 +278,9 @@ def axes_of_one(x: Node, shape: Sequence[Extent]) -> Node | None:
     return einsum_node((x,), (range(x.ndim),), out, {x.ndim + k: 1 for k in range(len(shape))})
 
 
-# -- derivatives as tensors ----------------------------------------------------------------------------
+# -- derivatives as tensors ------------------------------------------------------------------------
 def map_factor(node: Map, k: int) -> tuple[Node | None, sympy.Expr] | None:
-    """D node / d args[k], elementwise, as a tensor that broadcasts to the node's shape.
+    """The derivative of a Map by args[k], as a tensor that broadcasts to the node's shape.
 
     Returns: None where it is zero; else the tensor (None where it is a number) and its body.
     """

@@ -31,7 +31,7 @@ def rebuilt(
     labels: Labels,
     extents: Mapping[int, Extent],
 ) -> Node:
-    """The contraction over other operands; a summed label that none has is a factor of its extent."""
+    """The contraction over other operands; a summed label that none has becomes its extent."""
     args, labels = list(args), list(labels)
     present = {k for group in labels for k in group} | set(node.out)
     for k, extent in extents.items():
@@ -74,11 +74,13 @@ def _private(node: Einsum, n: int) -> list[int]:
     ]
 
 
-# -- operands that are contractions, products, sums ------------------------------------------------------
+# -- operands that are contractions, products, sums ------------------------------------------------
 def inner_einsum(node: Einsum, once: Once) -> Node | None:
-    # sum (sum a b) c -> sum a b c
-    # requires: the inner one sums nothing or is read here alone; the order of matrix products may
-    #           then be chosen anew, but none is computed twice. Unit matrices are let in always.
+    """rewrite: sum (sum a b) c -> sum a b c.
+
+    requires: the inner one sums nothing or is read here alone; the order of matrix products may
+              then be chosen anew, but none is computed twice. Unit matrices are let in always.
+    """
     for n, arg in enumerate(node.args):
         if isinstance(arg, Einsum) and _opens(node, n, arg, once):
             base = len(node.extents)
@@ -113,9 +115,11 @@ def _opens(node: Einsum, n: int, arg: Einsum, once: Once) -> bool:
 
 
 def inner_product(node: Einsum, once: Once) -> Node | None:
-    # sum (a * b) c -> sum a b c
-    # requires: something is summed; the product is read here alone, or carries a unit matrix;
-    #           a number among the factors of a user's product stays where it is written.
+    """rewrite: sum (a * b) c -> sum a b c.
+
+    requires: something is summed; the product is read here alone, or carries a unit matrix;
+              a number among the factors of a user's product stays where it is written.
+    """
     for n, arg in enumerate(node.args):
         if not isinstance(arg, Map) or not arg.args:
             continue
@@ -156,7 +160,7 @@ def _opened(
 
 
 def inner_sum_of_deltas(node: Einsum, once: Once) -> Node | None:
-    # sum (d + b) c -> sum d c + sum b c  where d carries a unit matrix, which then goes
+    """rewrite: sum (d + b) c -> sum d c + sum b c  where d carries a unit matrix."""
     for n, arg in enumerate(node.args):
         if not isinstance(arg, Map) or not any(carries_delta(a) for a in arg.args):
             continue
@@ -182,10 +186,12 @@ def inner_sum_of_deltas(node: Einsum, once: Once) -> Node | None:
     return None
 
 
-# -- single operands ------------------------------------------------------------------------------------
+# -- single operands -------------------------------------------------------------------------------
 def delta(node: Einsum, once: Once) -> Node | None:
-    # sum_a [a = b] x_a -> x_b
-    # requires: a is summed, and no operand would have b twice
+    """rewrite: sum_a [a = b] x_a -> x_b.
+
+    requires: a is summed, and no operand would have b twice.
+    """
     for n, arg in enumerate(node.args):
         if not is_delta(arg):
             continue
@@ -203,14 +209,14 @@ def delta(node: Einsum, once: Once) -> Node | None:
 
 
 def zero_operand(node: Einsum, once: Once) -> Node | None:
-    # sum 0 a -> 0, of zeros and sums that differentiation made
+    """rewrite: sum 0 a -> 0, of zeros and sums that differentiation made."""
     if derived(node) and any(map(is_zero, node.args)) and not is_zero(node):
         return zeros_node(node.shape, node.dtype)
     return None
 
 
 def scalar_operands(node: Einsum, once: Once) -> Node | None:
-    # sum s a -> s * sum a  for a scalar s;  sum 1 a -> sum a
+    """rewrite: sum s a -> s * sum a  for a scalar s;  sum 1 a -> sum a."""
     plain = [n for n, group in enumerate(node.labels) if group]
     if len(plain) == len(node.args) or not plain:
         return None
@@ -227,14 +233,14 @@ def scalar_operands(node: Einsum, once: Once) -> Node | None:
 
 
 def identity(node: Einsum, once: Once) -> Node | None:
-    # sum x -> x  where nothing is summed, moved or repeated
+    """rewrite: sum x -> x  where nothing is summed, moved or repeated."""
     if len(node.args) == 1 and node.labels[0] == node.out and node.args[0].shape == node.shape:
         return node.args[0]
     return None
 
 
 def private_sum(node: Einsum, once: Once) -> Node | None:
-    # sum_bk a_bk c_b -> sum_b (sum_k a_bk) c_b
+    """rewrite: sum_bk a_bk c_b -> sum_b (sum_k a_bk) c_b."""
     if len(node.args) < 2:
         return None
     for n, arg in enumerate(node.args):
@@ -247,7 +253,7 @@ def private_sum(node: Einsum, once: Once) -> Node | None:
 
 
 def broadcast_last(node: Einsum, once: Once) -> Node | None:
-    # a contraction that is also repeated along new axes -> contract, then repeat
+    """rewrite: a contraction that is also repeated along new axes -> contract, then repeat."""
     present = {k for group in node.labels for k in group}
     free = [k for k in node.out if k not in present and not is_extent_one(node.extents[k])]
     if not free or (len(node.args) == 1 and not really_summed(node)):
@@ -258,7 +264,7 @@ def broadcast_last(node: Einsum, once: Once) -> Node | None:
 
 
 def elementwise(node: Einsum, once: Once) -> Node | None:
-    # a product that sums nothing and transposes nothing -> map p0 * p1
+    """rewrite: a product that sums nothing and transposes nothing -> map p0 * p1."""
     if len(node.args) < 2 or node.summed or any(map(is_delta, node.args)):
         return None
     place = {k: n for n, k in enumerate(node.out)}

@@ -58,9 +58,9 @@ def build(
     return Map(tuple(unique[k] for k in used), body, shape, dtype)
 
 
-# -- rules that hold for every value -------------------------------------------------------------------
+# -- rules that hold for every value ---------------------------------------------------------------
 def identity(node: Map, once: Once) -> Node | None:
-    # f(x) = x:  map f(x) -> x
+    """rewrite: f(x) = x:  map f(x) -> x."""
     if len(node.args) != 1:
         return None
     (arg,) = node.args
@@ -72,7 +72,7 @@ def identity(node: Map, once: Once) -> Node | None:
 
 
 def cast_of_cast(node: Map, once: Once) -> Node | None:
-    # float32(float64(x)) -> x  for float32 x: widening loses nothing
+    """rewrite: float32(float64(x)) -> x  for float32 x: widening loses nothing."""
     (inner,) = node.args if len(node.args) == 1 else (None,)
     if not isinstance(inner, Map) or len(inner.args) != 1 or inner.shape != node.shape:
         return None
@@ -85,18 +85,18 @@ def cast_of_cast(node: Map, once: Once) -> Node | None:
 
 
 def negation_of_negation(node: Map, once: Once) -> Node | None:
-    # -(-x) -> x
-    if node.body != -P[0] or not isinstance(node.args[0], Map):
+    """rewrite: -(-x) -> x."""
+    inner = node.args[0] if node.body == -P[0] else None
+    if not isinstance(inner, Map) or inner.body != -P[0]:
         return None
-    (inner,) = node.args
-    same_shape = inner.shape == node.shape
-    return inner.args[0] if inner.body == -P[0] and same_shape and (
-        inner.args[0].shape == node.shape
-    ) else None
+    return inner.args[0] if inner.args[0].shape == node.shape else None
 
 
 def equal_arguments(node: Map, once: Once) -> Node | None:
-    # f(x, x): one argument;  x + x -> 2 x.  Where that would lose x (x - x, x / x) the user's stay.
+    """rewrite: f(x, x) -> g(x), as x + x -> 2 x.
+
+    requires: x is still read; a user's x - x and x / x stay.
+    """
     if len(set(node.args)) == len(node.args):
         return None
     first: dict[Node, int] = {}
@@ -109,7 +109,7 @@ def equal_arguments(node: Map, once: Once) -> Node | None:
 
 
 def stretched_argument(node: Map, once: Once) -> Node | None:
-    # f(broadcast x) -> f(x): a Map stretches its arguments itself
+    """rewrite: f(broadcast x) -> f(x): a Map stretches its arguments itself."""
     args = [_narrow(arg) for arg in node.args]
     if all(a is b for a, b in zip(args, node.args, strict=True)):
         return None
@@ -138,7 +138,7 @@ def _narrow(arg: Node) -> Node:
 
 
 def stretched_result(node: Map, once: Once) -> Node | None:
-    # f(x) stretched -> broadcast f(x): compute once what is equal along an axis
+    """rewrite: f(x) stretched -> broadcast f(x): compute once what is equal along an axis."""
     if bodies.uses_axes(node.body):
         return None
     shape: Shape = broadcast(node.args, "map") if node.args else ()
@@ -157,7 +157,7 @@ def stretched_result(node: Map, once: Once) -> Node | None:
 
 
 def number_argument(node: Map, once: Once) -> Node | None:
-    # f(x, n) with a number n: a dim, 1 in a product, and what differentiation made, go into f
+    """rewrite: f(x, n) -> g(x) for a dim n, 1 in a product, and 0, 1, -1 of differentiation."""
     names: dict[sympy.Expr, sympy.Expr] = {}
     plain = bodies.monomial(node.body)
     for k, arg in enumerate(node.args):
@@ -173,7 +173,8 @@ def number_argument(node: Map, once: Once) -> Node | None:
             names[placeholder(k)] = sympy.S.NegativeOne
     if names:
         body = bodies.collect(node.body.xreplace(names))
-        if derived(node) or len(placeholders_in(body)) == len(placeholders_in(node.body)) - len(names):
+        left = len(placeholders_in(node.body)) - len(names)
+        if derived(node) or len(placeholders_in(body)) == left:
             return build(body, node.args, node.shape, node.dtype)
     return _folded(node) if derived(node) and not node.shape else None
 
@@ -190,9 +191,12 @@ def _folded(node: Map) -> Node | None:
     return Constant(evaluate_scalar(node.body, values, (), {}, node.dtype))
 
 
-# -- composition, of what differentiation made ---------------------------------------------------------
+# -- composition, of what differentiation made -----------------------------------------------------
 def sum_of_maps(node: Map, once: Once) -> Node | None:
-    # f(x) + g(y) -> (f + g)(x, y), and h(f(x)) where f is small: fewer nodes, and terms may cancel
+    """rewrite: f(x) + g(y) -> (f + g)(x, y), and h(f(x)) -> (h f)(x) where f is small.
+
+    requires: all were made by differentiation: there terms may cancel.
+    """
     if not derived(node):
         return None
     sums = bodies.linear(node.body) is not None

@@ -30,7 +30,7 @@ Once = Callable[[Node], bool]
 
 
 def identity(node: Reindex, once: Once) -> Node | None:
-    # x[whole] -> x;  reshape of reshape -> reshape
+    """rewrite: x[whole] -> x;  reshape of reshape -> reshape."""
     if not is_reshape(node):
         return None
     (arg,) = node.args
@@ -40,12 +40,12 @@ def identity(node: Reindex, once: Once) -> Node | None:
 
 
 def axes_of_one(node: Reindex, once: Once) -> Node | None:
-    # a reshape that puts in or takes out axes of one -> Einsum, which meets others
+    """rewrite: a reshape that puts in or takes out axes of one -> Einsum, which meets others."""
     return building.axes_of_one(node.args[0], node.shape) if is_reshape(node) else None
 
 
 def move_of_scalar(node: Reindex, once: Once) -> Node | None:
-    # a reshape of one number repeated -> the number repeated
+    """rewrite: a reshape of one number repeated -> the number repeated."""
     if not is_reshape(node):
         return None
     (arg,) = node.args
@@ -55,7 +55,10 @@ def move_of_scalar(node: Reindex, once: Once) -> Node | None:
 
 
 def move_of_move(node: Reindex, once: Once) -> Node | None:
-    # x[a + s k][b + t j] -> x[a + s b + s t j];  a slice that lies in one piece reads its source
+    """rewrite: x[a + s k][b + t j] -> x[a + s b + s t j].
+
+    requires: the slice lies in one piece of x, then it reads the source of that piece.
+    """
     if len(node.pieces) != 1 or is_reshape(node):
         return None
     (outer,), (arg,) = node.pieces, node.args
@@ -100,9 +103,11 @@ def _plain(value: Extent) -> Extent:
 
 
 def scatter_without_sum(node: Scatter, once: Once) -> Node | None:
-    # out[b, index_b] = u_b -> out[b, c] = select(c = index_b, u_b, 0): the one-hot of a label
-    # requires: no two updates meet, for every label of the updates is an axis of the result;
-    #           negative positions count from the end
+    """rewrite: out[b, index_b] = u_b -> out[b, c] = select(c = index_b, u_b, 0).
+
+    requires: no two updates meet, for every label of the updates is an axis of the result;
+              negative positions count from the end.
+    """
     updates, *indices = node.args
     axes = node.target_axes
     if set(node.update_labels) - set(axes) or len(axes) > len(AXIS):

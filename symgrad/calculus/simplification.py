@@ -1,19 +1,18 @@
 """Equal graphs with fewer nodes: rules by node class, applied from the leaves to the end.
 
 Each rule stands with its equation in `map_rules.py`, `einsum_rules.py` or `move_rules.py`; the lists
-below say which are tried, in which order. A rule returns a node of the same shape and dtype, or None.
-Two kinds are kept apart: what holds for every value (also NaN, infinity and -0.0) is applied
-everywhere; what holds for finite values only is applied to nodes that differentiation made, so that a
-user's own `0.0 * x` stays.
+below say which are tried, in which order. A rule returns a node of the same shape and dtype, or
+None. What holds for every value (NaN, infinity, -0.0) is applied everywhere; what holds for finite
+values only is applied to nodes that differentiation made, so that a user's own `0.0 * x` stays.
 
-Every rule removes a node, a label, an argument or a stretched extent, or moves a broadcast or a scalar
-factor towards the end; sweeps are repeated until nothing changes, at most `SWEEPS` times.
+Every rule removes a node, a label, an argument or a stretched extent, or moves a broadcast or a
+scalar factor towards the end; sweeps repeat until nothing changes, at most `SWEEPS` times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import overload
+from typing import Any, overload
 
 from symgrad.calculus import einsum_rules, map_rules, move_rules
 from symgrad.graph.dims import same, show
@@ -27,7 +26,7 @@ SWEEPS = 8
 ATTEMPTS = 64  # rules that may fire on one node in one sweep
 
 Once = Callable[[Node], bool]
-Rule = Callable[[Node, Once], Node | None]
+Rule = Callable[[Any, Once], Node | None]  # a rule takes the class under which it is listed
 
 RULES: Mapping[type[Node], tuple[Rule, ...]] = {
     Map: (
@@ -69,10 +68,10 @@ def simplify(e: Sequence[Node]) -> tuple[Node, ...]: ...
 def simplify(e: Node | Sequence[Node]) -> Node | tuple[Node, ...]:
     """An equal expression with fewer nodes, or several that share what they can.
 
-    rewrite: every node by the first rule of `RULES` that fits, from the leaves to the end, until none
-             does.
-    keeps:   shapes, dtypes, values for finite data, NaN and infinity of what the user wrote, and the
-             line and primal of each node.
+    rewrite: every node by the first rule of `RULES` that fits, from the leaves to the end, until
+             none does.
+    keeps:   shapes, dtypes, values for finite data, NaN and infinity of what the user wrote, and
+             the line and primal of each node.
 
     >>> from symgrad.graph.leaves import input
     >>> x = input("x", (3, 5))

@@ -1,4 +1,4 @@
-"""Reverse mode: cotangents of all that an expression depends on, in one walk from its end to its leaves.
+"""Reverse mode: the cotangents of all that an expression depends on, in one walk from its end.
 
     vjp:  x_ct = J' y_ct        grad:  the cotangents of a scalar loss, y_ct = 1
 
@@ -60,7 +60,7 @@ Cotangents = Sequence[Node | None]
 Rule = Callable[[Node, Node, int, Sequence[bool]], Cotangents]
 
 
-# -- public ------------------------------------------------------------------------------------------
+# -- public ----------------------------------------------------------------------------------------
 @overload
 def grad(loss: Node, wrt: Node) -> Node: ...
 @overload
@@ -130,7 +130,9 @@ def vjp(
     single = isinstance(outputs, Node) and not isinstance(cotangents, (tuple, list))
     given = (cotangents,) if single else tuple(cotangents)  # type: ignore[arg-type]
     if len(given) != len(outs):
-        raise GradError(f"vjp: {len(outs)} outputs, but {len(given)} cotangents. Give one for each.")
+        raise GradError(
+            f"vjp: {len(outs)} outputs, but {len(given)} cotangents. Give one for each."
+        )
     for out in outs:
         check_float("vjp", "an output", out)
     seeds = [as_node(ct, out.dtype) for ct, out in zip(given, outs, strict=True)]
@@ -140,7 +142,7 @@ def vjp(
     return pull_back(pairs, targets, batch)
 
 
-# -- checks that reverse and forward mode share ------------------------------------------------------
+# -- checks that reverse and forward mode share ----------------------------------------------------
 def as_targets(asked: str, wrt: Node | Sequence[Node]) -> tuple[Node, ...]:
     """The nodes to differentiate by.
 
@@ -151,7 +153,7 @@ def as_targets(asked: str, wrt: Node | Sequence[Node]) -> tuple[Node, ...]:
         if not isinstance(target, Node):
             raise GradError(
                 f"{asked}: wrt must be an expression or a sequence of them, "
-                f"got {type(target).__name__}. Pass the leaves themselves, not their names or values."
+                f"got {type(target).__name__}. Pass the leaves, not their names or values."
             )
         check_float(asked, "wrt", target)
     return targets
@@ -192,7 +194,7 @@ def check_vectors(asked: str, role: str, nodes: Sequence[Node], vectors: Sequenc
     return batches.pop() if batches else 0
 
 
-# -- the walk ----------------------------------------------------------------------------------------
+# -- the walk --------------------------------------------------------------------------------------
 def pull_back(
     seeds: Sequence[tuple[Node, Node]], targets: Sequence[Node], batch: int
 ) -> tuple[Node, ...]:
@@ -245,7 +247,7 @@ def rule_of(node: Node) -> Rule:
     return rule
 
 
-# -- rules: (node, ct, batch, needs) -> cotangents of the arguments ------------------------------------
+# -- rules: (node, ct, batch, needs) -> cotangents of the arguments --------------------------------
 def _map(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangents:
     # y = f(a, b):  a_ct = sum over stretched axes of y_ct * df/da
     assert isinstance(node, Map)
@@ -289,7 +291,9 @@ def _map_batched(node: Map, k: int, ct: Node, batch: int) -> Node | None:
 def merge_mask(ct: Node, batch: int, d: Node, shape: Shape) -> tuple[Node, Node | None]:
     """Keep masks in a product of a contraction with an elementwise factor.
 
-        Einsum(.., select(c, g, 0)) * d = Einsum(.., select(c, g * d, 0)), and with g and d exchanged
+        Einsum(.., select(c, g, 0)) * d = Einsum(.., select(c, g * d, 0))
+
+    and the same with g and d exchanged.
 
     Returns: the contraction, and what is still to be multiplied with it.
     """
