@@ -26,9 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from symgrad.graph.arithmetic import expm1, rsqrt, sqrt, square
+from symgrad.graph.arithmetic import square
 from symgrad.graph.dims import same, show
 from symgrad.graph.dtypes import INT32, DType, is_float
+from symgrad.graph.elementwise import expm1, rsqrt, sqrt
 from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
 from symgrad.graph.leaves import cast
 from symgrad.graph.nodes import Input, Node, describe
@@ -55,7 +56,7 @@ class Rule:
     move: Callable[[Node, Node, Rate, Sequence[Node], Mapping[str, float]], tuple[Node, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Optimizer:
     """A rule with its learning rate and its options; made by the functions below.
 
@@ -66,7 +67,7 @@ class Optimizer:
     name: str
     learning_rate: Rate
     options: tuple[tuple[str, float], ...] = ()
-    _leaves: dict[Input, tuple[Input, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _leaves: dict[Input, tuple[Input, ...]] = field(default_factory=dict, repr=False)
 
     def state(self, param: Input) -> tuple[Input, ...]:
         """The leaves kept beside a parameter: the same ones every time."""

@@ -67,11 +67,11 @@ class Problem:
         self.log = np.zeros(1000, np.int64)
         buffers = (np.zeros((batch, 3), np.float32), np.zeros(batch, np.int64))
         arrays = (*buffers, self.w, self.loss, self.norm, self.log)
+        table = np.array([a.ctypes.data for a in arrays], np.int64)
         self.step = Step(
             program=program.address,
-            table=np.array([a.ctypes.data for a in arrays], np.int64),
-            dims_full=np.array([batch]),
-            dims_rest=np.array([n % batch]),
+            full=(table, np.array([batch])),
+            rest=(table.copy(), np.array([n % batch])),
             buffers=buffers,
             outputs=(self.loss, self.norm),
             state=(self.w,),

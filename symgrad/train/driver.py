@@ -91,21 +91,22 @@ def gather(columns, count, order, shuffled, start, rows):
 @cfunc("int64(int64, int64)", cache=True, error_model="numpy")
 def program(job, cursor_address):
     step_program = address(job, 0)
-    table = address(job, 1)
-    dims_full = address(job, 2)
-    dims_rest = address(job, 3)
-    n = address(job, 4)
-    batch = address(job, 5)
-    shuffled = address(job, 6) != 0
-    seed = address(job, 7)
-    first_epoch = address(job, 8)
-    order = at_i64(address(job, 9), 0)
-    columns = at_i64(address(job, 10), 0)
-    column_count = address(job, 11)
-    outputs = at_i64(address(job, 12), 0)
-    output_count = address(job, 13)
-    sums = at_f64(address(job, 14), 0)
-    stop_at_nan = address(job, 15) != 0
+    n = address(job, 1)
+    batch = address(job, 2)
+    shuffled = address(job, 3) != 0
+    seed = address(job, 4)
+    first_epoch = address(job, 5)
+    order = at_i64(address(job, 6), 0)
+    columns = at_i64(address(job, 7), 0)
+    column_count = address(job, 8)
+    outputs = at_i64(address(job, 9), 0)
+    output_count = address(job, 10)
+    sums = at_f64(address(job, 11), 0)
+    stop_at_nan = address(job, 12) != 0
+    table_full = address(job, 13)
+    dims_full = address(job, 14)
+    table_rest = address(job, 15)
+    dims_rest = address(job, 16)
 
     cursor = at_i64(cursor_address, 0)
     epoch = ld(cursor, 0, -1)
@@ -120,7 +121,10 @@ def program(job, cursor_address):
             order_of = epoch
         rows = min(batch, n - start)
         gather(columns, column_count, order, shuffled, start, rows)
-        status = call_program(step_program, table, dims_full if rows == batch else dims_rest)
+        if rows == batch:
+            status = call_program(step_program, table_full, dims_full)
+        else:
+            status = call_program(step_program, table_rest, dims_rest)
         if status != 0:
             break
         value = 0.0
@@ -162,24 +166,33 @@ class Step:
     """A compiled step, bound to its buffers.
 
     Fields:
-        program:    address of the C function.
-        table:      its addresses.
-        dims_full:  its extents for a whole batch.
-        dims_rest:  its extents for the last, partial batch.
-        buffers:    per row input the buffer of one batch, in the order of the data.
-        outputs:    the float scalars that it writes: the loss first.
-        state:      arrays that it updates in place.
-        alive:      whatever else owns memory behind `table`.
+        program: address of the C function.
+        full:    its table of addresses and its extents for a whole batch.
+        rest:    likewise for the last, partial batch.
+        buffers: per row input the buffer of one batch, in the order of the data.
+        outputs: the float scalars that it writes: the loss first.
+        state:   arrays that it updates in place.
+        explain: what the program's last status other than 0 meant.
+        alive:   whatever else owns memory behind the tables.
     """
 
     program: int
-    table: Array
-    dims_full: Array
-    dims_rest: Array
+    full: tuple[Array, Array]
+    rest: tuple[Array, Array]
     buffers: tuple[Array, ...]
     outputs: tuple[Array, ...]
     state: tuple[Array, ...] = ()
+    explain: Callable[[], str] = str
     alive: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that stopped a run: the rows of its batch, its loss, and the program's own reason."""
+
+    rows: tuple[int, ...]
+    loss: float
+    reason: str
 
 
 class Run:
@@ -190,6 +203,7 @@ class Run:
         start: row at which the next batch begins; 0 between epochs.
         steps: steps done.
         sums:  (epochs, outputs): each output times the rows of its batch, summed over the epoch.
+        failure: of the step that stopped it, if one did.
     """
 
     def __init__(
@@ -212,6 +226,7 @@ class Run:
         self.data = tuple(_with_whole_rows(array) for array in data)
         self.sums = np.zeros((epochs, len(step.outputs)))
         self.steps = 0
+        self.failure = Failure((), 0.0, "")
         self._order = np.empty(n if shuffle else 0, np.int64)
         self._columns = np.array(
             [
@@ -225,7 +240,6 @@ class Run:
         self._job = np.array(
             [
                 step.program,
-                *(a.ctypes.data for a in (step.table, step.dims_full, step.dims_rest)),
                 n,
                 batch_size,
                 shuffle,
@@ -238,6 +252,7 @@ class Run:
                 len(step.outputs),
                 self.sums.ctypes.data,
                 stop_at_nan,
+                *(a.ctypes.data for a in (*step.full, *step.rest)),
             ],
             np.int64,
         )
@@ -269,6 +284,7 @@ class Run:
         status = self._run(steps)
         self._seconds_per_step = (time.perf_counter() - began) / max(int(self._cursor[2]), 1)
         if status != Stop.DONE:
+            self.failure = self._describe(status)
             # Steps are deterministic: go back to the start of the chunk and stop one step earlier.
             done = int(self._cursor[2])
             for array, old in zip(kept, before, strict=True):
@@ -277,6 +293,13 @@ class Run:
             self._run(done)
         self.steps += int(self._cursor[2])
         return status
+
+    def _describe(self, status: int) -> Failure:
+        """The batch at the cursor, as it failed."""
+        rows = slice(self.start, min(self.start + self.batch_size, self.rows))
+        indices = self._order[rows] if len(self._order) else np.arange(rows.start, rows.stop)
+        reason = "" if status == Stop.NOT_FINITE else self.step.explain()
+        return Failure(tuple(indices.tolist()), float(self.step.outputs[0]), reason)
 
     def _run(self, steps: int) -> int:
         self._cursor[2] = steps

@@ -1,0 +1,82 @@
+"""Trainer files: arrays as safetensors, everything else as JSON in their header; no pickle.
+
+Tensors are called "0", "1", ..; their names, which may be any text, stand in the JSON. A file is
+written beside its place and then moved there, so that nobody ever sees half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from symgrad.graph.errors import DataError
+
+FORMAT = "symgrad trainer"
+VERSION = 1
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def write(path: str | os.PathLike[str], arrays: Arrays, record: Mapping[str, Any]) -> None:
+    """Write arrays by name and a record of plain data, atomically.
+
+    Raises: OSError when the folder cannot be written.
+    """
+    target = Path(path)
+    header = {"format": FORMAT, "version": VERSION, "names": list(arrays), "record": dict(record)}
+    content = safetensors.numpy.save(
+        {str(k): np.ascontiguousarray(a).reshape(a.shape) for k, a in enumerate(arrays.values())},
+        metadata={"symgrad": json.dumps(header)},
+    )
+    draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Arrays by name and the record of a file that `write` made.
+
+    Raises: FileNotFoundError; DataError when it is cut short, or no such file.
+    """
+    target = Path(path)
+    if not target.is_file():
+        raise FileNotFoundError(f"load: there is no file {target}")
+    try:
+        with safetensors.safe_open(target, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            header = json.loads(metadata["symgrad"]) if "symgrad" in metadata else {}
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise DataError(
+                    f"load: {target} is a safetensors file, but not one that Trainer.save wrote."
+                )
+            if header.get("version") != VERSION:
+                raise DataError(
+                    f"load: {target} has version {header.get('version')!r} of the format, this "
+                    f"symgrad reads {VERSION}. Load it with the symgrad that wrote it."
+                )
+            arrays = {name: file.get_tensor(str(k)) for k, name in enumerate(header["names"])}
+            return arrays, dict(header["record"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"load: {target} is damaged or no trainer file ({error}). "
+            "Take another copy; Trainer.save never leaves a file half written."
+        ) from None

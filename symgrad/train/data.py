@@ -1,0 +1,150 @@
+"""Data for training: checked against the leaves, converted once, never written.
+
+Arrays of the leaf's own dtype are used where they lie, so a memory-mapped file is read row by row
+as training goes; any other dtype is converted as a whole, in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from symgrad.graph.binding import converted
+from symgrad.graph.dims import Dim, printable, show
+from symgrad.graph.errors import DataError, DataShapeError, LeafError
+from symgrad.graph.nodes import Input, Node, describe
+
+Array = npt.NDArray[Any]
+Data = Mapping[str | Node, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Checked data.
+
+    Fields:
+        rows:  per row input its array, all of length n.
+        whole: per other input its array.
+        n:     number of rows.
+    """
+
+    rows: dict[Input, Array]
+    whole: dict[Input, Array]
+    n: int
+
+    def batch(self, start: int, stop: int) -> dict[str, Array]:
+        """Some rows, and what is whole, by name."""
+        parts = {leaf.name: array[start:stop] for leaf, array in self.rows.items()}
+        return parts | {leaf.name: array for leaf, array in self.whole.items()}
+
+
+def bind(
+    asked: str, data: Data, inputs: Sequence[Input], batch: Dim, known: Sequence[Input] = ()
+) -> Bound:
+    """Check data against inputs, up to the extents inside a row.
+
+    Args:
+        asked:  who asks, for messages.
+        data:   arrays by leaf or by name.
+        inputs: the leaves that need a value.
+        batch:  the dim of the rows.
+        known:  further inputs that data may also have; they are ignored.
+    Raises: LeafError for names; DataError for wrong types and ranks, lengths that differ, and empty
+        data.
+    """
+    given = _by_name(asked, data, inputs, known)
+    arrays = {leaf: converted(leaf, given[leaf.name]) for leaf in inputs}
+    for leaf, array in arrays.items():
+        if array.ndim != leaf.ndim:
+            raise DataShapeError(
+                f"{asked}: {printable(repr(leaf.name))} has {leaf.ndim} axes, its data {array.ndim}\n"
+                f"  asked  {describe(leaf)}\n  got    {array.dtype} {show(array.shape)}"
+            )
+    rows = {leaf: a for leaf, a in arrays.items() if leaf.shape and leaf.shape[0] == batch}
+    whole = {leaf: a for leaf, a in arrays.items() if leaf not in rows}
+    lengths = {leaf: len(array) for leaf, array in rows.items()}
+    if len(set(lengths.values())) > 1:
+        lines = "\n".join(f"  {printable(repr(x.name))}: {n} rows" for x, n in lengths.items())
+        raise DataError(
+            f"{asked}: arrays of different length\n{lines}\n"
+            f"  Every input that leads with {printable(batch.name)} needs as many rows: "
+            "one per example."
+        )
+    n = next(iter(lengths.values()), 0)
+    if rows and n == 0:
+        names = ", ".join(printable(repr(x.name)) for x in rows)
+        raise DataError(f"{asked}: the data are empty: {names} with 0 rows. Give at least one row.")
+    return Bound(rows, whole, n)
+
+
+def check_batch_size(asked: str, batch_size: int, n: int) -> int:
+    """`batch_size` as an int in 1..n.
+
+    Raises: DataError when it is not.
+    """
+    if not is_count(batch_size) or not 1 <= batch_size <= n:
+        raise DataError(
+            f"{asked}: batch_size must be an integer from 1 to the number of rows, {n}; "
+            f"got {batch_size!r}."
+        )
+    return int(batch_size)
+
+
+def is_count(value: object) -> bool:
+    """Whether it is an integer of at least 0."""
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return integer and int(value) >= 0  # type: ignore[call-overload]
+
+
+def not_finite(rows: Sequence[int], arrays: Mapping[Input, Array]) -> list[str]:
+    """For each float input that has NaN or infinities in these rows, a line saying where."""
+    lines = []
+    for leaf, array in arrays.items():
+        if array.dtype.kind == "f":
+            part = array[np.asarray(rows)]
+            bad = ~np.isfinite(part.reshape(len(part), -1)).all(axis=1)
+            if bad.any():
+                first = np.asarray(rows)[bad][:5].tolist()
+                lines.append(
+                    f"  {printable(repr(leaf.name))} is not finite in {int(bad.sum())} of this "
+                    f"batch's rows: {', '.join(map(str, first))}{', ..' if bad.sum() > 5 else ''}"
+                )
+    return lines
+
+
+def _by_name(
+    asked: str, data: Data, inputs: Sequence[Input], known: Sequence[Input]
+) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise DataError(
+            f'{asked}: data must be a dictionary such as {{"x": X, "y": Y}}, '
+            f"got {type(data).__name__}."
+        )
+    needed = {x.name: x for x in inputs}
+    allowed = {x.name: x for x in known} | needed
+    result: dict[str, Any] = {}
+    unknown: list[str] = []
+    for key, value in data.items():
+        if isinstance(key, Node):
+            if any(key is x for x in allowed.values()):
+                result[key.name] = value
+            else:
+                unknown.append(describe(key))
+        elif key in allowed:
+            result[key] = value
+        else:
+            unknown.append(printable(repr(key)))
+    missing = [describe(x) for x in needed.values() if x.name not in result]
+    if unknown or missing:
+        lines = [f"  unknown  {text}" for text in unknown] + [f"  missing  {t}" for t in missing]
+        names = ", ".join(printable(repr(name)) for name in needed) or "none"
+        raise LeafError(
+            f"{asked}: the data do not match the inputs\n"
+            + "\n".join(lines)
+            + f"\n  The inputs are {names}."
+        )
+    return result

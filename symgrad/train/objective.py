@@ -1,0 +1,176 @@
+"""What is trained, as expressions: loss, metrics, gradient norm, clipping and updates.
+
+    |g|    = sqrt(sum_k sum(g_k^2))          over all parameters together
+    g_k   <- g_k c / max(|g|, c)             with clip_norm = c; no division by zero, whatever g is
+    leaf  <- optimizer.updates(wrt, g)
+
+Clipping by the global norm: Pascanu et al. 2013 (arXiv 1211.5063).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from symgrad.calculus.vjp import value_and_grad
+from symgrad.graph.arithmetic import add, maximum, square
+from symgrad.graph.dims import Dim, free_dims, same, show
+from symgrad.graph.dtypes import DEFAULT, is_float
+from symgrad.graph.elementwise import sqrt
+from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
+from symgrad.graph.graph import Graph
+from symgrad.graph.leaves import as_node, cast, parameters
+from symgrad.graph.nodes import Input, Node, describe
+from symgrad.graph.reductions import mean, sum
+from symgrad.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Loss and metrics as scalars, and how a batch changes the leaves.
+
+    Fields:
+        outputs:    "loss", the metrics, by name: float scalars, means over the batch.
+        norm:       of the gradient before clipping.
+        updates:    leaf -> what it becomes.
+        trained:    the parameters that move.
+        leaves:     every leaf of outputs and updates, in order of first use.
+        batch:      the dim of the rows.
+    """
+
+    outputs: dict[str, Node]
+    norm: Node
+    updates: dict[Input, Node]
+    trained: tuple[Input, ...]
+    leaves: tuple[Input, ...]
+    batch: Dim
+
+    @property
+    def rows(self) -> tuple[Input, ...]:
+        """The inputs whose leading axis is the batch: one row of data per row."""
+        return tuple(x for x in self.inputs if x.shape and x.shape[0] == self.batch)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The leaves that data are for."""
+        return tuple(x for x in self.leaves if x.kind == "input")
+
+    @property
+    def kept(self) -> tuple[Input, ...]:
+        """The leaves whose values live in the trainer: parameters, their state, the step count."""
+        return tuple(x for x in self.leaves if x.kind != "input")
+
+
+def make_objective(
+    loss: Node,
+    optimizer: Optimizer,
+    wrt: Node | Sequence[Node] | None,
+    clip_norm: float | None,
+    metrics: Mapping[str, Node],
+) -> Objective:
+    """Differentiate the loss and write down one step of training.
+
+    Raises: SymgradError and its kinds, for everything about the arguments that cannot work.
+    """
+    loss = as_node(loss)
+    if "loss" in metrics:
+        raise SymgradError("Trainer: a metric cannot be called 'loss', that is the loss itself.")
+    if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
+        raise SymgradError(f"Trainer: clip_norm must be a positive number, got {clip_norm!r}.")
+    measured = {"loss": loss, **{str(name): as_node(m) for name, m in metrics.items()}}
+    leaves = Graph.of(list(measured.values())).inputs
+    batch = batch_dim(leaves, measured)
+    outputs = {name: _mean(name, node, batch) for name, node in measured.items()}
+    if not is_float(loss.dtype):
+        raise DTypeError(f"Trainer: the loss must be a float, got\n  {describe(loss)}")
+    trained = _trained(loss, wrt)
+    outputs["loss"], grads = value_and_grad(outputs["loss"], trained)
+    norm = sqrt(reduce(add, (sum(square(g)) for g in grads)))
+    if clip_norm is not None:
+        scale = clip_norm / maximum(norm, clip_norm)
+        grads = tuple(g * cast(scale, g.dtype) for g in grads)
+    updates = optimizer.updates(trained, grads)
+    every = Graph.of([*outputs.values(), norm, *updates, *updates.values()]).inputs
+    return Objective(outputs, norm, updates, trained, every, batch)
+
+
+def batch_dim(leaves: Sequence[Input], measured: Mapping[str, Node]) -> Dim:
+    """The dim of the rows: it leads the data inputs, and whatever is given per row.
+
+    Raises: ShapeError when no dim leads an input, several do and nothing decides, or the batch dim
+        stands elsewhere than first in an input.
+    """
+    inputs = [x for x in leaves if x.kind == "input"]
+    leading = [x.shape[0] for x in inputs if x.shape]
+    found = list(dict.fromkeys(extent for extent in leading if isinstance(extent, Dim)))
+    per_row = [m.shape[0] for m in measured.values() if m.shape and m.shape[0] in found]
+    lines = "\n".join(f"  {describe(x)}" for x in inputs)
+    if not found:
+        raise ShapeError(
+            "Trainer: no input has a batch dim as its first axis\n"
+            f"{lines or '  there are no inputs'}\n"
+            '  Declare data as input("x", (B, ...)) with B = dim("B").'
+        )
+    if len(found) > 1 and not per_row:
+        raise ShapeError(
+            f"Trainer: which dim is the batch, {' or '.join(map(str, found))}?\n{lines}\n"
+            "  Give the loss per row, with the shape (batch,): the trainer takes its mean."
+        )
+    batch: Dim = per_row[0] if per_row else found[0]
+    for x in inputs:
+        elsewhere = x.shape[1:] if x.shape and x.shape[0] == batch else x.shape
+        if batch in free_dims(elsewhere):
+            raise ShapeError(
+                f"Trainer: the batch dim {batch} must be the first axis and only that\n"
+                f"  {describe(x)}\n  Reorder the data so that each row is one example."
+            )
+    return batch
+
+
+def _mean(name: str, node: Node, batch: Dim) -> Node:
+    """A measured expression as a float scalar."""
+    if not is_float(node.dtype):
+        node = cast(node, DEFAULT)
+    if not node.shape:
+        return node
+    if node.ndim > 1 or same(node.shape[0], batch) is not True:
+        raise ShapeError(
+            f"Trainer: {name!r} must be a scalar or have one value per row, shape ({batch},), "
+            f"got {show(node.shape)}\n  {describe(node)}\n  Reduce it with mean()."
+        )
+    return mean(node)
+
+
+def _trained(loss: Node, wrt: Node | Sequence[Node] | None) -> tuple[Input, ...]:
+    """The parameters to train, checked."""
+    known = parameters(loss)
+    if wrt is None:
+        chosen: Sequence[Node] = tuple(p for p in known if is_float(p.dtype))
+        if not chosen:
+            raise LeafError(
+                "Trainer: the loss has no parameters to train. "
+                "Make them with parameter(name, shape)."
+            )
+    else:
+        chosen = (wrt,) if isinstance(wrt, Node) else tuple(wrt)
+        if not chosen:
+            raise LeafError("Trainer: wrt is empty. Leave it out to train all parameters.")
+    result = []
+    for node in chosen:
+        if not isinstance(node, Node):
+            raise LeafError(
+                f"Trainer: wrt holds {node!r}, not a parameter. Give the leaves themselves."
+            )
+        if not isinstance(node, Input) or node.kind != "parameter":
+            raise LeafError(
+                f"Trainer: only parameters can be trained, got\n  {describe(node)}\n"
+                "  Make it with parameter(name, shape)."
+            )
+        if not any(node is p for p in known):
+            raise LeafError(f"Trainer: the loss does not depend on\n  {describe(node)}")
+        if not is_float(node.dtype):
+            raise DTypeError(f"Trainer: only floats can be trained, got\n  {describe(node)}")
+        result.append(node)
+    return tuple(result)

@@ -1,0 +1,441 @@
+"""The trainer: fit, evaluate, predict, save and load, in the manner of scikit-learn."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen.compiled import Compiled
+from codegen.pipeline import compile
+from symgrad.graph.dims import free_dims, printable
+from symgrad.graph.errors import DataError, LeafError, SymgradError
+from symgrad.graph.graph import Graph
+from symgrad.graph.leaves import as_node, initial_value, parameters
+from symgrad.graph.nodes import Input, Node, describe
+from symgrad.graph.structure import flatten
+from symgrad.optim import Optimizer
+from symgrad.train import checkpoint
+from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count, not_finite
+from symgrad.train.driver import Run, Step, Stop
+from symgrad.train.history import EpochRecord, History
+from symgrad.train.interruption import interruptions
+from symgrad.train.objective import Objective, make_objective
+from symgrad.train.programs import bind_step
+from symgrad.train.progress import progress_bar
+
+Array = npt.NDArray[Any]
+Callback = Callable[[EpochRecord], object]
+#: Rows that `evaluate` and `predict` compute at a time unless told otherwise.
+EVALUATION_ROWS = 1024
+
+
+class Trainer:
+    """Trains the parameters of a loss.
+
+    Args:
+        loss:      a float scalar, the mean over the batch, or one value per row, shape (B,), whose
+                   mean is taken.
+        optimizer: from `symgrad.optim`.
+        wrt:       the parameters to train; default all of the loss.
+        clip_norm: the norm to which larger gradients are scaled down, all parameters together.
+        metrics:   further expressions to follow, by name: scalars or one value per row.
+        target:    what to compile for.
+        threads:   how many threads a step may use.
+        seed:      of the initial parameters and of the order of rows. The same seed gives the same
+                   bits.
+        on_nan:    "raise": stop at the first loss that is NaN or infinite, before it changes
+                   anything; "continue": train on.
+
+    Losses and metrics are reported as means weighted by rows. Inputs that lead with the batch dim
+    are data, one row per example; any other input is passed whole.
+
+    Raises: SymgradError and its kinds where loss, parameters or options cannot work.
+    """
+
+    def __init__(
+        self,
+        loss: Node,
+        optimizer: Optimizer | None = None,
+        wrt: Node | Sequence[Node] | None = None,
+        clip_norm: float | None = None,
+        metrics: Mapping[str, Node] | None = None,
+        target: str = "cpu",
+        threads: int = 1,
+        seed: int = 0,
+        on_nan: str = "raise",
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            got = "none" if optimizer is None else type(optimizer).__name__
+            raise SymgradError(
+                f"Trainer: needs an optimizer, got {got}. Write optimizer=sg.optim.adam(1e-3)."
+            )
+        if on_nan not in ("raise", "continue"):
+            raise SymgradError(f'Trainer: on_nan must be "raise" or "continue", got {on_nan!r}.')
+        if not is_count(seed):
+            raise SymgradError(f"Trainer: seed must be an integer of at least 0, got {seed!r}.")
+        self.optimizer, self.clip_norm = optimizer, clip_norm
+        self.target, self.threads, self.seed, self.on_nan = target, threads, int(seed), on_nan
+        self.objective: Objective = make_objective(loss, optimizer, wrt, clip_norm, metrics or {})
+        self.epoch = 0
+        self._records: list[EpochRecord] = []
+        self._values = {leaf: _first_value(leaf, self.seed) for leaf in self.objective.kept}
+        self._programs: dict[object, Compiled] = {}
+
+    # -- what has been learned ---------------------------------------------------------------------
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The parameters of loss and metrics by name, trained or not: fresh copies."""
+        state = self._state_leaves()
+        return {
+            leaf.name: value.copy()
+            for leaf, value in self._values.items()
+            if leaf.kind == "parameter" and leaf not in state
+        }
+
+    @property
+    def history(self) -> History:
+        """Every epoch so far, over all calls of `fit`."""
+        return History(tuple(self._records))
+
+    def _state_leaves(self) -> set[Input]:
+        return {leaf for param in self.objective.trained for leaf in self.optimizer.state(param)}
+
+    # -- training ----------------------------------------------------------------------------------
+    def fit(
+        self,
+        data: Data,
+        epochs: int = 10,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation: Data | None = None,
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+    ) -> History:
+        """Train for a number of epochs; a further call continues where this one ended.
+
+        Args:
+            data:       arrays by name or leaf. Memory-mapped files of the leaf's dtype are read as
+                        training goes.
+            epochs:     passes over the data.
+            batch_size: rows per step, at most as many as there are; the last batch may be smaller.
+            shuffle:    a new order of rows in every epoch, made of seed and epoch.
+            validation: data on which loss and metrics are computed after every epoch.
+            callbacks:  called after every epoch with its EpochRecord; one that returns True or
+                        "stop" ends training.
+            progress:   show a bar on standard error; None: when that is a terminal.
+        Returns: the epochs of this call. Ctrl-C ends it early, after about 0.1 s, with
+            `interrupted` set; a second Ctrl-C raises KeyboardInterrupt.
+        Raises: LeafError, ShapeError, DTypeError and DataError for data that do not fit; DataError
+            when the loss is not finite under on_nan="raise" and when an index is out of range: the
+            step that met it has changed nothing.
+        """
+        goal = self.objective
+        bound = bind("fit", data, goal.inputs, goal.batch)
+        size = check_batch_size("fit", batch_size, bound.n)
+        if not is_count(epochs):
+            raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
+        checked = None
+        if validation is not None:
+            checked = bind("fit: validation", validation, goal.inputs, goal.batch)
+        step = self._training_step(bound, size)
+        run = Run(
+            step, list(bound.rows.values()), epochs=int(epochs), batch_size=size, shuffle=shuffle,
+            seed=self.seed, first_epoch=self.epoch, stop_at_nan=self.on_nan == "raise",
+        )
+        first, listeners = len(self._records), tuple(callbacks)
+        interrupted = self._train(run, bound, checked, listeners, progress)
+        return History(tuple(self._records[first:]), interrupted)
+
+    def _train(
+        self,
+        run: Run,
+        bound: Bound,
+        validation: Bound | None,
+        listeners: Sequence[Callback],
+        progress: bool | None,
+    ) -> bool:
+        """Run to the end, or to Ctrl-C (True), or to a callback's stop."""
+        epochs, first = len(run.sums), self.epoch
+        one_by_one = validation is not None or bool(listeners)
+        seconds = np.zeros(epochs + 1)
+        total = epochs * run.steps_per_epoch
+        with progress_bar(total, progress) as report, interruptions() as interrupted:
+            while run.epoch < epochs:
+                before, began = run.steps, time.perf_counter()
+                seen = run.epoch
+                status = run.advance(seen + 1 if one_by_one else epochs)
+                _share(seconds, time.perf_counter() - began, before, run)
+                for k in range(seen, run.epoch):
+                    record = self._record(run, k, seconds[k], bound, validation)
+                    if any([listener(record) in (True, "stop") for listener in listeners]):
+                        return interrupted()
+                report(run.steps, self._progress_text(first + epochs))
+                if status != Stop.DONE:
+                    self.epoch = first + run.epoch + 1
+                    raise self._failure(run, status, bound)
+                if interrupted():
+                    if run.start:
+                        self._record(run, run.epoch, seconds[run.epoch], bound, None)
+                    return True
+        return False
+
+    def _record(
+        self, run: Run, k: int, seconds: float, bound: Bound, validation: Bound | None
+    ) -> EpochRecord:
+        """Enter epoch `k` of a run, which may be a part of one."""
+        rows = bound.n if k < run.epoch else run.start
+        names = list(self.objective.outputs)
+        means = dict(zip([*names, "|g|"], (run.sums[k] / rows).tolist(), strict=True))
+        self.epoch += 1
+        record = EpochRecord(
+            epoch=self.epoch,
+            loss=means["loss"],
+            metrics={name: means[name] for name in names if name != "loss"},
+            gradient_norm=means["|g|"],
+            validation={} if validation is None else self._evaluate(validation, run.batch_size),
+            seconds=float(seconds),
+            rows=rows,
+            steps=-(-rows // run.batch_size),
+        )
+        self._records.append(record)
+        return record
+
+    def _progress_text(self, last: int) -> str:
+        if not self._records:
+            return ""
+        record = self._records[-1]
+        figures = {"loss": record.loss, **record.metrics}
+        figures |= {f"validation {k}": v for k, v in record.validation.items()}
+        text = "  ".join(f"{printable(k)} {v:.4g}" for k, v in figures.items())
+        return f"epoch {record.epoch}/{last}  {text}"
+
+    def _failure(self, run: Run, status: int, bound: Bound) -> DataError:
+        """The error for a run that stopped, at a step that has changed nothing."""
+        failure = run.failure
+        where = f"epoch {self.epoch}, step {run.start // run.batch_size + 1}"
+        if status == Stop.NOT_FINITE:
+            found = not_finite(failure.rows, bound.rows)
+            data = "\n".join(found) or "  the data of this batch are finite"
+            return DataError(
+                f"fit: the loss is {failure.loss} in {where}\n{data}\n"
+                "  The parameters are those before this step. Lower the learning rate, clip the "
+                'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".'
+            )
+        return DataError(
+            f"fit: {failure.reason}\n  in {where}, among the rows {_some(failure.rows)}\n"
+            "  The parameters are those before this step."
+        )
+
+    # -- using what was learned --------------------------------------------------------------------
+    def evaluate(self, data: Data, batch_size: int | None = None) -> dict[str, float]:
+        """Loss and metrics on data: means weighted by rows.
+
+        Args:
+            data:       as for `fit`.
+            batch_size: rows computed at a time.
+        """
+        goal = self.objective
+        bound = bind("evaluate", data, goal.inputs, goal.batch)
+        size = EVALUATION_ROWS if batch_size is None else batch_size
+        if batch_size is not None:
+            size = check_batch_size("evaluate", batch_size, bound.n)
+        return self._evaluate(bound, size)
+
+    def _evaluate(self, bound: Bound, batch_size: int) -> dict[str, float]:
+        size = min(batch_size, bound.n)
+        outputs = list(self.objective.outputs.values())
+        program = self._compiled("evaluate", outputs)
+        step = bind_step(program, bound, size, self._values, len(outputs))
+        run = Run(step, list(bound.rows.values()), epochs=1, batch_size=size)
+        while run.epoch < 1:
+            if run.advance(1) != Stop.DONE:
+                failure = run.failure
+                raise DataError(
+                    f"evaluate: {failure.reason}\n  among the rows {_some(failure.rows)}"
+                )
+        return dict(zip(self.objective.outputs, (run.sums[0] / bound.n).tolist(), strict=True))
+
+    def predict(self, expr: Any, data: Data, batch_size: int | None = None) -> Any:
+        """The value of an expression on data, with the parameters as they are.
+
+        Args:
+            expr:       an expression, a sequence or a dictionary of expressions.
+            data:       arrays for its inputs; those of the loss that it does not read are ignored.
+            batch_size: rows computed at a time.
+        Returns: arrays in the structure of `expr`. What leads with the batch dim has a row for each
+            row of the data. Where something else is asked for, all rows are computed together.
+        """
+        outputs, rebuild = flatten(expr)
+        leaves = Graph.of(outputs).inputs
+        inputs = [x for x in leaves if x.kind == "input"]
+        batch = self.objective.batch
+        bound = bind("predict", data, inputs, batch, self.objective.inputs)
+        for leaf in leaves:
+            if leaf.kind != "input" and leaf not in self._values:
+                raise LeafError(
+                    f"predict: the trainer has no value for\n  {describe(leaf)}\n"
+                    f"  It has {', '.join(printable(repr(x.name)) for x in self._values)}."
+                )
+        f = self._compiled(("predict", *outputs), outputs)
+        fixed = {x.name: v for x, v in bound.whole.items()}
+        fixed |= {x.name: self._values[x] for x in leaves if x.kind != "input"}
+        per_row = all(e.shape and e.shape[0] == batch for e in outputs)
+        if not bound.rows or not per_row:
+            parts = [f(**fixed, **{x.name: v for x, v in bound.rows.items()})]
+        else:
+            size = EVALUATION_ROWS if batch_size is None else batch_size
+            if batch_size is not None:
+                size = check_batch_size("predict", batch_size, bound.n)
+            parts = [
+                f(**fixed, **{x.name: v[k : k + size] for x, v in bound.rows.items()})
+                for k in range(0, bound.n, size)
+            ]
+        joined = parts[0]
+        if len(parts) > 1:
+            joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+        return rebuild(joined)
+
+    # -- programs ----------------------------------------------------------------------------------
+    def _training_step(self, bound: Bound, size: int) -> Step:
+        goal = self.objective
+        outputs = [*goal.outputs.values(), goal.norm]
+        program = self._compiled("train", outputs, goal.updates, training=True)
+        return bind_step(program, bound, size, self._values, len(outputs), goal.updates)
+
+    def _compiled(
+        self,
+        key: object,
+        outputs: list[Node],
+        updates: Mapping[Input, Node] | None = None,
+        training: bool = False,
+    ) -> Compiled:
+        """A compiled function, made when it is first needed."""
+        if key not in self._programs:
+            self._programs[key] = compile(
+                outputs, updates, target=self.target, threads=self.threads, seed=self.seed,
+                training=training,
+            )
+        return self._programs[key]
+
+    # -- files -------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters, optimiser state, counts, settings and history to one file.
+
+        The file is safetensors with JSON in its header. It appears whole or not at all.
+
+        Raises: OSError when it cannot be written.
+        """
+        record = {
+            "leaves": [_described(leaf) for leaf in self._values],
+            "trained": [leaf.name for leaf in self.objective.trained],
+            "optimizer": self.optimizer.to_json(),
+            "clip_norm": self.clip_norm,
+            "target": self.target,
+            "threads": self.threads,
+            "seed": self.seed,
+            "on_nan": self.on_nan,
+            "epoch": self.epoch,
+            "history": [entry.to_json() for entry in self._records],
+        }
+        checkpoint.write(path, {leaf.name: v for leaf, v in self._values.items()}, record)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        loss: Node,
+        optimizer: Optimizer | None = None,
+        metrics: Mapping[str, Node] | None = None,
+    ) -> Trainer:
+        """The trainer that `save` wrote, over the same loss: `fit` goes on bit for bit.
+
+        Args:
+            path:      the file.
+            loss:      the expression that was trained; its leaves must have the same names, shapes
+                       and dtypes.
+            optimizer: needed only where its learning rate is an expression.
+            metrics:   as for Trainer; they are not in the file.
+        Raises: DataError for a file that is damaged or something else, LeafError when the leaves
+            differ.
+        """
+        arrays, record = checkpoint.read(path)
+        try:
+            settings = {k: record[k] for k in ("clip_norm", "target", "threads", "seed", "on_nan")}
+            leaves = record["leaves"]
+            stored = [(str(x["name"]), str(x["dtype"]), tuple(x["shape"])) for x in leaves]
+            chosen = optimizer or Optimizer.from_json(record["optimizer"])
+            wanted = [str(name) for name in record["trained"]]
+            epoch = int(record["epoch"])
+            history = [EpochRecord(**entry) for entry in record["history"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"load: the header of {os.fspath(path)} is damaged ({error!r})."
+            ) from None
+        wrt = [p for p in parameters(as_node(loss)) if p.name in wanted]
+        missing = [repr(name) for name in wanted if name not in {p.name for p in wrt}]
+        if missing:
+            raise LeafError(
+                f"load: the loss has no parameter {', '.join(map(printable, missing))}, "
+                f"which {os.fspath(path)} trains."
+            )
+        trainer = cls(loss, chosen, wrt, metrics=metrics, **settings)
+        own = [(leaf.name, str(leaf.dtype), _sizes(leaf)) for leaf in trainer._values]
+        if set(own) != set(stored):
+            raise LeafError(_difference(os.fspath(path), own, stored))
+        for leaf, value in trainer._values.items():
+            value[...] = arrays[leaf.name]
+        trainer.epoch, trainer._records = epoch, history
+        return trainer
+
+
+def _first_value(leaf: Input, seed: int) -> Array:
+    """What a leaf holds before the first step; the step count starts at 0."""
+    if free_dims(leaf.shape):
+        raise LeafError(
+            f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}"
+        )
+    return np.zeros(_sizes(leaf), leaf.dtype) if leaf.kind == "step" else initial_value(leaf, seed)
+
+
+def _sizes(leaf: Input) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in leaf.shape)
+
+
+def _described(leaf: Input) -> dict[str, Any]:
+    return {"name": leaf.name, "dtype": str(leaf.dtype), "shape": list(_sizes(leaf))}
+
+
+Leaf = tuple[str, str, tuple[int, ...]]
+
+
+def _difference(path: str, own: Sequence[Leaf], stored: Sequence[Leaf]) -> str:
+    """Leaves of the trainer and of the file that have no equal on the other side."""
+
+    def lines(leaves: Sequence[Leaf], others: Sequence[Leaf]) -> list[str]:
+        odd = [x for x in leaves if x not in others]
+        return [f"    {printable(repr(name))} {dtype} {shape}" for name, dtype, shape in odd]
+
+    return "\n".join([
+        "load: the leaves of the trainer are not those of the file",
+        "  in the trainer only", *(lines(own, stored) or ["    none"]),
+        f"  in {path} only", *(lines(stored, own) or ["    none"]),
+        "  Load it with the loss and the optimizer that it was saved with.",
+    ])
+
+
+def _share(seconds: Array, spent: float, before: int, run: Run) -> None:
+    """Share the wall time of a chunk among the epochs whose steps it did."""
+    per_step = spent / max(run.steps - before, 1)
+    for epoch in range(before // run.steps_per_epoch, run.epoch + 1):
+        first = max(before, epoch * run.steps_per_epoch)
+        last = min(run.steps, (epoch + 1) * run.steps_per_epoch)
+        seconds[epoch] += per_step * max(last - first, 0)
+
+
+def _some(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:5])) + (", .." if len(rows) > 5 else "")
