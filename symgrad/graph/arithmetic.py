@@ -116,8 +116,8 @@ def mod(a: ArrayLike, b: ArrayLike) -> Node:
 def power(a: ArrayLike, b: ArrayLike) -> Node:
     """`a ** b`.
 
-    A literal integer exponent makes a product, 0.5 a square root, -0.5 its reciprocal. An integer to
-    a negative integer is a division, thus float32.
+    A literal integer exponent makes a product, 0.5 a square root, -0.5 its reciprocal. An integer
+    to a negative integer is a division, thus float32.
     Derivative: `b a^(b-1)` by a, zero where b = 0; `a^b log a` by b, zero where a = 0.
 
     >>> x = as_node([1.0, 2.0])
@@ -183,7 +183,7 @@ def reciprocal(x: ArrayLike) -> Node:
     return Map((node,), _RECIPROCAL, node.shape, node.dtype)
 
 
-# -- comparison and logic ----------------------------------------------------------------------------
+# -- comparison and logic -------------------------------------------------------------------------
 def _compare(asked: str, a: ArrayLike, b: ArrayLike) -> Node:
     x, y = _meet(asked, a, b, bools=True)
     return _binary(asked, _BODY[asked], x, y, BOOL)
@@ -257,7 +257,7 @@ def logical_not(x: ArrayLike) -> Node:
     return _logical("logical_not", x)
 
 
-# -- choice ------------------------------------------------------------------------------------------
+# -- choice ---------------------------------------------------------------------------------------
 def _extremum(asked: str, logic: str, a: ArrayLike, b: ArrayLike) -> Node:
     x, y = _meet(asked, a, b, bools=True)
     return _binary(asked, _BODY[asked if x.dtype != BOOL else logic], x, y)
@@ -348,4 +348,3 @@ def float_operands(asked: str, *values: Any) -> tuple[Node, ...]:
 def same_bool(x: Node) -> Node:
     """`x != 0` as bool; itself when it is bool."""
     return x if is_bool(x.dtype) else not_equal(x, 0)
-

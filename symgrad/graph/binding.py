@@ -15,7 +15,7 @@ import sympy
 
 from symgrad.graph import dims as dm
 from symgrad.graph.dims import Dim, Extent, free_dims
-from symgrad.graph.dtypes import BOOL, DType, is_bool, is_float, is_int
+from symgrad.graph.dtypes import BOOL, BOUNDS, DType, is_bool, is_float, is_int
 from symgrad.graph.errors import DataError, DataShapeError, DataTypeError, LeafError
 from symgrad.graph.graph import Graph, Guard
 from symgrad.graph.leaves import initial_value
@@ -90,8 +90,10 @@ class Binding:
                 absent.append(k)
                 arrays.append(None)
                 continue
-            if type(value) is not np.ndarray or value.dtype is not leaf.dtype or not (
-                (flags := value.flags).c_contiguous and flags.aligned
+            if (
+                type(value) is not np.ndarray
+                or value.dtype is not leaf.dtype
+                or not ((flags := value.flags).c_contiguous and flags.aligned)
             ):
                 value = converted(leaf, value)
             if value.shape != self._fixed[k] and (
@@ -212,7 +214,7 @@ def _sources(graph: Graph) -> tuple[_Source, ...]:
 
 
 def requirements(graph: Graph) -> tuple[Requirement, ...]:
-    """Extents that must not be negative when values arrive: symbolic slices stay inside their axes."""
+    """Extents that must not be negative when values arrive: symbolic slices stay inside axes."""
     found: dict[Extent, Requirement] = {}
     for node in graph.nodes:
         if isinstance(node, Reindex):
@@ -232,7 +234,12 @@ def requirements(graph: Graph) -> tuple[Requirement, ...]:
 
 
 def _inside(
-    found: dict[Extent, Requirement], node: Node, view: Extent, start: Extent, step: int, count: Extent
+    found: dict[Extent, Requirement],
+    node: Node,
+    view: Extent,
+    start: Extent,
+    step: int,
+    count: Extent,
 ) -> None:
     """`start + step k` stays in `0..view-1` for k in `count`."""
     if all(type(e) is int for e in (view, start, count)):
@@ -256,7 +263,7 @@ def _need(found: dict[Extent, Requirement], node: Node, extent: Any) -> None:
     found.setdefault(extent, Requirement(extent, node))
 
 
-# -- values ------------------------------------------------------------------------------------------
+# -- values ---------------------------------------------------------------------------------------
 def converted(leaf: Input, value: Any) -> Array:
     """A value as a C-contiguous array of the leaf's dtype.
 
@@ -289,11 +296,11 @@ def _cast(leaf: Input, array: Array, dtype: DType) -> Array:
         )
     if is_int(dtype) and array.size and kind in "iu":
         low, high = array.min(), array.max()
-        bounds = np.iinfo(dtype)
-        if low < bounds.min or high > bounds.max:
-            worst = high if high > bounds.max else low
+        least, most = BOUNDS[dtype]
+        if low < least or high > most:
+            worst = high if high > most else low
             raise DataError(
-                f"{leaf.kind} {leaf.name!r} is {dtype}, got the number {worst}, which does not fit\n"
+                f"{leaf.kind} {leaf.name!r} is {dtype}, got {worst}, which does not fit\n"
                 f"  {describe(leaf)}"
             )
     with np.errstate(all="ignore"):

@@ -132,7 +132,7 @@ def _map(node: Map) -> Broken:
             yield f"an argument of shape {show(arg.shape)} has more axes than {show(node.shape)}"
         for a, b in zip(reversed(arg.shape), reversed(node.shape), strict=False):
             if same(a, b) is False and not (type(a) is int and a == 1):
-                yield f"an argument of shape {show(arg.shape)} does not broadcast to {show(node.shape)}"
+                yield f"an argument {show(arg.shape)} does not broadcast to {show(node.shape)}"
     derived = infer_dtype(node.body, [a.dtype for a in node.args])
     weak = derived != BOOL and not any(isinstance(s, Placeholder) for s in _values(node.body))
     if derived != node.dtype and (not weak or is_bool(node.dtype)):
@@ -212,7 +212,12 @@ def _reindex(node: Reindex) -> Broken:
 
 def _piece(piece: Piece, arg: Node, node: Reindex) -> Broken:
     fields: Sequence[Sequence[Extent]] = (
-        piece.view, piece.start, piece.step, piece.count, piece.offset, piece.stride,
+        piece.view,
+        piece.start,
+        piece.step,
+        piece.count,
+        piece.offset,
+        piece.stride,
     )
     if any(len(f) != node.ndim for f in fields):
         yield "a piece of another rank than the output"
@@ -225,7 +230,8 @@ def _piece(piece: Piece, arg: Node, node: Reindex) -> Broken:
         yield "a step or stride that is 0 or no integer"
         return
     for extents, starts, steps in (
-        (piece.view, piece.start, piece.step), (node.shape, piece.offset, piece.stride),
+        (piece.view, piece.start, piece.step),
+        (node.shape, piece.offset, piece.stride),
     ):
         for extent, start, step, count in zip(extents, starts, steps, piece.count, strict=True):
             if not _inside(extent, start, step, count):
@@ -264,9 +270,7 @@ def _meet(a: range, b: range) -> bool:
     return any(k in b for k in a)
 
 
-def _indices(
-    node: Gather | Scatter, axes: Sequence[int], target: Shape, asked: str
-) -> Broken:
+def _indices(node: Gather | Scatter, axes: Sequence[int], target: Shape, asked: str) -> Broken:
     indices = node.args[1:]
     if len(node.index_labels) != len(indices):
         yield f"{len(node.index_labels)} groups of labels for {len(indices)} indices"
@@ -310,4 +314,3 @@ _RULES: dict[type[Node], Callable[[Any], Broken]] = {
     Scatter: _scatter,
 }
 """The rules of each class of node: a new node is one entry."""
-

@@ -28,9 +28,7 @@ def _factors(asked: str, *values: ArrayLike) -> tuple[Node, ...]:
     return tuple(cast(n, dtype) for n in nodes)
 
 
-def _contract(
-    asked: str, nodes: Sequence[Node], labels: Sequence[Labels], out: Labels
-) -> Node:
+def _contract(asked: str, nodes: Sequence[Node], labels: Sequence[Labels], out: Labels) -> Node:
     """The Einsum, with the verb in front of its errors."""
     try:
         return einsum_node(nodes, labels, out)
@@ -74,7 +72,9 @@ def _parse(spec: str, nodes: Sequence[Node]) -> tuple[list[str], str]:
     for group in (*groups, out):
         strange = [c for c in group if not (c.isascii() and c.isalpha()) and c != "."]
         if strange or group.count(".") > 1:
-            raise _wrong(spec, nodes, f"{group!r} is no group of labels. Use letters and one '...'.")
+            raise _wrong(
+                spec, nodes, f"{group!r} is no group of labels. Use letters and one '...'."
+            )
     if not arrow:
         counts = "".join(groups)
         out = "." if "." in counts else ""
@@ -139,7 +139,9 @@ def _common(
 def _diagonal(node: Node, a: int, b: int, spec: str, nodes: Sequence[Node]) -> Node:
     """`x` where the positions on axes a and b agree, else 0: its sum over b is the diagonal."""
     if same(node.shape[a], node.shape[b]) is False:
-        raise _wrong(spec, nodes, f"a repeated label meets extents {node.shape[a]} and {node.shape[b]}.")
+        raise _wrong(
+            spec, nodes, f"a repeated label meets extents {node.shape[a]} and {node.shape[b]}."
+        )
     return Map((node,), fn.select(fn.equal(AXIS[a], AXIS[b]), P[0], 0), node.shape, node.dtype)
 
 
@@ -222,11 +224,13 @@ def tensordot(a: ArrayLike, b: ArrayLike, axes: int | Sequence[int | Sequence[in
         first: list[int] = list(range(x.ndim - axes, x.ndim))
         second = list(range(axes))
     else:
-        first, second = ([*p] if isinstance(p, (tuple, list)) else [p] for p in axes)  # type: ignore[list-item]
+        first, second = ([*p] if isinstance(p, Sequence) else [p] for p in axes)
     first = [one_axis("tensordot", k, x.ndim, x) for k in first]
     second = [one_axis("tensordot", k, y.ndim, y) for k in second]
     if len(first) != len(second):
-        raise ShapeError(f"tensordot: {len(first)} axes meet {len(second)}\n  {describe(x)}\n  {describe(y)}")
+        raise ShapeError(
+            f"tensordot: {len(first)} axes meet {len(second)}\n  {describe(x)}\n  {describe(y)}"
+        )
     xs = list(range(x.ndim))
     ys = list(range(x.ndim, x.ndim + y.ndim))
     for p, q in zip(first, second, strict=True):

@@ -68,7 +68,7 @@ def as_extent(value: object, asked: str = "shape") -> Extent:
         return _normalise(value, asked)
     try:
         number = value.__index__()  # type: ignore[attr-defined]
-    except AttributeError:
+    except (AttributeError, TypeError):
         raise ShapeError(
             f"{asked}: an extent must be an integer or a dim, got {value!r} "
             f'({type(value).__name__}). Make a symbolic one with dim("B").'
@@ -140,7 +140,7 @@ def free_dims(extents: Extent | Iterable[Extent]) -> tuple[Dim, ...]:
         extents = (extents,)
     found: set[Dim] = set()
     for extent in extents:
-        if type(extent) is not int:
+        if not isinstance(extent, int):
             found |= extent.free_symbols
     return tuple(sorted(found, key=lambda d: d.name))
 
@@ -151,7 +151,7 @@ def value(extent: Extent, dims: Mapping[Dim, int]) -> int:
     >>> value(dim("B") * 2, {dim("B"): 5})
     10
     """
-    if type(extent) is int:
+    if isinstance(extent, int):
         return extent
     if isinstance(extent, Dim):
         return int(dims[extent])

@@ -24,6 +24,7 @@ BOOL: DType = np.dtype("bool")
 DEFAULT = FLOAT32
 ALL: tuple[DType, ...] = (BOOL, INT32, INT64, FLOAT32, FLOAT64)
 SHORT = {FLOAT32: "f32", FLOAT64: "f64", INT32: "i32", INT64: "i64", BOOL: "b1"}
+BOUNDS = {d: (-(2 ** (8 * d.itemsize - 1)), 2 ** (8 * d.itemsize - 1) - 1) for d in (INT32, INT64)}
 _RANK = {dtype: rank for rank, dtype in enumerate(ALL)}
 
 

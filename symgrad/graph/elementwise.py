@@ -174,7 +174,7 @@ def stop_gradient(x: ArrayLike) -> Node:
     return map_node(fn.stop_gradient(P[0]), (node,))
 
 
-# -- activations -------------------------------------------------------------------------------------
+# -- activations ----------------------------------------------------------------------------------
 @verb
 def relu(x: ArrayLike) -> Node:
     """`max(x, 0)`; NaN of NaN. `relu'(0) = 0`."""
@@ -204,14 +204,16 @@ def silu(x: ArrayLike) -> Node:
 
 @verb
 def gelu(x: ArrayLike, approximate: bool = False) -> Node:
-    """`x (1 + erf(x / sqrt 2)) / 2`; approximately `x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))) / 2`.
+    """`x (1 + erf(x / sqrt 2)) / 2`.
+
+    When `approximate`, `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`.
 
     Hendrycks and Gimpel 2016.
     """
     return map_node(_GELU_TANH if approximate else _GELU, float_operands("gelu", x))
 
 
-# -- a user's own ------------------------------------------------------------------------------------
+# -- a user's own ---------------------------------------------------------------------------------
 @verb
 def elementwise(f: Callable[..., object] | sympy.Expr, *args: ArrayLike) -> Node:
     """A new scalar function, written inline with SymPy.
@@ -219,8 +221,8 @@ def elementwise(f: Callable[..., object] | sympy.Expr, *args: ArrayLike) -> Node
         out[i..] = f(args[i..]..)
 
     Args:
-        f:    a Python function on SymPy scalars, or a SymPy expression: then its free symbols, sorted
-              by name, are the arguments.
+        f:    a Python function on SymPy scalars, or a SymPy expression: then its free symbols,
+              sorted by name, are the arguments.
         args: arrays that broadcast, one per argument of `f`.
     Raises: ShapeError, DTypeError; SymgradError for a SymPy function without a counterpart.
     Cotangent: the derivative that SymPy finds. SymPy simplifies while `f` is written: what it takes
@@ -284,9 +286,7 @@ def _body(f: Callable[..., object] | sympy.Expr, count: int) -> sympy.Expr:
         raise DTypeError(
             f"elementwise: the function returned {type(made).__name__}, not a SymPy expression."
         )
-    strange = [
-        s.name for s in made.free_symbols if not isinstance(s, (fn.Placeholder, Dim))
-    ]
+    strange = [s.name for s in made.free_symbols if not isinstance(s, (fn.Placeholder, Dim))]
     if strange:
         raise DTypeError(
             f"elementwise: the expression has symbols that are no arguments: {', '.join(strange)}. "

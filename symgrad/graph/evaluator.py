@@ -1,7 +1,7 @@
 """The NumPy meaning of the nodes as they are written.
 
-Nothing is simplified, stabilised or fused here: this is what every pass and every target is measured
-against. Each node class has one function; a new node is one entry in `MEANING`.
+Nothing is simplified, stabilised or fused here: this is what every pass and every target is
+measured against. Each node class has one function; a new node is one entry in `MEANING`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,26 @@ Key = Node | str
 
 @overload
 def evaluate(
-    expr: Node, values: Mapping[Any, Any] | None = None, seed: int = 0, step: int = 0,
+    expr: Node,
+    values: Mapping[Any, Any] | None = None,
+    seed: int = 0,
+    step: int = 0,
     training: bool = False,
 ) -> Array: ...
 @overload
 def evaluate(
-    expr: dict[str, Node], values: Mapping[Any, Any] | None = None, seed: int = 0, step: int = 0,
+    expr: dict[str, Node],
+    values: Mapping[Any, Any] | None = None,
+    seed: int = 0,
+    step: int = 0,
     training: bool = False,
 ) -> dict[str, Array]: ...
 @overload
 def evaluate(
-    expr: Sequence[Node], values: Mapping[Any, Any] | None = None, seed: int = 0, step: int = 0,
+    expr: Sequence[Node],
+    values: Mapping[Any, Any] | None = None,
+    seed: int = 0,
+    step: int = 0,
     training: bool = False,
 ) -> Sequence[Array]: ...
 def evaluate(
@@ -86,7 +95,8 @@ def evaluate(
     graph = Graph.of(outputs)
     arrays, dims = Binding(graph)(named_values(graph, values or {}), step=step)
     results = [
-        np.array(v, order="C") for v in evaluate_many(outputs, dict(zip(graph.inputs, arrays, strict=True)), dims)
+        np.array(v, order="C")
+        for v in evaluate_many(outputs, dict(zip(graph.inputs, arrays, strict=True)), dims)
     ]
     if isinstance(expr, Node):
         return results[0]
@@ -111,7 +121,9 @@ def named_values(graph: Graph, values: Mapping[Any, Any]) -> dict[str, Any]:
             name = key
         else:
             what = describe(key) if isinstance(key, Node) else repr(key)
-            raise LeafError(f"evaluate: only leaves have values\n  {what}\n  Use a leaf or its name.")
+            raise LeafError(
+                f"evaluate: only leaves have values\n  {what}\n  Use a leaf or its name."
+            )
         if name in found:
             raise LeafError(f"evaluate: two values for the leaf {name!r}, by name and by node.")
         found[name] = value
@@ -121,7 +133,7 @@ def named_values(graph: Graph, values: Mapping[Any, Any]) -> dict[str, Any]:
 def evaluate_many(
     outputs: Sequence[Node], arrays: Mapping[Input, Array], dims: Dims
 ) -> list[Array]:
-    """The values of nodes, given those of their leaves and dims; intermediate ones are freed early."""
+    """The values of nodes, given those of leaves and dims; intermediate ones are freed early."""
     nodes = Graph.of(outputs).nodes
     reads: dict[Node, int] = {}
     for node in nodes:
@@ -145,7 +157,7 @@ def evaluate_many(
     return [values[node] for node in outputs]
 
 
-# -- one meaning per node ----------------------------------------------------------------------------
+# -- one meaning per node -------------------------------------------------------------------------
 def _constant(node: Constant, args: list[Array], dims: Dims) -> Array:
     return node.value
 
@@ -232,7 +244,9 @@ def _reduce(node: Reduce, args: list[Array], dims: Dims) -> Array:
     if node.op == "prod":
         return np.asarray(np.prod(x, node.axes, dtype=node.dtype))
     running: dict[str, np.ufunc] = {
-        "cumsum": np.add, "cumprod": np.multiply, "cummax": np.maximum,
+        "cumsum": np.add,
+        "cumprod": np.multiply,
+        "cummax": np.maximum,
     }
     return np.asarray(running[node.op].accumulate(x, node.axes[0], dtype=node.dtype))
 
@@ -331,4 +345,3 @@ MEANING: dict[type[Node], Callable[[Any, list[Array], Dims], Array]] = {
     Scatter: _scatter,
 }
 """What each class of node means; Input is given."""
-

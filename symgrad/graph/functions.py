@@ -158,7 +158,7 @@ def _caster(dtype: DType) -> Callable[[Any], Any]:
     return cast
 
 
-# -- the table: name, meaning, arity, result, LaTeX --------------------------------------------------
+# -- the table: name, meaning, arity, result, LaTeX -----------------------------------------------
 exp = _define("exp", np.exp, latex=r"e^{{{}}}")
 log = _define("log", np.log, latex=r"\log\left({}\right)")
 log1p = _define("log1p", np.log1p, latex=r"\log\left(1 + {}\right)")
@@ -209,7 +209,7 @@ CAST = {
     for dtype in ALL
 }
 
-# -- derivatives, in p0, p1 and the output y ---------------------------------------------------------
+# -- derivatives, in p0, p1 and the output y ------------------------------------------------------
 _half = sympy.Rational(1, 2)
 _differentiate("exp", Y)
 _differentiate("log", 1 / P[0])

@@ -30,8 +30,8 @@ from symgrad.graph.shapes import (
 def getitem(x: ArrayLike, key: Any) -> Node:
     """`x[key]` as in NumPy: integers, slices, None, `...`, and integer arrays or expressions.
 
-    Slices of a symbolic axis count from either end; a start or stop inside it is checked when values
-    arrive. Integer expressions read like NumPy's integer arrays: several broadcast together.
+    Slices of a symbolic axis count from either end; a start or stop inside it is checked when
+    values arrive. Integer expressions read like NumPy's integer arrays: several broadcast together.
 
     Raises: ShapeError for an index that does not fit, DTypeError for a boolean or float one.
 
@@ -113,7 +113,9 @@ def _part(node: Node, axis: int, extent: Extent, k: Any) -> tuple[Extent, int, E
     step = 1 if k.step is None else k.step
     ends = (k.start, k.stop)
     if not isinstance(step, (int, np.integer)) or step == 0:
-        raise ShapeError(f"index: a slice's step must be an integer other than 0\n  {describe(node)}")
+        raise ShapeError(
+            f"index: a slice's step must be an integer other than 0\n  {describe(node)}"
+        )
     if type(extent) is int and builtins.all(
         e is None or isinstance(e, (int, np.integer)) for e in ends
     ):
@@ -125,7 +127,7 @@ def _part(node: Node, axis: int, extent: Extent, k: Any) -> tuple[Extent, int, E
 def _symbolic_part(
     node: Node, axis: int, extent: Extent, k: slice, step: int
 ) -> tuple[Extent, int, Extent]:
-    """A slice of a symbolic axis, or with a symbolic end; what must hold is checked with the values."""
+    """A slice of a symbolic axis, or with a symbolic end; that it fits is checked at call."""
     first = _end(extent, k.start, 0 if step > 0 else _sum(extent, -1))
     last = _end(extent, k.stop, extent if step > 0 else -1)
     length = _sum(last, -first) if step > 0 else _sum(first, -last)
@@ -134,7 +136,8 @@ def _symbolic_part(
     if type(length) is int:
         return first, step, -(-length // abs(step))
     raise ShapeError(
-        f"index: a step of {step} over a symbolic length {length} on axis {axis}\n  {describe(node)}\n"
+        f"index: a step of {step} over a symbolic length {length} on axis {axis}\n"
+        f"  {describe(node)}\n"
         "  Reshape to (-1, step) and take one column, or give the axis a number."
     )
 

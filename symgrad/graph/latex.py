@@ -110,7 +110,7 @@ def _wrapped(told: Told, least: int) -> str:
     return inner if holds >= least else rf"\left({inner}\right)"
 
 
-# -- scalar bodies -----------------------------------------------------------------------------------
+# -- scalar bodies --------------------------------------------------------------------------------
 def body_latex(body: sympy.Expr, args: Sequence[Told], axes: Sequence[str] = ()) -> Told:
     """A scalar body over arguments in LaTeX, and how tightly it holds together."""
     done: dict[sympy.Basic, Told] = {}
@@ -151,7 +151,7 @@ def _scalar(
 
 
 def _shift_of(expr: sympy.Expr) -> sympy.Expr:
-    """Of `u where it is finite, else 0`, which shifts exponentials: u, as a reader would write it."""
+    """Of `u where it is finite, else 0`, which shifts exponentials: u, as one would write it."""
     function = function_of(expr)
     if function is not None and function.name == "select":
         test, value, other = expr.args
@@ -194,7 +194,9 @@ def _decimal(shown: str) -> Told:
 def _power(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
     base, exponent = expr.args
     if exponent.is_Integer and exponent < 0:
-        below = done[base][0] if exponent == -1 else f"{{{_wrapped(done[base], ATOM)}}}^{{{-exponent}}}"
+        below = (
+            done[base][0] if exponent == -1 else f"{{{_wrapped(done[base], ATOM)}}}^{{{-exponent}}}"
+        )
         return rf"\frac{{1}}{{{below}}}", CALL
     return f"{{{_wrapped(done[base], ATOM)}}}^{{{done[exponent][0]}}}", CALL
 
@@ -205,9 +207,12 @@ def _product(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
     sign = ""
     lower = [f for f in expr.args if _is_inverse(f)]
     upper = [f for f in expr.args if not (f.is_Rational or _is_inverse(f))]
-    alone = len(upper) == 1 and len(expr.args) > 1 and not any(
-        f.is_Rational and abs(f.p) != 1 for f in expr.args
-    ) and any(_is_inverse(f) or (f.is_Rational and not f.is_Integer) for f in expr.args)
+    alone = (
+        len(upper) == 1
+        and len(expr.args) > 1
+        and not any(f.is_Rational and abs(f.p) != 1 for f in expr.args)
+        and any(_is_inverse(f) or (f.is_Rational and not f.is_Integer) for f in expr.args)
+    )
     for factor in expr.args:
         if factor == -1:
             sign = "-"
@@ -216,7 +221,11 @@ def _product(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
             above += [str(abs(factor.p))] if abs(factor.p) != 1 else []
             below.append(str(factor.q))
         elif _is_inverse(factor):
-            single = SUM if len(lower) == 1 and all(f.is_Integer or not f.is_Rational for f in expr.args) else CALL
+            single = (
+                SUM
+                if len(lower) == 1 and all(f.is_Integer or not f.is_Rational for f in expr.args)
+                else CALL
+            )
             base = _wrapped(done[factor.base], ATOM if factor.exp < -1 else single)
             below.append(base if factor.exp == -1 else f"{{{base}}}^{{{-factor.exp}}}")
         else:
@@ -231,9 +240,9 @@ def _is_inverse(factor: sympy.Expr) -> bool:
     return isinstance(factor, sympy.Pow) and bool(factor.exp.is_Integer) and bool(factor.exp < 0)
 
 
-# -- nodes -------------------------------------------------------------------------------------------
+# -- nodes ----------------------------------------------------------------------------------------
 class _Writer:
-    """Each node's LaTeX, arguments first: inline where small and read once, else a line of its own."""
+    """Each node's LaTeX, arguments first: inline where small and read once, else on a line."""
 
     def __init__(self, outputs: Sequence[Node]) -> None:
         leaves = tuple(n for n in toposort(outputs) if isinstance(n, Input))
@@ -385,11 +394,15 @@ def _reduce(writer: _Writer, node: Reduce) -> Told:
 
 
 def _subscripts(
-    axes: Sequence[int], index_labels: Sequence[Sequence[int]], indices: Sequence[Node],
-    letter: dict[int, str], writer: _Writer,
+    axes: Sequence[int],
+    index_labels: Sequence[Sequence[int]],
+    indices: Sequence[Node],
+    letter: dict[int, str],
+    writer: _Writer,
 ) -> list[str]:
     return [
-        letter[k] if k >= 0
+        letter[k]
+        if k >= 0
         else writer.indexed(indices[~k], [letter[label] for label in index_labels[~k]])
         for k in axes
     ]
@@ -413,7 +426,10 @@ def _scatter(writer: _Writer, node: Scatter) -> Told:
     axes = _subscripts(node.target_axes, node.index_labels, indices, letter, writer)
     own = [letter[k] for k in node.update_labels]
     target = ", ".join(axes)
-    return rf"\operatorname{{scatter}}_{{{target}}}\left({writer.indexed(updates, own)}\right)", CALL
+    return (
+        rf"\operatorname{{scatter}}_{{{target}}}\left({writer.indexed(updates, own)}\right)",
+        CALL,
+    )
 
 
 def _reindex(writer: _Writer, node: Reindex) -> Told:

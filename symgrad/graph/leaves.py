@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import sympy
 
-from symgrad.graph import dims as dm
-from symgrad.graph import functions as fn
+from symgrad.graph import dims as dm, functions as fn
 from symgrad.graph.dims import Dim, Shape, as_extent, as_shape
 from symgrad.graph.dtypes import (
     ALL,
     BOOL,
+    BOUNDS,
     DEFAULT,
     FLOAT32,
     INT32,
@@ -47,7 +47,7 @@ Initialiser: TypeAlias = Callable[[tuple[int, ...], np.random.Generator, DType],
 Init: TypeAlias = "Initialiser | np.ndarray[Any, Any] | float | Sequence[Any] | None"
 
 
-# -- leaves ------------------------------------------------------------------------------------------
+# -- leaves ---------------------------------------------------------------------------------------
 def input(name: str, shape: object = (), dtype: DTypeLike = "float32") -> Input:
     """Declare an input: values for it come with every call.
 
@@ -72,9 +72,9 @@ def parameter(
     Args:
         name:  any non-empty string, unique in a graph.
         shape: integers and dims; `()` is a scalar.
-        init:  an initialiser of `symgrad.init` (called with shape, generator and dtype), an array of
-               this shape, or a scalar. Default: uniform within +-sqrt(6 / (fan_in + fan_out)) for two
-               axes or more (Glorot and Bengio 2010), zeros for fewer.
+        init:  an initialiser of `symgrad.init` (called with shape, generator and dtype), an array
+               of this shape, or a scalar. Default: uniform within +-sqrt(6 / (fan_in + fan_out))
+               for two axes or more (Glorot and Bengio 2010), zeros for fewer.
         dtype: default: that of an array given as `init`, else float32.
     Raises: LeafError for a bad name or init, ShapeError when `init` has another shape.
 
@@ -95,7 +95,7 @@ def parameter(
 def _check_name(asked: str, name: object) -> None:
     if not isinstance(name, str) or not name:
         raise LeafError(
-            f"{asked}: the name must be a non-empty string, got {name!r}. Write {asked}(\"x\", ...)."
+            f'{asked}: the name must be a non-empty string, got {name!r}. Write {asked}("x", ...).'
         )
 
 
@@ -130,8 +130,8 @@ def initial_value(
 ) -> np.ndarray[Any, Any]:
     """The value that a parameter starts from: a fresh array of its shape and dtype.
 
-    Random initialisers draw from a generator made of `seed` and the leaf's name, so that a parameter
-    starts from the same value in every graph that it occurs in.
+    Random initialisers draw from a generator made of `seed` and the leaf's name, so that a
+    parameter starts from the same value in every graph that it occurs in.
 
     Args:
         leaf: a parameter.
@@ -189,7 +189,7 @@ def _leaves(e: Node | Iterable[Node]) -> list[Input]:
     return [n for n in toposort(outputs) if isinstance(n, Input)]
 
 
-# -- constants ---------------------------------------------------------------------------------------
+# -- constants ------------------------------------------------------------------------------------
 def constant(value: ArrayLike, dtype: DTypeLike | None = None) -> Node:
     """A literal: a scalar, a list or an array (copied).
 
@@ -208,8 +208,8 @@ def as_node(value: ArrayLike, dtype: DType | None = None, exact: bool = False) -
 
     Args:
         value: a node, scalar, array, list, or an extent.
-        dtype: what a weak scalar takes: Python's, NumPy's float64 and int64, and extents. A fraction
-               never becomes an integer: it becomes float32.
+        dtype: what a weak scalar takes: Python's, NumPy's float64 and int64, and extents. A
+               fraction never becomes an integer: it becomes float32.
         exact: whether every value takes `dtype`.
     """
     if isinstance(value, Node):
@@ -246,7 +246,7 @@ def _weak(value: float, sign: float, kind: type, dtype: DType | None) -> Node:
     met = own
     if dtype is not None and own != BOOL:
         met = dtype if is_float(dtype) else promote(dtype, own)
-    if is_int(met) and not np.iinfo(met).min <= value <= np.iinfo(met).max:
+    if is_int(met) and not BOUNDS[met][0] <= value <= BOUNDS[met][1]:
         if dtype is None and -(2**63) <= value < 2**63:
             met = INT64
         else:
@@ -279,7 +279,7 @@ def _listed(value: Sequence[Any], dtype: DType | None) -> Node:
         raise DTypeError(f"a list of {array.dtype} is no array of numbers.")
     if dtype is None:
         dtype = kinds[array.dtype.kind]
-        if dtype == INT32 and array.size and np.abs(array).max() > np.iinfo(INT32).max:
+        if dtype == INT32 and array.size and np.abs(array).max() > BOUNDS[INT32][1]:
             dtype = INT64
     with np.errstate(all="ignore"):
         return Constant(array.astype(dtype))
@@ -306,9 +306,7 @@ def operands(*values: ArrayLike) -> tuple[Node, ...]:
     if not known:  # scalars only: a fraction among them makes floats of all
         known = [as_node(v).dtype for v in values]
     dtype = promote(*known)
-    return tuple(
-        as_node(v, dtype) if n is None else n for n, v in zip(made, values, strict=True)
-    )
+    return tuple(as_node(v, dtype) if n is None else n for n, v in zip(made, values, strict=True))
 
 
 def _is_weak(value: object) -> bool:
@@ -325,7 +323,7 @@ def cast(x: Node, dtype: DType) -> Node:
     return Map((x,), fn.CAST[dtype](fn.P[0]), x.shape, dtype)
 
 
-# -- expressions without inputs ----------------------------------------------------------------------
+# -- expressions without inputs -------------------------------------------------------------------
 @verb
 def full(shape: object, value: ArrayLike, dtype: DTypeLike | None = None) -> Node:
     """An array of one value: `out[i..] = value`.
@@ -338,7 +336,9 @@ def full(shape: object, value: ArrayLike, dtype: DTypeLike | None = None) -> Nod
     if dtype is not None:
         filled = cast(filled, as_dtype(dtype))
     if filled.shape:
-        raise ShapeError(f"full: the value must be a scalar\n  {describe(filled)}\n  Use broadcast_to.")
+        raise ShapeError(
+            f"full: the value must be a scalar\n  {describe(filled)}\n  Use broadcast_to."
+        )
     if not extents:
         return filled
     labels = range(len(extents))
@@ -424,4 +424,8 @@ def arange(
 def _scalar(value: Any) -> sympy.Expr:
     if isinstance(value, sympy.Expr):
         return value
-    return sympy.Float(float(value)) if isinstance(value, (float, np.floating)) else sympy.Integer(value)
+    return (
+        sympy.Float(float(value))
+        if isinstance(value, (float, np.floating))
+        else sympy.Integer(value)
+    )

@@ -25,7 +25,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
 
         out[..] = log sum_k e^(logits[.., k] - m[..]) + m[..] - logits[.., labels[..]],   m = max_k
 
-    Stable by construction: nothing overflows, and large logits cancel before the logarithm is added.
+    Stable by construction: nothing overflows, and large logits cancel before the logarithm comes.
 
     Args:
         logits: float (*rows, K).
@@ -41,10 +41,12 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
     if not is_int(y.dtype):
         raise DTypeError(
             f"cross_entropy: labels must be integers\n  {describe(y)}\n"
-            "  Declare them with dtype=\"int32\"; take argmax of one-hot rows."
+            '  Declare them with dtype="int32"; take argmax of one-hot rows.'
         )
-    if not x.ndim or x.ndim != y.ndim + 1 or any(
-        same(a, b) is False for a, b in zip(x.shape, y.shape, strict=False)
+    if (
+        not x.ndim
+        or x.ndim != y.ndim + 1
+        or any(same(a, b) is False for a, b in zip(x.shape, y.shape, strict=False))
     ):
         raise ShapeError(
             f"cross_entropy: needs logits (*rows, K) and labels (*rows)\n"
@@ -79,4 +81,3 @@ def binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Node:
     """
     x, t = float_operands("binary_cross_entropy", logits, targets)
     return map_node(_LOGISTIC, (x, t), asked="binary_cross_entropy")
-

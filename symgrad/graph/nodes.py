@@ -82,7 +82,12 @@ class Node(Operators, metaclass=_Interned):
 
     def with_args(self, args: Sequence[Node]) -> Node:
         """The same node over other arguments."""
-        return type(self)(*(tuple(args),), **{n: getattr(self, n) for n in self.own_fields})
+        cls: Any = type(self)
+        made: Node = cls(tuple(args), **self._own())
+        return made
+
+    def _own(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.own_fields}
 
     @property
     def ndim(self) -> int:
@@ -328,7 +333,7 @@ class Scatter(Node):
 NODES: tuple[type[Node], ...] = (Input, Constant, Map, Einsum, Reduce, Reindex, Gather, Scatter)
 
 
-# -- building ----------------------------------------------------------------------------------------
+# -- building -------------------------------------------------------------------------------------
 def broadcast(args: Sequence[Node], asked: str) -> Shape:
     """The common shape of arguments, right-aligned, extents of one stretched.
 

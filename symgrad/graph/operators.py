@@ -1,7 +1,7 @@
 """Operators and methods of expressions.
 
-A node does not know the verbs: verb modules register themselves here with `@verb`, and the operators
-look them up. So the nodes stay the lowest room and imports run one way.
+A node does not know the verbs: verb modules register themselves here with `@verb`, and the
+operators look them up. So the nodes stay the lowest room and imports run one way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 ROOMS = (
-    "arithmetic", "elementwise", "reductions", "contractions", "shapes", "indexing", "losses", "leaves",
-    "text", "latex",
+    "arithmetic", "elementwise", "reductions", "contractions", "shapes", "indexing", "losses",
+    "leaves", "text", "latex",
 )
 
 
@@ -77,7 +77,7 @@ class Operators:
         if method != "__call__" or kwargs or name not in VERBS:
             raise SymgradError(
                 f"numpy.{ufunc.__name__}: no such operation on expressions"
-                + (f" with method {method!r} or options {sorted(kwargs)}." if name in VERBS else ".")
+                + (f" with {method!r} or options {sorted(kwargs)}." if name in VERBS else ".")
                 + " Use the verbs of symgrad."
             )
         return VERBS[name](*inputs)  # type: ignore[no-any-return]
@@ -194,7 +194,7 @@ class Operators:
         shape: tuple[Extent, ...] = self.shape  # type: ignore[attr-defined]
         if shape and type(shape[0]) is int:
             return shape[0]
-        what = f"axis 0 has the symbolic extent {shape[0]}" if shape else "the expression is a scalar"
+        what = f"axis 0 has the extent {shape[0]}" if shape else "the expression is a scalar"
         raise SymgradError(f"len: {what}. Use x.shape[0] in formulas.")
 
     def __iter__(self) -> Any:
@@ -205,10 +205,10 @@ class Operators:
         raise SymgradError("float: an expression has no value yet. Use sg.evaluate(expr, values).")
 
     __int__ = __float__
-    __index__ = None  # type: ignore[assignment]  # a node is no integer
+    __index__ = None  # a node is no integer
 
     @property
-    def T(self) -> Node:  # noqa: N802  # NumPy's name
+    def T(self) -> Node:  # NumPy's name
         """The expression with its axes reversed."""
         return VERBS["transpose"](self)  # type: ignore[no-any-return]
 
@@ -243,7 +243,9 @@ class Operators:
         return VERBS["astype"](self, dtype)  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
-        return VERBS["text"](self)  # type: ignore[no-any-return]
+        told: str = VERBS["text"](self)
+        return told
 
     def _repr_latex_(self) -> str:
-        return "$\\displaystyle " + VERBS["latex"](self) + "$"
+        told: str = VERBS["latex"](self)
+        return "$\\displaystyle " + told + "$"

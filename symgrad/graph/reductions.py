@@ -1,7 +1,7 @@
 """Reductions: sums and means, extrema, and the log-sum-exp family, stable by construction.
 
-A sum is an Einsum; max, min, prod, argmax and argmin are Reduce. The exponentials are shifted by the
-largest element `m` under `stop_gradient`: the value does not depend on `m`, so neither does the
+A sum is an Einsum; max, min, prod, argmax and argmin are Reduce. The exponentials are shifted by
+the largest element `m` under `stop_gradient`: the value does not depend on `m`, so neither does the
 derivative, and `d logsumexp = softmax` comes out with no term for the maximum.
 """
 
@@ -145,7 +145,7 @@ def _position(asked: ReduceOp, x: ArrayLike, axis: int | None, keepdims: bool) -
 
 @verb
 def argmax(x: ArrayLike, axis: int | None = None, keepdims: bool = False) -> Node:
-    """The place of the largest element, the first of equals, as int32; in the flat array by default.
+    """The place of the largest element, the first of equals, as int32; of all by default.
 
     >>> argmax(as_node([[1.0, 3.0], [2.0, 0.0]]), axis=1).dtype
     dtype('int32')
@@ -193,7 +193,7 @@ def all(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
     return equal(sum(equal(as_node(x), 0), axis, keepdims), 0)
 
 
-# -- running forms -----------------------------------------------------------------------------------
+# -- running forms --------------------------------------------------------------------------------
 def _running(op: ReduceOp, x: ArrayLike, axis: int | None) -> Node:
     node = as_node(x)
     node = cast(node, INT32) if node.dtype == BOOL else node
@@ -214,9 +214,9 @@ def cumprod(x: ArrayLike, axis: int | None = None) -> Node:
     return _running("cumprod", x, axis)
 
 
-# -- exponentials ------------------------------------------------------------------------------------
+# -- exponentials ---------------------------------------------------------------------------------
 def shifted(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
-    """The shift `m = max x` without `axes`, where it is finite else 0, and the same with axes of one."""
+    """The shift `m = max x`, 0 where that is not finite: without `axes`, and with axes of one."""
     largest = _reduce("max", x, axes, False)
     shift = Map((largest,), _SHIFT, largest.shape, largest.dtype)
     return shift, expand_dims(shift, axes)

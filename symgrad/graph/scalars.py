@@ -96,7 +96,7 @@ def _has_fraction(expr: sympy.Expr) -> bool:
     )
 
 
-# -- bodies as straight-line operations ------------------------------------------------------------
+# -- bodies as straight-line operations -----------------------------------------------------------
 Kind = Literal["argument", "output", "axis", "dim", "number", "add", "sub", "mul", "div", "neg", "call"]
 
 
@@ -248,7 +248,7 @@ def number(expr: sympy.Expr) -> float | int:
     return int(expr) if expr.is_Integer else float(sympy.N(expr, 30))
 
 
-# -- NumPy meaning ---------------------------------------------------------------------------------
+# -- NumPy meaning --------------------------------------------------------------------------------
 def evaluate_scalar(
     body: sympy.Expr,
     args: Sequence[Any],
@@ -314,7 +314,7 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 }
 
 
-# -- SymPy of a user, made our own -------------------------------------------------------------------
+# -- SymPy of a user, made our own ----------------------------------------------------------------
 _SYMPY: dict[Any, str] = {
     sympy.exp: "exp", sympy.log: "log", sympy.sin: "sin", sympy.cos: "cos", sympy.tan: "tan",
     sympy.tanh: "tanh", sympy.sinh: "sinh", sympy.cosh: "cosh", sympy.atan: "arctan",

@@ -12,8 +12,7 @@ from typing import Any
 
 import sympy
 
-from symgrad.graph import dims as dm
-from symgrad.graph import functions as fn
+from symgrad.graph import dims as dm, functions as fn
 from symgrad.graph.dims import Extent, Shape, as_extent, as_shape, same, show
 from symgrad.graph.dtypes import promote
 from symgrad.graph.errors import ShapeError
@@ -61,7 +60,7 @@ def axes_of(asked: str, axis: object, node: Node) -> tuple[int, ...]:
     return tuple(found)
 
 
-# -- axes --------------------------------------------------------------------------------------------
+# -- axes -----------------------------------------------------------------------------------------
 @verb
 def transpose(x: ArrayLike, axes: Sequence[int] | None = None) -> Node:
     """Permute the axes; reversed when `axes` is None.
@@ -98,10 +97,13 @@ def moveaxis(x: ArrayLike, source: int | Sequence[int], destination: int | Seque
     froms = [one_axis("moveaxis", a, node.ndim, node) for a in (source if several else [source])]  # type: ignore[union-attr]
     several = isinstance(destination, (tuple, list))
     tos = [
-        one_axis("moveaxis", a, node.ndim, node) for a in (destination if several else [destination])  # type: ignore[union-attr]
+        one_axis("moveaxis", a, node.ndim, node)
+        for a in (destination if several else [destination])  # type: ignore[union-attr]
     ]
     if len(froms) != len(tos) or len(set(froms)) != len(froms) or len(set(tos)) != len(tos):
-        raise ShapeError(f"moveaxis: cannot move axes {source} to {destination}\n  {describe(node)}")
+        raise ShapeError(
+            f"moveaxis: cannot move axes {source} to {destination}\n  {describe(node)}"
+        )
     order = [a for a in range(node.ndim) if a not in froms]
     for to, start in sorted(zip(tos, froms, strict=True)):
         order.insert(to, start)
@@ -184,7 +186,7 @@ def _stretch(asked: str, node: Node, target: Shape) -> Node:
     return einsum_node((node,), (labels,), out, extents)
 
 
-# -- reshape -----------------------------------------------------------------------------------------
+# -- reshape --------------------------------------------------------------------------------------
 @verb
 def reshape(x: ArrayLike, shape: object) -> Node:
     """Another shape of the same size, in row-major order; one extent may be -1.
@@ -198,7 +200,9 @@ def reshape(x: ArrayLike, shape: object) -> Node:
     wanted = list(shape) if isinstance(shape, (tuple, list)) else [shape]
     unknown = [k for k, e in enumerate(wanted) if isinstance(e, int) and e == -1]
     if len(unknown) > 1:
-        raise ShapeError(f"reshape: only one extent may be -1, got {tuple(wanted)}\n  {describe(node)}")
+        raise ShapeError(
+            f"reshape: only one extent may be -1, got {tuple(wanted)}\n  {describe(node)}"
+        )
     if unknown:
         others = as_shape([e for k, e in enumerate(wanted) if k != unknown[0]], "reshape")
         wanted[unknown[0]] = _quotient(node, dm.size(others), tuple(wanted))
@@ -226,7 +230,7 @@ def _quotient(node: Node, known: Extent, wanted: tuple[object, ...]) -> Extent:
     return as_extent(quotient, "reshape")
 
 
-# -- affine moves ------------------------------------------------------------------------------------
+# -- affine moves ---------------------------------------------------------------------------------
 def sliced(x: Node, start: Shape, step: tuple[int, ...], count: Shape) -> Node:
     """`out[k] = x[start + step k]` for k in `count`; itself when that is all of `x`."""
     rank = x.ndim
@@ -255,7 +259,9 @@ def _less(extent: Extent, by: Extent) -> Extent:
 
 def _aligned(asked: str, arrays: Iterable[ArrayLike]) -> tuple[Node, ...]:
     if isinstance(arrays, Node):
-        raise ShapeError(f"{asked}: give a list of arrays, got one expression\n  {describe(arrays)}")
+        raise ShapeError(
+            f"{asked}: give a list of arrays, got one expression\n  {describe(arrays)}"
+        )
     nodes = operands(*arrays)
     if not nodes:
         raise ShapeError(f"{asked}: needs at least one array.")
@@ -318,8 +324,12 @@ def stack(arrays: Sequence[ArrayLike], axis: int = 0) -> Node:
     own = (*common[:along], 1, *common[along:])
     pieces = tuple(
         Piece(
-            own, (0,) * rank, (1,) * rank, own,
-            tuple(k if a == along else 0 for a in range(rank)), (1,) * rank,
+            own,
+            (0,) * rank,
+            (1,) * rank,
+            own,
+            tuple(k if a == along else 0 for a in range(rank)),
+            (1,) * rank,
         )
         for k in range(len(nodes))
     )
@@ -338,7 +348,8 @@ def split(x: ArrayLike, parts: int | Sequence[int], axis: int = 0) -> tuple[Node
     if isinstance(parts, int):
         if type(extent) is not int or parts < 1 or extent % parts:
             raise ShapeError(
-                f"split: axis {along} of extent {extent} has no {parts} equal parts\n  {describe(node)}"
+                f"split: axis {along} of extent {extent} has no {parts} equal parts\n"
+                f"  {describe(node)}"
             )
         places = [k * (extent // parts) for k in range(1, parts)]
     else:
@@ -390,7 +401,8 @@ def _widths(widths: Any, node: Node) -> list[tuple[int, int]]:
         pairs = [(w, w) if isinstance(w, int) else (w[0], w[1]) for w in widths]
     if len(pairs) != node.ndim or any(a < 0 or b < 0 for a, b in pairs):
         raise ShapeError(
-            f"pad: widths must be nonnegative, one pair per axis, got {widths!r}\n  {describe(node)}"
+            f"pad: widths must be nonnegative, one pair per axis, got {widths!r}\n"
+            f"  {describe(node)}"
         )
     return pairs
 
@@ -422,4 +434,3 @@ def tile(x: ArrayLike, repeats: int | Sequence[int]) -> Node:
     spread = expand_dims(reshape(node, own), [2 * k for k in range(rank)])
     merged = tuple(as_extent(n * e) for n, e in zip(counts, own, strict=True))
     return reshape(broadcast_to(spread, tuple(wide)), merged)
-

@@ -4,8 +4,8 @@
       %1 = einsum 'bi,ij->bj' x W      # model.py:3
       %2 = map tanh(p0)  %1[b,j]       # model.py:3
 
-Axes have letters that travel along the graph: an axis keeps its letter from the node that made it to
-all that read it, as far as no two axes of one node would share one.
+Axes have letters that travel along the graph: an axis keeps its letter from the node that made it
+to all that read it, as far as no two axes of one node would share one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def typed(node: Node) -> str:
 
 
 def references(graph: Graph) -> dict[Node, str]:
-    """What a node is called: a leaf by its name, a literal by its value, any other by its number."""
+    """What a node is called: a leaf by its name, a literal by its value, others by number."""
     names: dict[Node, str] = {}
     number = 0
     for node in graph.nodes:
@@ -127,7 +127,7 @@ def literal(node: Constant) -> str:
     return f"{typed(node)}{{{shown}{', ..' if flat.size > 4 else ''}}}"
 
 
-# -- letters -----------------------------------------------------------------------------------------
+# -- letters --------------------------------------------------------------------------------------
 class _Letters:
     """Fresh letters, in turn, so that axes made near each other differ."""
 
@@ -137,7 +137,7 @@ class _Letters:
     def fresh(self, extent: Extent, taken: set[str]) -> str:
         """The letter of a dim's name when it is free, else the next of the pool."""
         if isinstance(extent, Dim) and extent.name[:1].isascii() and extent.name[:1].isalpha():
-            wish = extent.name[0].lower()
+            wish: str = extent.name[0].lower()
             if wish not in taken:
                 return wish
         for k in range(len(_POOL)):
@@ -201,10 +201,13 @@ def labelled(node: Node) -> Iterator[tuple[tuple[int, ...], Node]]:
         rank = node.ndim
         for arg in node.args:
             first = rank - arg.ndim
-            yield tuple(
-                first + k if dm.same(e, node.shape[first + k]) is not False else -1
-                for k, e in enumerate(arg.shape)
-            ), arg
+            yield (
+                tuple(
+                    first + k if dm.same(e, node.shape[first + k]) is not False else -1
+                    for k, e in enumerate(arg.shape)
+                ),
+                arg,
+            )
     elif isinstance(node, Einsum):
         yield from zip(node.labels, node.args, strict=True)
     elif isinstance(node, Reduce):
@@ -218,10 +221,13 @@ def labelled(node: Node) -> Iterator[tuple[tuple[int, ...], Node]]:
     elif isinstance(node, Reindex):
         for piece, arg in zip(node.pieces, node.args, strict=True):
             same_rank = len(piece.view) == arg.ndim
-            yield tuple(
-                k if same_rank and dm.same(e, node.shape[k]) is True else -1
-                for k, e in enumerate(arg.shape)
-            ), arg
+            yield (
+                tuple(
+                    k if same_rank and dm.same(e, node.shape[k]) is True else -1
+                    for k, e in enumerate(arg.shape)
+                ),
+                arg,
+            )
 
 
 def out_labels(node: Node) -> tuple[int, ...]:
@@ -231,15 +237,15 @@ def out_labels(node: Node) -> tuple[int, ...]:
     if isinstance(node, Reduce) and node.op not in RUNNING:
         return tuple(k for k in range(node.args[0].ndim) if k not in node.axes)
     if isinstance(node, Scatter):
-        top = 1 + max((k for own in (node.update_labels, *node.index_labels) for k in own), default=0)
+        top = 1 + max(
+            (k for own in (node.update_labels, *node.index_labels) for k in own), default=0
+        )
         return tuple(k if k >= 0 else top + axis for axis, k in enumerate(node.target_axes))
     return tuple(range(node.ndim))
 
 
-# -- formulas ----------------------------------------------------------------------------------------
-def formula(
-    node: Node, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]
-) -> str:
+# -- formulas -------------------------------------------------------------------------------------
+def formula(node: Node, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]) -> str:
     """What a node computes, from its arguments' names."""
     return _FORMULAS[type(node)](node, names, letters)
 
@@ -271,10 +277,10 @@ def _map(node: Map, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]
     for labels, arg in labelled(node):
         axes = ",".join(own[k] if k >= 0 else "0" for k in labels)
         reads.append(names[arg] + (f"[{axes}]" if axes else ""))
-    axes = {f"i{k}": letter for k, letter in enumerate(own)}
+    letter_of = {f"i{k}": letter for k, letter in enumerate(own)}
     body = printable(str(node.body))
-    used = [k for k in axes if k in {s.name for s in node.body.free_symbols}]
-    told = f"  with {', '.join(f'{k}={axes[k]}' for k in used)}" if used else ""
+    used = [k for k in letter_of if k in {s.name for s in node.body.free_symbols}]
+    told = f"  with {', '.join(f'{k}={letter_of[k]}' for k in used)}" if used else ""
     wide = f"  to {typed(node)}" if not node.args else ""
     return f"map {body}  {' '.join(reads)}".rstrip() + told + wide
 
@@ -294,8 +300,11 @@ def _reduce(node: Reduce, names: dict[Node, str], letters: dict[Node, tuple[str,
 
 
 def _indexed(
-    axes: Sequence[int], index_labels: Sequence[Sequence[int]], indices: Sequence[Node],
-    letter: Callable[[int], str], names: dict[Node, str],
+    axes: Sequence[int],
+    index_labels: Sequence[Sequence[int]],
+    indices: Sequence[Node],
+    letter: Callable[[int], str],
+    names: dict[Node, str],
 ) -> str:
     told: list[str] = []
     for k in axes:
@@ -317,7 +326,10 @@ def _gather(node: Gather, names: dict[Node, str], letters: dict[Node, tuple[str,
 def _scatter(node: Scatter, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]) -> str:
     own = dict(zip(out_labels(node), letters[node], strict=True))
     fresh = _Letters()
-    groups = ((node.update_labels, node.args[0]), *zip(node.index_labels, node.args[1:], strict=True))
+    groups = (
+        (node.update_labels, node.args[0]),
+        *zip(node.index_labels, node.args[1:], strict=True),
+    )
     for labels, arg in groups:
         for k, extent in zip(labels, arg.shape, strict=True):
             if k not in own:
@@ -365,4 +377,3 @@ _FORMULAS: dict[type[Node], Callable[[Any, dict[Node, str], dict[Node, tuple[str
     Scatter: _scatter,
     Reindex: _reindex,
 }
-
