@@ -114,7 +114,7 @@ def numpy_training(
     return p, np.array(figures)
 
 
-# -- one truth ---------------------------------------------------------------------------------------
+# -- one truth --------------------------------------------------------------------------------
 @pytest.mark.parametrize("clip", [None, 0.25])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_against_numpy(name: str, clip: float | None) -> None:
@@ -205,7 +205,7 @@ def test_parameters_are_copies() -> None:
     assert trainer.parameters["W1"].any()
 
 
-# -- evaluating ----------------------------------------------------------------------------------------
+# -- evaluating -------------------------------------------------------------------------------
 def test_evaluate_validation_and_predict() -> None:
     net = Net()
     trainer = net.trainer()
@@ -241,7 +241,7 @@ def test_inputs_without_the_batch_are_passed_whole() -> None:
     assert got == pytest.approx(expected, rel=1e-5)
 
 
-# -- data ----------------------------------------------------------------------------------------------
+# -- data -------------------------------------------------------------------------------------
 def test_memory_mapped_and_converted_data(tmp_path: Path) -> None:
     net = Net()
     expected = net.trainer().fit(net.data, 2, 8).loss
@@ -308,7 +308,7 @@ def test_label_out_of_range_in_evaluate() -> None:
         net.trainer().evaluate({**net.data, "y": net.data["y"] + 1})
 
 
-# -- NaN -----------------------------------------------------------------------------------------------
+# -- NaN --------------------------------------------------------------------------------------
 def test_nan_in_data_raises_before_it_changes_anything() -> None:
     net, clean = Net(), Net()
     net.data["x"][17, 2] = np.nan
@@ -338,7 +338,7 @@ def test_divergence_says_the_epoch() -> None:
     assert "data of this batch are finite" in str(e.value)
 
 
-# -- callbacks, Ctrl-C, progress -----------------------------------------------------------------------
+# -- callbacks, Ctrl-C, progress --------------------------------------------------------------
 def test_callbacks_see_every_epoch_and_may_stop() -> None:
     net = Net()
     seen: list[EpochRecord] = []
@@ -437,7 +437,7 @@ def test_no_epochs() -> None:
         net.trainer().fit(net.data, -1, 8)
 
 
-# -- making one ----------------------------------------------------------------------------------------
+# -- making one -------------------------------------------------------------------------------
 def test_bad_trainers() -> None:
     net = Net()
     loss, sgd = mean(net.rows), optim.sgd(0.1)

@@ -61,7 +61,8 @@ def bind(
     for leaf, array in arrays.items():
         if array.ndim != leaf.ndim:
             raise DataShapeError(
-                f"{asked}: {printable(repr(leaf.name))} has {leaf.ndim} axes, its data {array.ndim}\n"
+                f"{asked}: {printable(repr(leaf.name))} has {leaf.ndim} axes, "
+                f"its data {array.ndim}\n"
                 f"  asked  {describe(leaf)}\n  got    {array.dtype} {show(array.shape)}"
             )
     rows = {leaf: a for leaf, a in arrays.items() if leaf.shape and leaf.shape[0] == batch}
