@@ -229,12 +229,14 @@ class Loops(Values):
         self.update(name, operation, value, node.dtype)
         return name
 
-    def start(self, node: Node, depth: int) -> str:
+    def start(self, node: Node, depth: int, dtype: DType | None = None) -> str:
+        """A new accumulator of the node's dtype, or of `dtype`, at its neutral element."""
         number = 0 if isinstance(node, (Einsum, Scatter)) else start_of(node)
+        dtype = dtype or node.dtype
         name = self.fresh()
         self.depth[name] = depth
-        initial = self.literal(number, node.dtype)
-        self.blocks[depth].append(Let(name, node.dtype, ir.Copy(initial)))
+        initial = self.literal(number, dtype)
+        self.blocks[depth].append(Let(name, dtype, ir.Copy(initial)))
         return name
 
     def update(self, name: str, operation: str, value: str, dtype: DType) -> None:
@@ -249,7 +251,7 @@ class Loops(Values):
         (arg,) = node.args
         dtype = arg.dtype
         sign = "less" if node.op == "argmax" else "greater"
-        best = self.start(node, 1)
+        best = self.start(node, 1, dtype)
         place = self.fresh()
         self.depth[place] = 1
         self.blocks[1].append(Let(place, INT64, ir.Copy(self.literal(0, INT64))))
