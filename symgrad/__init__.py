@@ -20,6 +20,7 @@ from symgrad._version import __version__ as __version__
 
 _ROOMS: dict[str, list[str]] = {
     "calculus.jvp": ["jvp"],
+    "calculus.second_order": ["hessian", "hvp", "jacobian"],
     "calculus.simplification": ["simplify", "substitute"],
     "calculus.vjp": ["grad", "value_and_grad", "vjp"],
     "diagram.drawing": ["draw"],
@@ -190,6 +191,7 @@ if TYPE_CHECKING:
     from codegen.pipeline import compile as compile
     from symgrad import init as init, optim as optim
     from symgrad.calculus.jvp import jvp as jvp
+    from symgrad.calculus.second_order import hessian as hessian, hvp as hvp, jacobian as jacobian
     from symgrad.calculus.simplification import simplify as simplify, substitute as substitute
     from symgrad.calculus.vjp import grad as grad, value_and_grad as value_and_grad, vjp as vjp
     from symgrad.diagram.drawing import draw as draw

@@ -24,6 +24,7 @@ from symgrad.diagram.rendering import RenderError
 from symgrad.insight.explosion import explosion_figure
 
 if TYPE_CHECKING:
+    from codegen.compiled import Compiled
     from symgrad.diagram.records import Diagram
     from symgrad.graph.nodes import Node
     from symgrad.optim import Optimizer
@@ -203,6 +204,23 @@ def make_optimizer(rows: int, epochs: int) -> Optimizer:
     return sg.optim.adam(RATE / 2 * (1.0 + sg.cos(math.pi * done)))
 
 
+def compile_step(network: Network, optimizer: Optimizer) -> Compiled:
+    """Compile one training step by hand: what the trainer runs, to be read and saved.
+
+    The two programs are equal, so the trainer finds this one in the cache folder.
+    """
+    gradients = sg.grad(network.objective, network.parameters)
+    first, *others = (sg.square(gradient).sum() for gradient in gradients)
+    outputs = {
+        "loss": network.objective,
+        "loss_of_rows": network.loss,
+        "accuracy": network.accuracy,
+        "gradient_norm": sg.sqrt(sum(others, first)),
+    }
+    updates = optimizer.updates(network.parameters, gradients)
+    return sg.compile(outputs, updates=updates, training=True)
+
+
 def fit(network: Network, digits: Digits, epochs: int, seed: int = 0, quiet: bool = True) -> Fitted:
     """Train the network on the training rows and measure it on the test rows."""
     trainer = sg.Trainer(
@@ -303,13 +321,7 @@ def run(out: Path, quick: bool = False, quiet: bool = False) -> Result:
     network = write_network()
     epochs = QUICK_EPOCHS if quick else EPOCHS
 
-    # The training step as a program of its own: the one that the trainer runs, to be read.
-    optimizer = make_optimizer(len(digits.x_train), epochs)
-    gradients = sg.grad(network.objective, network.parameters)
-    step = sg.compile(
-        {"loss": network.objective, "accuracy": network.accuracy},
-        updates=optimizer.updates(network.parameters, gradients),
-    )
+    step = compile_step(network, make_optimizer(len(digits.x_train), epochs))
     fitted = fit(network, digits, epochs, quiet=quiet)
 
     values = {
