@@ -13,6 +13,7 @@ from symgrad.calculus.vjp import grad
 from symgrad.diagram.drawing import draw
 from symgrad.diagram.folding import CAP, COLUMNS
 from symgrad.diagram.formulas import formula_of, number_text, shape_text
+from symgrad.diagram.joint import joint
 from symgrad.diagram.layers import structure_of
 from symgrad.diagram.records import Box, Diagram
 from symgrad.graph import functions as fn
@@ -152,7 +153,7 @@ def test_unrolled_recurrence_has_a_layer_per_step() -> None:
 def test_transposed_parameter_joins_its_users_layer() -> None:
     x, w = input("x", (3, 5)), parameter("w", (7, 5))
     loss = tanh(x @ w.T).sum()
-    structure = structure_of([loss], {}, {})
+    structure = structure_of([loss])
     layers = {n: structure.layer[n] for n in structure.nodes}
     assert layers[w] == 1
     assert all(number in (0, 1, 2) for number in layers.values())
@@ -197,7 +198,19 @@ def test_gradient_that_is_a_forward_value_gets_its_own_box() -> None:
     diagram = draw((x * w).sum(), wrt=w)
     box = box_of(diagram, "∂L/∂w")
     assert (box.kind, box.half) == ("result", "backward")
-    assert "residual" in [e.kind for e in diagram.edges if e.head == box.id]
+    assert [e.kind for e in diagram.edges if e.head == box.id] == ["residual"]
+    assert box_of(diagram, "x").kind == "input"
+
+
+def test_gradient_that_is_the_loss_itself() -> None:
+    x = parameter("x", ())
+    diagram = draw(exp(x), wrt=x)
+    assert {box.label for box in diagram.boxes} == {"x", "L", "∂L/∂x"}
+
+
+def test_gradient_that_is_a_number() -> None:
+    x = parameter("x", ())
+    assert box_of(draw(x * 3.0, wrt=x), "∂L/∂x").detail == "= 3"
 
 
 def test_one_gradient_for_two_leaves_names_both() -> None:
@@ -292,7 +305,7 @@ def test_ten_thousand_nodes_are_an_overview(capsys) -> None:
         print(f"\n10,000 nodes and their gradient, drawn in {seconds:.1f} s: {diagram}")
     assert len(diagram.boxes) <= 40
     assert svg.count('class="node"') == len(diagram.boxes)
-    assert sum(box.nodes for box in diagram.boxes) > 20_000
+    assert sum(box.nodes for box in diagram.boxes) > 19_990
 
 
 # -- flow --------------------------------------------------------------------------------------
@@ -307,8 +320,9 @@ class Measured:
 
 def test_flow_colors_the_backward_half_and_explains_the_scale() -> None:
     loss, leaves = network((7, 5, 3))
-    forward = set(toposort([loss]))
-    backward = [n for n in toposort(grad(loss, leaves)) if n not in forward]
+    forward, gradients = joint(loss, leaves)
+    known = set(toposort([forward]))
+    backward = [n for n in toposort(gradients) if n not in known]
     flow = Measured({node: 10.0 ** -(k % 6) for k, node in enumerate(backward)})
     diagram = draw(loss, wrt=leaves, flow=flow)
     fills = {box.fill for box in diagram.boxes if box.half == "backward"}
@@ -332,8 +346,9 @@ def test_flow_shows_zero_and_not_finite() -> None:
 
 def test_deep_network_with_flow_keeps_one_color_per_layer() -> None:
     loss, leaves = network((7, *(5,) * 60, 3))
-    forward = set(toposort([loss]))
-    backward = [n for n in toposort(grad(loss, leaves)) if n not in forward]
+    forward, gradients = joint(loss, leaves)
+    known = set(toposort([forward]))
+    backward = [n for n in toposort(gradients) if n not in known]
     flow = Measured({node: 10.0 ** (-k / 50) for k, node in enumerate(backward)})
     diagram = draw(loss, wrt=leaves, flow=flow)
     assert len(diagram.boxes) <= 2 * COLUMNS + 4

@@ -17,6 +17,7 @@ from symgrad.diagram.folding import (
     unfolded,
 )
 from symgrad.diagram.formulas import Formula, formula_of, is_literal, shape_text
+from symgrad.diagram.joint import joint
 from symgrad.diagram.layers import Structure, segmented, structure_of
 from symgrad.diagram.magnitude_scale import MagnitudeScale
 from symgrad.diagram.records import (
@@ -74,16 +75,28 @@ def draw(
             "layer)."
         )
     outputs, names = _outputs(expr)
-    gradients = _gradients(outputs, wrt)
-    if gradients:
-        names.setdefault(outputs[0], "L")
-        below = next((n for o, n in names.items() if o is outputs[0]), "L")
-        for leaf, gradient in gradients.items():
-            title = f"∂{below}/∂{_name(leaf)}"
-            names[gradient] = f"{names[gradient]}, {title}" if gradient in names else title
-    structure = structure_of(outputs, gradients, names)
+    gradients: dict[Node, list[str]] = {}
+    if wrt is not None:
+        leaves = [wrt] if isinstance(wrt, Node) else list(wrt)
+        if len(outputs) != 1:
+            raise GradError(
+                f"draw: wrt needs one scalar expression, got {len(outputs)} expressions. "
+                "Draw the loss."
+            )
+        loss, found = joint(outputs[0], leaves)
+        title = names.pop(outputs[0], "L")
+        outputs, names = [loss], {loss: title}
+        for leaf, gradient in zip(leaves, found, strict=True):
+            gradients.setdefault(gradient, []).append(f"∂{title}/∂{_name(leaf)}")
+    structure = structure_of(outputs, list(gradients))
+    results: dict[Node, str] = dict(names)
+    direct: dict[Node, str] = {}
+    for node, titles in gradients.items():
+        # A gradient that is a forward value, as d(w x)/dw = x, gets a box of its own.
+        own = structure.half[node] == "backward" and not is_literal(node)
+        (results if own else direct)[node] = ", ".join(titles)
     structure, folding = _fold(structure, level, flow)
-    return _Picture(structure, folding, flow, bool(gradients)).diagram()
+    return _Picture(structure, folding, results, direct, flow, bool(gradients)).diagram()
 
 
 def _outputs(expr: Expressions) -> tuple[list[Node], dict[Node, str]]:
@@ -100,19 +113,6 @@ def _outputs(expr: Expressions) -> tuple[list[Node], dict[Node, str]]:
             f"draw: expected an expression or a sequence of expressions, got {expr!r:.80}."
         )
     return outputs, {}
-
-
-def _gradients(outputs: Sequence[Node], wrt: Node | Sequence[Node] | None) -> dict[Node, Node]:
-    if wrt is None:
-        return {}
-    from symgrad.calculus.vjp import grad
-
-    leaves = [wrt] if isinstance(wrt, Node) else list(wrt)
-    if len(outputs) != 1:
-        raise GradError(
-            f"draw: wrt needs one scalar expression, got {len(outputs)} expressions. Draw the loss."
-        )
-    return dict(zip(leaves, grad(outputs[0], leaves), strict=True))
 
 
 def _name(node: Node) -> str:
@@ -156,6 +156,8 @@ class _Picture:
 
     structure: Structure
     folding: Folding
+    results: Mapping[Node, str]
+    direct: Mapping[Node, str]
     flow: Magnitudes | None
     joint: bool
     groups: dict[Hashable, _Group] = field(default_factory=dict)
@@ -221,11 +223,11 @@ class _Picture:
             label = shorten(printable(label), _NAME)
         elif not detail and group.half == "forward" and node.origin and node.origin != label:
             detail = node.origin
-        if node in self.structure.results:
-            result = self.structure.results[node]
+        if node in self.results:
+            result = self.results[node]
             detail = " · ".join(part for part in (shorten(label, _LABEL), detail) if part)
             label = result
-        full = [self.structure.results.get(node, ""), formula.label, formula.detail]
+        full = [self.results.get(node, ""), formula.label, formula.detail]
         full += [f"shape {shape_text(node.shape)}, {node.dtype}", str(node.where or ""), note]
         return Box(
             id=group.id,
@@ -272,7 +274,7 @@ class _Picture:
             return "parameter" if node.kind == "parameter" else "input"
         if isinstance(node, Constant):
             return "constant"
-        return "result" if node in self.structure.results else "operation"
+        return "result" if node in self.results else "operation"
 
     # -- magnitudes -------------------------------------------------------------------------------
     def _magnitude(self, group: _Group) -> float | None:
@@ -385,12 +387,10 @@ class _Picture:
         """Gradients that are forward values themselves: d(w x)/dw = x gets a box of its own."""
         boxes: list[Box] = []
         edges: list[Edge] = []
-        for node, title in self.structure.results.items():
-            if not (self.joint and "∂" in title) or self.folding.summary:
-                continue
+        if self.folding.summary:
+            return boxes, edges
+        for node, title in self.direct.items():
             group = self.groups.get(self.folding.group.get(node))
-            if group is not None and group.half == "backward":
-                continue
             value = formula_of(node).label
             box = Box(f"g{len(boxes)}", title, f"= {shorten(value, _LABEL)}", "result", "backward")
             boxes.append(box)

@@ -135,7 +135,5 @@ def _signature(structure: Structure, number: int, nodes: Sequence[Node]) -> tupl
             own = (node.shape,)
         else:
             own = tuple(getattr(node, name) for name in node.own_fields)
-        result = node in structure.results
-        row = (structure.half[node], type(node), str(node.dtype), own, tuple(args), result)
-        rows.append(row)
+        rows.append((structure.half[node], type(node), str(node.dtype), own, tuple(args)))
     return tuple(rows)

@@ -28,7 +28,6 @@ class Structure:
     half:    "forward" or "backward" of each.
     layer:   0 before the first layer, then 1, 2, ..; the loss is one above the last layer.
     titles:  a name per layer.
-    results: what an output is called ("L", "∂L/∂W1"), by node.
     loss:    the number of the loss, or None.
     """
 
@@ -36,21 +35,18 @@ class Structure:
     half: Mapping[Node, Half]
     layer: Mapping[Node, int]
     titles: Mapping[int, str]
-    results: Mapping[Node, str]
     loss: int | None
 
 
-def structure_of(
-    outputs: Sequence[Node], gradients: Mapping[Node, Node], names: Mapping[Node, str]
-) -> Structure:
+def structure_of(outputs: Sequence[Node], gradients: Sequence[Node] = ()) -> Structure:
     """Find halves and layers.
 
     Args:
         outputs: the roots of the forward half.
-        gradients: leaf or node -> its gradient; empty for a picture of the forward half alone.
-        names: a name for some outputs.
+        gradients: the roots of the backward half; without any, nodes that differentiation made
+            are taken for it.
     """
-    order = toposort([*outputs, *gradients.values()])
+    order = toposort([*outputs, *gradients])
     primal = set(toposort(outputs)) if gradients else set(order)
     half: dict[Node, Half] = {}
     for node in order:
@@ -62,7 +58,7 @@ def structure_of(
     _place_backward(backward, layer, loss)
     roots = set(outputs)
     drawn = tuple(n for n in (*forward, *backward) if not is_literal(n) or n in roots)
-    return Structure(drawn, half, layer, titles, dict(names), loss)
+    return Structure(drawn, half, layer, titles, loss)
 
 
 def _is_backward(node: Node) -> bool:
@@ -197,6 +193,7 @@ def _title(number: int, begins: Sequence[Node], weight: set[Node]) -> str:
 # -- backward -------------------------------------------------------------------------------------
 def _place_backward(backward: Sequence[Node], layer: dict[Node, int], loss: int | None) -> None:
     top = max(layer.values(), default=0)
+    made = set(backward)
     for node in backward:
         primal = node.backward_of
         while primal is not None and primal not in layer:
@@ -207,6 +204,11 @@ def _place_backward(backward: Sequence[Node], layer: dict[Node, int], loss: int 
             # It reads a cotangent of this layer or the one above, and primals of this layer.
             inner = [a for a in node.args if not isinstance(a, (Input, Constant))]
             layer[node] = min((layer[a] for a in inner), default=top)
+        # A pullback reads primals of its own layer or before it: what reads a later one, as the
+        # softmax minus one-hot that simplification made, is that layer's.
+        for arg in node.args:
+            if arg not in made and not isinstance(arg, (Input, Constant)):
+                layer[node] = max(layer[node], layer[arg])
 
 
 def segmented(structure: Structure) -> Structure:
@@ -220,4 +222,4 @@ def segmented(structure: Structure) -> Structure:
     titles = {
         k: f"nodes {(k - 1) * step + 1}–{min(k * step, len(forward))}" for k in range(1, count + 1)
     }
-    return Structure(structure.nodes, structure.half, layer, titles, structure.results, None)
+    return Structure(structure.nodes, structure.half, layer, titles, None)

@@ -115,6 +115,8 @@ def render_svg(dot: str, timeout: float = TIMEOUT) -> str:
     """
     text = render(dot, "svg", timeout).decode("utf-8")
     text = re.sub(r"<!--.*?-->\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # A picture wider than its window shrinks to it.
+    text = text.replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)
     for element in ElementTree.fromstring(text).iter():
         tag = element.tag.rpartition("}")[2]
         names = {name.rpartition("}")[2].lower() for name in element.attrib}

@@ -21,12 +21,13 @@ import numpy as np
 from symgrad.calculus.vjp import grad
 from symgrad.diagram.drawing import draw
 from symgrad.diagram.formulas import formula_of
+from symgrad.diagram.joint import joint
 from symgrad.diagram.layers import Structure, structure_of
 from symgrad.diagram.records import Diagram
 from symgrad.graph.dims import printable
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.evaluator import evaluate
-from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.nodes import Constant, Einsum, Input, Node, Reindex
 from symgrad.graph.traversal import toposort
 from symgrad.insight.dense_tanh import DenseTanh, dense_tanh_layers, mean_field_growth
 from symgrad.insight.tables import html_table, text_table
@@ -157,10 +158,7 @@ def gradient_flow(
     wanted = (wrt,) if isinstance(wrt, Node) else tuple(wrt)
     forward = toposort([loss])
     primal = [n for n in forward if is_float(n.dtype) and not isinstance(n, Constant)]
-    known = set(forward)
-    drawn = [
-        n for n in toposort(grad(loss, wanted)) if n not in known and not isinstance(n, Constant)
-    ]
+    drawn = _backward_half(loss, wanted, set(forward))
     gradients = grad(loss, primal)
     dense = dense_tanh_layers(forward)
     weights = [leaf for layer in dense for leaf in layer.leaves]
@@ -172,11 +170,43 @@ def gradient_flow(
     magnitudes.update({node: _norm(np.asarray(next(arrays))) for node in drawn})
     value.update({leaf: np.asarray(next(arrays)) for leaf in weights})
 
-    structure = structure_of([loss], {}, {})
+    structure = structure_of([loss])
     nodes = tuple(_node_row(n, structure, value[n], gradient[n]) for n in primal)
     layers = _layer_rows(structure, value, gradient, dense)
     state, verdict, factor = _judge(layers, nodes)
     return GradientFlow(loss, wanted, (*layers, *nodes), state, verdict, factor, magnitudes)
+
+
+def _backward_half(loss: Node, wrt: Sequence[Node], forward: set[Node]) -> list[Node]:
+    """The cotangents among the nodes of the picture's backward half."""
+    simplified, gradients = joint(loss, wrt)
+    known = forward.union(toposort([simplified]))
+    final = set(gradients)
+    found: list[Node] = []
+    for node in toposort(gradients):
+        if node in known or isinstance(node, Constant):
+            continue
+        if node not in final and _only_moves(node) and node.args[0] in known:
+            known.add(node)  # a residual that was stretched or reshaped
+        elif node in final or _is_cotangent(node):
+            found.append(node)
+    return found
+
+
+def _only_moves(node: Node) -> bool:
+    sums = isinstance(node, Einsum) and bool(node.summed)
+    return len(node.args) == 1 and isinstance(node, (Einsum, Reindex)) and not sums
+
+
+def _is_cotangent(node: Node) -> bool:
+    """Whether a backward node has the shape of something that its primal reads or is.
+
+    The others are by-products, such as an index that was wrapped.
+    """
+    primal = node.backward_of
+    if primal is None or not is_float(node.dtype):
+        return False
+    return any(node.shape == p.shape for p in (primal, *primal.args) if is_float(p.dtype))
 
 
 # -- rows --------------------------------------------------------------------------------------
