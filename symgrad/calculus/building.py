@@ -60,6 +60,13 @@ def is_literal(node: Node, value: float) -> bool:
     return isinstance(node, Constant) and not node.shape and bool(node.value == value)
 
 
+def is_unit(node: Node) -> bool:
+    """Whether a node is ones: the scalar 1, or 1 repeated."""
+    if isinstance(node, Einsum) and len(node.args) == 1:
+        node = node.args[0]
+    return is_literal(node, 1.0)
+
+
 def expanded(node: Node, shape: Shape) -> Node:
     """`node`, whose axes are the last of `shape`, repeated along the leading ones."""
     lead = len(shape) - node.ndim

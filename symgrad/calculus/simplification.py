@@ -1,7 +1,7 @@
 """Equal graphs with fewer nodes: rules by node class, applied from the leaves to the end.
 
-Each rule stands with its equation in `map_rules.py`, `einsum_rules.py` or `move_rules.py`; the lists
-below say which are tried, in which order. A rule returns a node of the same shape and dtype, or
+Each rule stands with its equation in `map_rules.py`, `einsum_rules.py` or `move_rules.py`; the list
+below says which are tried, in which order. A rule returns a node of the same shape and dtype, or
 None. What holds for every value (NaN, infinity, -0.0) is applied everywhere; what holds for finite
 values only is applied to nodes that differentiation made, so that a user's own `0.0 * x` stays.
 

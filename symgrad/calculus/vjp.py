@@ -22,7 +22,7 @@ from symgrad.calculus.building import (
     converted,
     equal_shapes,
     flip_node,
-    is_literal,
+    is_unit,
     literal,
     map_factor,
     mask_of,
@@ -260,7 +260,7 @@ def _map(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangents:
 
 def _map_plain(node: Map, k: int, ct: Node) -> Node | None:
     arg = node.args[k]
-    unit = not node.shape and is_literal(ct, 1.0)
+    unit = is_unit(ct)
     d = bodies.factor(node.body, k) if unit else bodies.pullback(node.body, k)
     if d is None:
         return None
@@ -269,7 +269,10 @@ def _map_plain(node: Map, k: int, ct: Node) -> Node | None:
     else:
         args = (*(node.args[j] for j in d.needs), *((node,) if d.output else ()))
         args = args if unit else (ct, *args)
-        made = masked_map(d.body, args, mask_of(ct), node.shape, node.dtype)
+        if d.body == P[0] and (args[0].shape, args[0].dtype) == (node.shape, node.dtype):
+            made = args[0]
+        else:
+            made = masked_map(d.body, args, mask_of(ct), node.shape, node.dtype)
     return converted(reduce_to(made, 0, node.shape, arg.shape), arg.dtype)
 
 
