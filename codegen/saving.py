@@ -76,7 +76,7 @@ if __name__ == "__main__":
     extents = [int(text) for text in sys.argv[1:]] or [8] * len(EXTENTS)
     rng = np.random.default_rng(0)
     values = {{
-        name: (0.1 * rng.standard_normal(shape)).astype(dtype)
+        name: np.asarray(0.1 * rng.standard_normal(shape), dtype)
         for name, dtype, shape in zip(NAMES, DTYPES, shapes(extents))
     }}
     for name, dtype in zip(NAMES, DTYPES):
