@@ -158,8 +158,8 @@ def reverse_against_forward(out: Path, quick: bool) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.loglog(counts, forward, "s-", color="#b35806", label="forward mode, one walk per weight")
-    axes.loglog(counts, reverse, "o-", color="#2166ac", label="reverse mode, one walk")
+    axes.loglog(counts, forward, "s-", color="#D55E00", label="forward mode, one walk per weight")
+    axes.loglog(counts, reverse, "o-", color="#0072B2", label="reverse mode, one walk")
     axes.set(
         xlabel="weights of the network",
         ylabel="operations for the gradient / for the loss",
@@ -198,8 +198,8 @@ def graph_against_tree(out: Path, quick: bool) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.semilogy(depths, trees, "s-", color="#b35806", label="written out as one formula (tree)")
-    axes.semilogy(depths, nodes, "o-", color="#2166ac", label="with shared parts (graph)")
+    axes.semilogy(depths, trees, "s-", color="#D55E00", label="written out as one formula (tree)")
+    axes.semilogy(depths, nodes, "o-", color="#0072B2", label="with shared parts (graph)")
     axes.set(xlabel="depth of the composition", ylabel="size", title="The size of a derivative")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -123,7 +123,7 @@ class Result:
 
     def summary(self) -> str:
         """Return the closing words for the terminal."""
-        passes = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.passes.items())
+        passes = ", ".join(f"{name} {s * 1e3:.0f}" for name, s in self.passes.items())
         width = max((len(str(path)) for path in self.files), default=0)
         lines = [
             "",
@@ -131,7 +131,7 @@ class Result:
             f"(loss {self.test_loss:.3f})",
             f"training        {self.epochs} epochs, {self.steps} steps in "
             f"{self.train_seconds:.2f} s: {self.steps_per_second:,.0f} steps per second",
-            f"compilation     {self.compile_seconds:.2f} s ({passes})",
+            f"compilation     {self.compile_seconds:.2f} s; in ms: {passes}",
             "",
             *(f"{path!s:<{width}}  {what}" for path, what in self.files.items()),
             *(f"note: {note}" for note in self.notes),
@@ -275,16 +275,15 @@ def plot_training(history: History, path: Path) -> None:
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
-    epochs = [epoch + 1 for epoch in history.epochs]
     curves = {
         "loss": (history.metrics["loss_of_rows"], history.validation["loss_of_rows"]),
         "accuracy": (history.metrics["accuracy"], history.validation["accuracy"]),
         "norm of the gradient": (history.gradient_norm, None),
     }
     for axes, (title, (training, test)) in zip(panels, curves.items(), strict=True):
-        axes.plot(epochs, training, color="#2166ac", label="training")
+        axes.plot(history.epochs, training, color="#0072B2", label="training")
         if test is not None:
-            axes.plot(epochs, test, color="#b35806", label="test")
+            axes.plot(history.epochs, test, color="#D55E00", label="test")
             axes.legend()
         axes.set(title=title, xlabel="epoch", yscale="linear" if title == "accuracy" else "log")
         axes.grid(alpha=0.3)

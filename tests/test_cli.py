@@ -237,7 +237,7 @@ def test_the_summary_names_every_file(tmp_path) -> None:
         notes=("nothing can render",),
     )
     text = result.summary()
-    for part in ("97.50%", "270 steps per second", "simplify 0.50", "load 2.00", "forward.svg"):
+    for part in ("97.50%", "270 steps per second", "simplify 500", "load 2000", "forward.svg"):
         assert part in text
     assert "note: nothing can render" in text
     assert set(result.as_json()) >= {
