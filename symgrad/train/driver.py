@@ -53,14 +53,14 @@ U = np.uint64
 GOLDEN = U(0x9E3779B97F4A7C15)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def mix(z):
     z = (z ^ (z >> U(30))) * U(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> U(27))) * U(0x94D049BB133111EB)
     return z ^ (z >> U(31))
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def shuffle(order, n, seed, epoch):
     key = mix(mix(U(seed) + GOLDEN) + U(epoch) * GOLDEN)
     for i in range(n):
@@ -73,7 +73,7 @@ def shuffle(order, n, seed, epoch):
         st(order, j, row, -1)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def gather(columns, count, order, shuffled, start, rows):
     for k in range(count):
         source = ld(columns, 4 * k, -1)
@@ -268,6 +268,12 @@ class Run:
     def start(self) -> int:
         """The row of the epoch at which the next batch begins."""
         return int(self._cursor[1])
+
+    def restart(self) -> None:
+        """Forget what was done, to run once more."""
+        self._cursor[:] = (0, 0, 0, -1)
+        self.sums[...] = 0.0
+        self.steps = 0
 
     def advance(self, until: int) -> int:
         """Run for about `CHUNK_SECONDS`, at least one step, and not past epoch `until`.

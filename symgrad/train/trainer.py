@@ -30,6 +30,7 @@ from symgrad.train.progress import progress_bar
 
 Array = npt.NDArray[Any]
 Callback = Callable[[EpochRecord], object]
+Measure = Callable[[], dict[str, float]]
 #: Rows that `evaluate` and `predict` compute at a time unless told otherwise.
 EVALUATION_ROWS = 1024
 
@@ -55,6 +56,16 @@ class Trainer:
     are data, one row per example; any other input is passed whole.
 
     Raises: SymgradError and its kinds where loss, parameters or options cannot work.
+
+    >>> import symgrad as sg
+    >>> B = sg.dim("B")
+    >>> x, y = sg.input("x", (B,)), sg.input("y", (B,))
+    >>> w = sg.parameter("w", ())
+    >>> trainer = sg.Trainer(sg.mse(w * x, y), optimizer=sg.optim.sgd(0.5))
+    >>> values = np.linspace(-1, 1, 50)
+    >>> history = trainer.fit({"x": values, "y": 3 * values}, epochs=30, batch_size=10)
+    >>> round(float(trainer.parameters["w"]), 3), len(history.loss)
+    (3.0, 30)
     """
 
     def __init__(
@@ -139,29 +150,30 @@ class Trainer:
         size = check_batch_size("fit", batch_size, bound.n)
         if not is_count(epochs):
             raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
-        checked = None
+        measure = None
         if validation is not None:
-            checked = bind("fit: validation", validation, goal.inputs, goal.batch)
+            held_out = bind("fit: validation", validation, goal.inputs, goal.batch)
+            measure = self._measure(held_out, size)
         step = self._training_step(bound, size)
         run = Run(
             step, list(bound.rows.values()), epochs=int(epochs), batch_size=size, shuffle=shuffle,
             seed=self.seed, first_epoch=self.epoch, stop_at_nan=self.on_nan == "raise",
         )
         first, listeners = len(self._records), tuple(callbacks)
-        interrupted = self._train(run, bound, checked, listeners, progress)
+        interrupted = self._train(run, bound, measure, listeners, progress)
         return History(tuple(self._records[first:]), interrupted)
 
     def _train(
         self,
         run: Run,
         bound: Bound,
-        validation: Bound | None,
+        measure: Measure | None,
         listeners: Sequence[Callback],
         progress: bool | None,
     ) -> bool:
         """Run to the end, or to Ctrl-C (True), or to a callback's stop."""
         epochs, first = len(run.sums), self.epoch
-        one_by_one = validation is not None or bool(listeners)
+        one_by_one = measure is not None or bool(listeners)
         seconds = np.zeros(epochs + 1)
         total = epochs * run.steps_per_epoch
         with progress_bar(total, progress) as report, interruptions() as interrupted:
@@ -171,7 +183,7 @@ class Trainer:
                 status = run.advance(seen + 1 if one_by_one else epochs)
                 _share(seconds, time.perf_counter() - began, before, run)
                 for k in range(seen, run.epoch):
-                    record = self._record(run, k, seconds[k], bound, validation)
+                    record = self._record(run, k, seconds[k], bound, measure)
                     if any([listener(record) in (True, "stop") for listener in listeners]):
                         return interrupted()
                 report(run.steps, self._progress_text(first + epochs))
@@ -185,7 +197,7 @@ class Trainer:
         return False
 
     def _record(
-        self, run: Run, k: int, seconds: float, bound: Bound, validation: Bound | None
+        self, run: Run, k: int, seconds: float, bound: Bound, measure: Measure | None
     ) -> EpochRecord:
         """Enter epoch `k` of a run, which may be a part of one."""
         rows = bound.n if k < run.epoch else run.start
@@ -197,7 +209,7 @@ class Trainer:
             loss=means["loss"],
             metrics={name: means[name] for name in names if name != "loss"},
             gradient_norm=means["|g|"],
-            validation={} if validation is None else self._evaluate(validation, run.batch_size),
+            validation={} if measure is None else measure(),
             seconds=float(seconds),
             rows=rows,
             steps=-(-rows // run.batch_size),
@@ -244,21 +256,28 @@ class Trainer:
         size = EVALUATION_ROWS if batch_size is None else batch_size
         if batch_size is not None:
             size = check_batch_size("evaluate", batch_size, bound.n)
-        return self._evaluate(bound, size)
+        return self._measure(bound, size)()
 
-    def _evaluate(self, bound: Bound, batch_size: int) -> dict[str, float]:
-        size = min(batch_size, bound.n)
+    def _measure(self, bound: Bound, batch_size: int) -> Measure:
+        """A function that computes loss and metrics on checked data."""
         outputs = list(self.objective.outputs.values())
+        size = min(batch_size, bound.n)
         program = self._compiled("evaluate", outputs)
         step = bind_step(program, bound, size, self._values, len(outputs))
         run = Run(step, list(bound.rows.values()), epochs=1, batch_size=size)
-        while run.epoch < 1:
-            if run.advance(1) != Stop.DONE:
-                failure = run.failure
-                raise DataError(
-                    f"evaluate: {failure.reason}\n  among the rows {_some(failure.rows)}"
-                )
-        return dict(zip(self.objective.outputs, (run.sums[0] / bound.n).tolist(), strict=True))
+
+        def measure() -> dict[str, float]:
+            run.restart()
+            while run.epoch < 1:
+                if run.advance(1) != Stop.DONE:
+                    failure = run.failure
+                    raise DataError(
+                        f"evaluate: {failure.reason}\n  among the rows {_some(failure.rows)}"
+                    )
+            means = (run.sums[0] / bound.n).tolist()
+            return dict(zip(self.objective.outputs, means, strict=True))
+
+        return measure
 
     def predict(self, expr: Any, data: Data, batch_size: int | None = None) -> Any:
         """The value of an expression on data, with the parameters as they are.
