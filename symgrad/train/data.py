@@ -19,7 +19,8 @@ from symgrad.graph.errors import DataError, DataShapeError, LeafError
 from symgrad.graph.nodes import Input, Node, describe
 
 Array = npt.NDArray[Any]
-Data = Mapping[str | Node, Any]
+#: Arrays by name or by leaf. A Mapping is invariant in its keys, so `str | Node` would refuse both.
+Data = Mapping[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
