@@ -26,7 +26,7 @@ from symgrad.insight.explosion import explosion_figure
 if TYPE_CHECKING:
     from codegen.compiled import Compiled
     from symgrad.diagram.records import Diagram
-    from symgrad.graph.nodes import Node
+    from symgrad.graph.nodes import Input, Node
     from symgrad.optim import Optimizer
     from symgrad.train.history import History
 
@@ -60,9 +60,9 @@ class Network:
         accuracy: the fraction of rows whose largest logit is at the label.
     """
 
-    x: Node
-    y: Node
-    parameters: tuple[Node, ...]
+    x: Input
+    y: Input
+    parameters: tuple[Input, ...]
     loss: Node
     objective: Node
     accuracy: Node

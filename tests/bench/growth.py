@@ -24,7 +24,7 @@ def chain(sizes: tuple[int, ...] = (10_000, 30_000, 100_000)) -> str:
         x = sg.input("x", (7,))
         h = x
         for i in range(size // 4):  # four nodes a turn, all distinct
-            h = sg.tanh(sg.sin(h) * (1.0 + 1e-6 * i) + x)
+            h = sg.tanh(sg.sin(h) * (0.9 + 1e-6 * i) + x)
         loss = h.sum()
         built = time.perf_counter()
         gradient = sg.grad(loss, x)
