@@ -10,7 +10,9 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from symgrad.graph.errors import SymgradError
+import sympy
+
+from symgrad.graph.errors import DTypeError, SymgradError
 
 if TYPE_CHECKING:
     from symgrad.graph.dims import Extent
@@ -202,10 +204,14 @@ class Operators:
         return (self[k] for k in range(n))
 
     def __float__(self) -> NoReturn:
-        raise SymgradError("float: an expression has no value yet. Use sg.evaluate(expr, values).")
+        raise DTypeError("float: an expression has no value yet. Use sg.evaluate(expr, values).")
 
     __int__ = __float__
     __index__ = None  # a node is no integer
+
+    def _sympy_(self) -> NoReturn:
+        """SymPy asks before it combines a dim with an expression: no, the expression's turn."""
+        raise sympy.SympifyError(f"{self!r} is no SymPy expression")
 
     @property
     def T(self) -> Node:  # NumPy's name
