@@ -1,7 +1,7 @@
 """Three judges of derivatives, and small expressions for every node class and scalar function.
 
-A vjp is held against central differences along random directions, against jvp (`<Jv, w> = <v, J'w>`),
-and both again one order higher.
+A vjp is held against central differences along random directions and against jvp:
+`<Jv, w> = <v, J'w>`, and both again one order higher.
 """
 
 from __future__ import annotations
@@ -205,7 +205,10 @@ def _scatter_cases() -> list[Case]:
     rows = constant(np.array([1, -1, 1], np.int32))
     return [
         Case("rows", lambda: (Scatter((a * a, rows), (0, 1), ((0,),), (~0, 1), (4, 5)), [a])),
-        Case("labels", lambda: (Scatter((a[:, 0], rows), (0,), ((0,),), (0, ~0), (3, 5)) ** 2, [a])),
+        Case(
+            "labels",
+            lambda: (Scatter((a[:, 0], rows), (0,), ((0,),), (0, ~0), (3, 5)) ** 2, [a]),
+        ),
     ]
 
 

@@ -58,7 +58,8 @@ def test_gradients_are_legal_graphs(case: Case):
     check(Graph.of(first))
     check(Graph.of(grad(weighed(first[0], 2), leaves)))
     check(Graph.of(vjp(out, leaves, [real("ct", 2, *out.shape)])))
-    check(Graph.of([jvp(out, leaves, [real(f"t{k}", 2, *x.shape) for k, x in enumerate(leaves)])[1]]))
+    tangents = [real(f"t{k}", 2, *x.shape) for k, x in enumerate(leaves)]
+    check(Graph.of([jvp(out, leaves, tangents)[1]]))
 
 
 @pytest.mark.parametrize("name", FUNCTION_NAMES)

@@ -21,6 +21,7 @@ from symgrad.graph.functions import AXIS, P
 from symgrad.graph.leaves import zeros
 from symgrad.graph.nodes import (
     Constant,
+    Einsum,
     Map,
     Node,
     Piece,
