@@ -125,8 +125,8 @@ def _cluster(cluster: Cluster, boxes: dict[str, Box]) -> graphviz.Digraph:
         f"cluster_{cluster.id}",
         graph_attr={
             "label": f"<{_markup(label, 12, MUTED, bold=True)}>",
-            "labelloc": "t",
-            "labeljust": "l",
+            "labelloc": "b",
+            "labeljust": "r",
             "style": "rounded,filled",
             "fillcolor": CLUSTER_FILL,
             "color": CLUSTER_LINE if cluster.times == 1 else INK,
