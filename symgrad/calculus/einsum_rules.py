@@ -248,7 +248,9 @@ def private_sum(node: Einsum, once: Once) -> Node | None:
         if private:
             kept = tuple(k for k in node.labels[n] if k not in private)
             inner = einsum_node((arg,), (node.labels[n],), kept)
-            return spliced(node, n, (inner,), (kept,), {})
+            rest = {k: e for k, e in enumerate(node.extents) if k not in private}
+            args = (*node.args[:n], inner, *node.args[n + 1 :])
+            return rebuilt(node, args, (*node.labels[:n], kept, *node.labels[n + 1 :]), rest)
     return None
 
 
