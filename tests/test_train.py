@@ -15,7 +15,7 @@ import pytest
 
 from symgrad import init, optim
 from symgrad.graph.dims import dim
-from symgrad.graph.elementwise import exp, tanh
+from symgrad.graph.elementwise import exp, sqrt, tanh
 from symgrad.graph.errors import (
     DataError,
     DTypeError,
@@ -330,10 +330,18 @@ def test_nan_may_pass() -> None:
     assert len(history) == 3 and np.isnan(history.loss).all()
 
 
+def test_a_gradient_that_is_not_finite_changes_nothing_either() -> None:
+    x, w = input("x", (B,)), parameter("w", ())
+    trainer = Trainer(sqrt(w * x), optim.sgd(0.1))  # at 0 the slope of the root is infinite
+    with pytest.raises(DataError, match=r"loss is 0.0 but the norm of its gradient (inf|nan)"):
+        trainer.fit({"x": np.ones(N)}, 3, 8)
+    assert trainer.parameters["w"] == 0.0
+
+
 def test_divergence_says_the_epoch() -> None:
     net = Net()
     trainer = Trainer(mean(exp(net.rows * net.rows)), optim.sgd(1e3))
-    with pytest.raises(DataError, match=r"loss is (inf|nan) in epoch \d+, step \d+") as e:
+    with pytest.raises(DataError, match=r"(inf|nan) in epoch \d+, step \d+") as e:
         trainer.fit(net.data, 100, 8)
     assert "data of this batch are finite" in str(e.value)
 

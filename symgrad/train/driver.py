@@ -134,7 +134,8 @@ def program(job, cursor_address):
                 value = np.float64(ld(at_f32(place, 0), 0, -1))
             else:
                 value = ld(at_f64(place, 0), 0, -1)
-            if k == 0 and stop_at_nan and not np.isfinite(value):
+            guarded = stop_at_nan and (k == 0 or k == output_count - 1)
+            if guarded and not np.isfinite(value):
                 status = -1
                 break
             cell = epoch * output_count + k
@@ -170,7 +171,7 @@ class Step:
         full:    its table of addresses and its extents for a whole batch.
         rest:    likewise for the last, partial batch.
         buffers: per row input the buffer of one batch, in the order of the data.
-        outputs: the float scalars that it writes: the loss first.
+        outputs: the float scalars that it writes: the loss first, the gradient norm last.
         state:   arrays that it updates in place.
         explain: what the program's last status other than 0 meant.
         alive:   whatever else owns memory behind the tables.
@@ -188,11 +189,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A step that stopped a run: the rows of its batch, its loss, and the program's own reason."""
+    """A step that stopped a run: the rows of its batch, its outputs, and the program's reason."""
 
-    rows: tuple[int, ...]
-    loss: float
-    reason: str
+    rows: tuple[int, ...] = ()
+    outputs: tuple[float, ...] = ()
+    reason: str = ""
 
 
 class Run:
@@ -204,6 +205,8 @@ class Run:
         steps: steps done.
         sums:  (epochs, outputs): each output times the rows of its batch, summed over the epoch.
         failure: of the step that stopped it, if one did.
+
+    With `stop_at_nan` a loss or a gradient norm that is not finite stops it.
     """
 
     def __init__(
@@ -226,7 +229,7 @@ class Run:
         self.data = tuple(_with_whole_rows(array) for array in data)
         self.sums = np.zeros((epochs, len(step.outputs)))
         self.steps = 0
-        self.failure = Failure((), 0.0, "")
+        self.failure = Failure()
         self._order = np.empty(n if shuffle else 0, np.int64)
         self._columns = np.array(
             [
@@ -258,6 +261,7 @@ class Run:
         )
         self._loop = _loop()
         self._seconds_per_step = 0.0
+        self._chunk = 0
 
     @property
     def epoch(self) -> int:
@@ -305,7 +309,7 @@ class Run:
         rows = slice(self.start, min(self.start + self.batch_size, self.rows))
         indices = self._order[rows] if len(self._order) else np.arange(rows.start, rows.stop)
         reason = "" if status == Stop.NOT_FINITE else self.step.explain()
-        return Failure(tuple(indices.tolist()), float(self.step.outputs[0]), reason)
+        return Failure(tuple(indices.tolist()), tuple(map(float, self.step.outputs)), reason)
 
     def _run(self, steps: int) -> int:
         self._cursor[2] = steps
@@ -313,10 +317,9 @@ class Run:
 
     def _affordable(self) -> int:
         """Steps in one chunk: one at first, then as many as fit, growing at most eightfold."""
-        if not self.steps:
-            return 1
         fitting = CHUNK_SECONDS / max(self._seconds_per_step, 1e-9)
-        return max(1, int(min(fitting, 8.0 * max(int(self._cursor[2]), 1))))
+        self._chunk = max(1, int(min(fitting, 8.0 * self._chunk)))
+        return self._chunk
 
 
 def _with_whole_rows(array: Array) -> Array:

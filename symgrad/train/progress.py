@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 
 class Report(Protocol):
-    """Called after every chunk with the steps done so far and the latest epoch's figures."""
+    """Called after every chunk with the steps done so far and a way to the latest figures."""
 
-    def __call__(self, steps: int, text: str) -> None:
+    def __call__(self, steps: int, text: Callable[[], str]) -> None:
         """Show them."""
 
 
@@ -34,4 +34,4 @@ def progress_bar(total: int, shown: bool | None) -> Iterator[Report]:
     console = Console(stderr=True)
     with Progress(BarColumn(), percent, TimeRemainingColumn(), figures, console=console) as bar:
         task = bar.add_task("", total=total)
-        yield lambda steps, text: bar.update(task, completed=steps, description=text)
+        yield lambda steps, text: bar.update(task, completed=steps, description=text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,8 +50,8 @@ class Trainer:
         threads:   how many threads a step may use.
         seed:      of the initial parameters and of the order of rows. The same seed gives the same
                    bits.
-        on_nan:    "raise": stop at the first loss that is NaN or infinite, before it changes
-                   anything; "continue": train on.
+        on_nan:    "raise": stop at the first step whose loss or gradient norm is NaN or infinite,
+                   before it changes anything; "continue": train on.
 
     Losses and metrics are reported as means weighted by rows. Inputs that lead with the batch dim
     are data, one row per example; any other input is passed whole.
@@ -142,8 +143,8 @@ class Trainer:
         Returns: the epochs of this call. Ctrl-C ends it early, after about 0.1 s, with
             `interrupted` set; a second Ctrl-C raises KeyboardInterrupt.
         Raises: LeafError, ShapeError, DTypeError and DataError for data that do not fit; DataError
-            when the loss is not finite under on_nan="raise" and when an index is out of range: the
-            step that met it has changed nothing.
+            when a loss or a gradient is not finite under on_nan="raise" and when an index is out
+            of range: the step that met it has changed nothing.
         """
         goal = self.objective
         bound = bind("fit", data, goal.inputs, goal.batch)
@@ -186,7 +187,7 @@ class Trainer:
                     record = self._record(run, k, seconds[k], bound, measure)
                     if any([listener(record) in (True, "stop") for listener in listeners]):
                         return interrupted()
-                report(run.steps, self._progress_text(first + epochs))
+                report(run.steps, lambda: self._progress_text(first + epochs))
                 if status != Stop.DONE:
                     self.epoch = first + run.epoch + 1
                     raise self._failure(run, status, bound)
@@ -233,8 +234,12 @@ class Trainer:
         if status == Stop.NOT_FINITE:
             found = not_finite(failure.rows, bound.rows)
             data = "\n".join(found) or "  the data of this batch are finite"
+            loss, norm = failure.outputs[0], failure.outputs[-1]
+            what = f"the loss is {loss}"
+            if math.isfinite(loss):
+                what += f" but the norm of its gradient {norm}"
             return DataError(
-                f"fit: the loss is {failure.loss} in {where}\n{data}\n"
+                f"fit: {what} in {where}\n{data}\n"
                 "  The parameters are those before this step. Lower the learning rate, clip the "
                 'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".'
             )
