@@ -23,6 +23,7 @@ from symgrad.graph.errors import (
     ShapeError,
     SymgradError,
 )
+from symgrad.graph.evaluator import evaluate
 from symgrad.graph.leaves import input, parameter
 from symgrad.graph.losses import cross_entropy
 from symgrad.graph.nodes import Node
@@ -131,6 +132,27 @@ def test_against_numpy(name: str, clip: float | None) -> None:
     np.testing.assert_allclose(history.gradient_norm, figures[:, 2], rtol=1e-5)
     if clip:
         assert (figures[:, 2] > clip).any()
+
+
+@pytest.mark.parametrize("name", optim.MAKERS)
+def test_every_optimizer_runs_compiled_as_it_is_written(name: str) -> None:
+    """One compiled step of a float64 line, against the evaluator on the same expressions."""
+    x, w = input("x", (B, 3), dtype="float64"), parameter("w", (3,), init.normal(), "float64")
+    trainer = Trainer(exp(x @ w), optim.MAKERS[name](0.1), clip_norm=0.5)
+    rows = np.random.default_rng(2).standard_normal((N, 3))
+    goal = trainer.objective
+    state = {leaf.name: np.zeros([int(e) for e in leaf.shape], leaf.dtype) for leaf in goal.kept}
+    state["w"] = trainer.parameters["w"]
+    losses = []
+    for _ in range(3):
+        loss, *values = evaluate(
+            [goal.outputs["loss"], *goal.updates.values()], {**state, "x": rows}
+        )
+        state |= {leaf.name: v for leaf, v in zip(goal.updates, values, strict=True)}
+        losses.append(float(loss))
+    history = trainer.fit({"x": rows}, 3, N, shuffle=False)
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-12)
+    np.testing.assert_allclose(trainer.parameters["w"], state["w"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
