@@ -53,7 +53,16 @@ class Binding:
     {B: 3}
     """
 
-    __slots__ = ("_checks", "_fixed", "_sources", "graph", "guards", "leaves", "requirements")
+    __slots__ = (
+        "_checks",
+        "_dims",
+        "_fixed",
+        "_sources",
+        "graph",
+        "guards",
+        "leaves",
+        "requirements",
+    )
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -61,6 +70,7 @@ class Binding:
         self.guards: tuple[Guard, ...] = graph.guards
         self.requirements: tuple[Requirement, ...] = requirements(graph)
         self._sources = _sources(graph)
+        self._dims = _first_uses(graph)
         self._fixed = tuple(
             leaf.shape if all(type(e) is int for e in leaf.shape) else None for leaf in self.leaves
         )
@@ -71,7 +81,11 @@ class Binding:
         )
 
     def __call__(
-        self, values: Mapping[str, Any], seed: int = 0, step: int = 0
+        self,
+        values: Mapping[str, Any],
+        seed: int = 0,
+        step: int = 0,
+        dims: Mapping[Dim, int] | None = None,
     ) -> tuple[list[Array], dict[Dim, int]]:
         """Arrays in the order of the graph's leaves, and the values of the dims.
 
@@ -79,6 +93,7 @@ class Binding:
             values: by name; a parameter left out takes its initial value.
             seed:   for initial values.
             step:   the value of a leaf of kind "step" that is left out.
+            dims:   of dims that no leaf tells.
         Returns: C-contiguous arrays of the leaves' dtypes, not copied where they fit, and the dims.
         Raises: LeafError for a missing leaf, DataError for values that do not fit.
         """
@@ -101,17 +116,19 @@ class Binding:
             ):
                 raise _wrong_shape(leaf, value, {})
             arrays.append(value)
-        dims: dict[Dim, int] = {}
+        told: dict[Dim, int] = {}
         for source in self._sources:
             given = arrays[source.leaf]
-            if given is not None and source.dim not in dims:
-                dims[source.dim] = self._solved(source, given)
+            if given is not None and source.dim not in told:
+                told[source.dim] = self._solved(source, given)
+        if dims:
+            told = {**dims, **told}
         for k in absent:
-            arrays[k] = self._default(self.leaves[k], dims, seed, step)
+            arrays[k] = self._default(self.leaves[k], told, seed, step)
         bound: list[Array] = arrays  # type: ignore[assignment]
-        if self._checks or self.guards or self.requirements:
-            self._check(bound, dims)
-        return bound, dims
+        if self._checks or self.guards or self.requirements or len(told) < len(self._dims):
+            self._check(bound, told)
+        return bound, told
 
     def _solved(self, source: _Source, array: Array) -> int:
         extent: int = array.shape[source.axis]
@@ -150,6 +167,9 @@ class Binding:
                     wanted = _value(extent, dims, leaf)
                 if shape[axis] != wanted:
                     raise _wrong_shape(leaf, arrays[k], dims)
+        for d, node in self._dims:
+            if d not in dims:
+                _value(d, dims, node)
         for guard in self.guards:
             left = _value(guard.left, dims, guard.node)
             right = _value(guard.right, dims, guard.node)
@@ -211,6 +231,19 @@ def _sources(graph: Graph) -> tuple[_Source, ...]:
                     factor, shift = (int(c) for c in poly.all_coeffs())
                     linear.append(_Source(found[0], k, axis, factor, shift))
     return (*plain, *linear)
+
+
+def _first_uses(graph: Graph) -> tuple[tuple[Dim, Node], ...]:
+    """Each dim with the first node that has it, for the message when nothing tells it."""
+    first: dict[Dim, Node] = {}
+    for node in graph.nodes:
+        for extent in node.shape:
+            if type(extent) is not int:
+                for d in free_dims(extent):
+                    first.setdefault(d, node)
+    for d in graph.dims:
+        first.setdefault(d, graph.outputs[0])
+    return tuple(first.items())
 
 
 def requirements(graph: Graph) -> tuple[Requirement, ...]:

@@ -71,8 +71,9 @@ def evaluate(
 
     Args:
         expr:     one expression, a sequence or a dict of them.
-        values:   arrays by leaf or by name. Further entries are ignored; a parameter left out takes
-                  its initial value (of seed 0).
+        values:   arrays by leaf or by name. A parameter left out takes its initial value (of seed
+                  0). Further entries are ignored, unless they tell a dim that nothing else tells:
+                  a leaf of that dim, or the dim's name with its value.
         seed:     of random expressions.
         step:     how many steps came before: what `optim.step` stands for.
         training: whether dropout drops.
@@ -93,7 +94,8 @@ def evaluate(
             if not isinstance(output, Node):
                 raise LeafError(f"evaluate: {type(output).__name__} is no expression.")
     graph = Graph.of(outputs)
-    arrays, dims = Binding(graph)(named_values(graph, values or {}), step=step)
+    named, dims = named_values(graph, values or {})
+    arrays, dims = Binding(graph)(named, step=step, dims=dims)
     results = [
         np.array(v, order="C")
         for v in evaluate_many(outputs, dict(zip(graph.inputs, arrays, strict=True)), dims)
@@ -105,16 +107,22 @@ def evaluate(
     return tuple(results) if not isinstance(expr, list) else results
 
 
-def named_values(graph: Graph, values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Values by name, from values by leaf or by name.
+def named_values(graph: Graph, values: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[Dim, int]]:
+    """Values by name, from values by leaf or by name, and the dims that leaves elsewhere tell.
+
+    A derivative may have dims in its shape and none of the leaves that had them.
 
     Raises: LeafError for a key that is neither, and for a leaf that is given twice.
     """
     own = {leaf.name: leaf for leaf in graph.inputs}
     found: dict[str, Any] = {}
+    dims: dict[Dim, int] = {}
     for key, value in values.items():
         if isinstance(key, Input):
             if own.get(key.name) is not key:
+                for extent, n in zip(key.shape, np.shape(value), strict=False):
+                    if isinstance(extent, Dim):
+                        dims.setdefault(extent, n)
                 continue
             name = key.name
         elif isinstance(key, str):
@@ -127,7 +135,10 @@ def named_values(graph: Graph, values: Mapping[Any, Any]) -> dict[str, Any]:
         if name in found:
             raise LeafError(f"evaluate: two values for the leaf {name!r}, by name and by node.")
         found[name] = value
-    return found
+    for d in graph.dims:
+        if isinstance(n := values.get(d.name), int) and d.name not in own:
+            dims.setdefault(d, n)
+    return found, dims
 
 
 def evaluate_many(

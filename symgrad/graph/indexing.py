@@ -25,6 +25,9 @@ from symgrad.graph.shapes import (
     squeeze,
 )
 
+ONE = (int, sympy.Expr)
+"""What names one position of an axis: an integer, or one that depends on dims."""
+
 
 @verb
 def getitem(x: ArrayLike, key: Any) -> Node:
@@ -48,7 +51,7 @@ def getitem(x: ArrayLike, key: Any) -> Node:
     count: list[Extent] = []
     for axis, k in enumerate(k for k in keys if k is not None):
         extent = node.shape[axis]
-        if isinstance(k, Node) or (advanced and isinstance(k, int)):
+        if isinstance(k, Node) or (advanced and isinstance(k, ONE)):
             k = slice(None)
         begin, stride, n = _part(node, axis, extent, k)
         start.append(begin)
@@ -57,7 +60,7 @@ def getitem(x: ArrayLike, key: Any) -> Node:
     moved = sliced(node, tuple(start), tuple(step), tuple(count))
     if not advanced:
         moved = _dropped(moved, keys)
-        new = [p for p, k in enumerate(k for k in keys if not isinstance(k, int)) if k is None]
+        new = [p for p, k in enumerate(k for k in keys if not isinstance(k, ONE)) if k is None]
         return expand_dims(moved, new) if new else moved
     return _gathered(moved, keys)
 
@@ -70,8 +73,9 @@ def _checked(node: Node, k: Any) -> Any:
         raise _no_bool(node)
     if isinstance(k, (int, np.integer)):
         return int(k)
-    if isinstance(k, sympy.Expr) and not k.is_number:
-        return slice(k, k + 1)
+    if isinstance(k, sympy.Expr):
+        position = sympy.expand(k)
+        return int(position) if position.is_Integer else position
     index = as_node(k)
     if is_bool(index.dtype):
         raise _no_bool(node)
@@ -104,6 +108,8 @@ def _spelled_out(node: Node, keys: list[Any]) -> list[Any]:
 
 def _part(node: Node, axis: int, extent: Extent, k: Any) -> tuple[Extent, int, Extent]:
     """Start, step and count of an integer or a slice along one axis."""
+    if isinstance(k, sympy.Expr):
+        return k, 1, 1
     if isinstance(k, int):
         if type(extent) is int and not -extent <= k < extent:
             raise ShapeError(
@@ -161,24 +167,24 @@ def _sum(a: Extent, b: Extent) -> Extent:
 
 
 def _dropped(moved: Node, keys: list[Any]) -> Node:
-    ints = [a for a, k in enumerate(k for k in keys if k is not None) if isinstance(k, int)]
+    ints = [a for a, k in enumerate(k for k in keys if k is not None) if isinstance(k, ONE)]
     return squeeze(moved, ints) if ints else moved
 
 
 def _gathered(node: Node, keys: list[Any]) -> Node:
     """The read at integer expressions; integers join them, as in NumPy."""
-    indices = [as_node(k) for k in keys if isinstance(k, (int, Node)) and k is not None]
+    indices = [as_node(k) for k in keys if isinstance(k, (*ONE, Node))]
     shape = broadcast(indices, "index")
     indices = [i if not i.ndim else broadcast_to(i, shape) for i in indices]
     rank = len(shape)
     index_labels = tuple(tuple(range(rank)) if i.ndim else () for i in indices)
     axes: list[int] = []
     out: list[int | None] = []
-    places = [p for p, k in enumerate(keys) if isinstance(k, (int, Node))]
+    places = [p for p, k in enumerate(keys) if isinstance(k, (*ONE, Node))]
     together = places[-1] - places[0] == len(places) - 1
     label, position, met = rank, 0, 0
     for k in keys:
-        if isinstance(k, (int, Node)):
+        if isinstance(k, (*ONE, Node)):
             axes.append(~met)
             met += 1
             if together and met == 1:
