@@ -249,7 +249,7 @@ def _first_uses(graph: Graph) -> tuple[tuple[Dim, Node], ...]:
 def requirements(graph: Graph) -> tuple[Requirement, ...]:
     """Extents that must not be negative when values arrive: symbolic slices stay inside axes."""
     found: dict[Extent, Requirement] = {}
-    for node in graph.nodes:
+    for node in graph.every_node():
         if isinstance(node, Reindex):
             for piece in node.pieces:
                 for view, start, step, count in zip(

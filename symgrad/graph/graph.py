@@ -68,11 +68,21 @@ class Graph:
                 )
         return cls(leaves, tuple(outputs))
 
+    def every_node(self) -> Iterator[Node]:
+        """The nodes, and those of the bodies of recurrences, whose dims are the same."""
+        waiting = [self]
+        while waiting:
+            for node in waiting.pop().nodes:
+                yield node
+                body = getattr(node, "body", None)
+                if isinstance(body, Graph):
+                    waiting.append(body)
+
     @property
     def dims(self) -> tuple[Dim, ...]:
         """The symbolic extents that occur, by name."""
         found: set[Dim] = set()
-        for node in self.nodes:
+        for node in self.every_node():
             found.update(free_dims(node.shape))
             if isinstance(node, nd.Map):
                 found.update(s for s in node.body.free_symbols if isinstance(s, Dim))
@@ -84,7 +94,7 @@ class Graph:
     def guards(self) -> tuple[Guard, ...]:
         """Pairs of extents that must be equal, each pair once."""
         found: dict[frozenset[object], Guard] = {}
-        for node in self.nodes:
+        for node in self.every_node():
             for left, right in _meetings(node):
                 if same(left, right) is None:
                     found.setdefault(frozenset((left, right)), Guard(left, right, node))
@@ -155,6 +165,10 @@ def _canonical(value: Any, dims: dict[Dim, str]) -> str:
     """A field as text in which dims have numbers for names."""
     if isinstance(value, (tuple, list)):
         return "(" + ",".join(_canonical(v, dims) for v in value) + ")"
+    if isinstance(value, Graph):
+        return value.key
+    if hasattr(value, "length"):  # the structure of a recurrence
+        return f"{_canonical(value.length, dims)} {value.reverse}"
     if isinstance(value, nd.Piece):
         return _canonical(
             (value.view, value.start, value.step, value.count, value.offset, value.stride), dims

@@ -118,7 +118,7 @@ class Input(Node):
     label: str
     shape: Shape
     dtype: DType
-    kind: Literal["input", "parameter", "step"] = "input"
+    kind: Literal["input", "parameter", "step", "bound"] = "input"
     init: Any = None
     args: tuple[Node, ...] = ()
 
