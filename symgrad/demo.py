@@ -291,12 +291,10 @@ def plot_training(history: History, path: Path) -> None:
 
 
 def _page(title: str, body: str) -> str:
-    """A whole HTML page around a fragment."""
+    """A whole HTML page around a fragment that brings its own heading and style."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{title}</title>\n<style>body {{ font-family: sans-serif; max-width: 70em; "
-        "margin: 2em auto; padding: 0 1em }</style>\n</head>\n<body>\n"
-        f"<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
+        f"<title>{title}</title>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
