@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 import symgrad as sg
 from symgrad.diagram.records import Diagram
+from symgrad.graph.traversal import toposort
 
 
 # 1. One neuron ------------------------------------------------------------------------------------
@@ -191,7 +192,7 @@ def graph_against_tree(out: Path, quick: bool) -> None:
     for depth in depths:
         h = h * sg.sin(h)
         derivative = sg.grad(h, x)
-        nodes.append(sg.to_networkx(derivative).number_of_nodes())
+        nodes.append(len(toposort([derivative])))
         trees.append(sg.cost(derivative).tree_size)
         if depth % 5 == 0 or depth in (1, 2, 3, depths[-1]):
             print(f"{depth:>7}{nodes[-1]:>20,}{trees[-1]:>25,}")

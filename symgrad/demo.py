@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -291,12 +293,10 @@ def plot_training(history: History, path: Path) -> None:
 
 
 def _page(title: str, body: str) -> str:
-    """A whole HTML page around a fragment."""
+    """A whole HTML page around a fragment that brings its own heading and style."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{title}</title>\n<style>body {{ font-family: sans-serif; max-width: 70em; "
-        "margin: 2em auto; padding: 0 1em }</style>\n</head>\n<body>\n"
-        f"<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
+        f"<title>{title}</title>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -312,15 +312,18 @@ def run(out: Path, quick: bool = False, quiet: bool = False) -> Result:
     Args:
         out: the folder; made where it is missing.
         quick: fewer epochs and smaller pictures.
-        quiet: no progress display.
+        quiet: print nothing and show no progress.
     Raises: OSError when the folder cannot be written, ImportError when an extra is missing.
     """
+    say: Callable[[str], None] = (lambda line: None) if quiet else partial(print, flush=True)
     _prepare(out)
     digits = load_digits()
     network = write_network()
     epochs = QUICK_EPOCHS if quick else EPOCHS
 
+    say(f"compiling a network of 64-{HIDDEN}-10 neurons and its gradient")
     step = compile_step(network, make_optimizer(len(digits.x_train), epochs))
+    say(f"training on {len(digits.x_train)} images of handwritten digits, {epochs} times each")
     fitted = fit(network, digits, epochs, quiet=quiet)
 
     values = {
@@ -328,6 +331,7 @@ def run(out: Path, quick: bool = False, quiet: bool = False) -> Result:
         "y": digits.y_train[:BATCH],
         **fitted.parameters,
     }
+    say(f"drawing into {out}")
     gallery = Gallery(out)
     gallery.draw("forward", "the network as it is written", sg.draw(network.loss))
     both = sg.draw(network.loss, wrt=network.parameters)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from symgrad.graph import losses as ls
-from symgrad.graph import reductions as rd
+from symgrad.graph import losses as ls, reductions as rd
 from symgrad.graph.dims import dim
 from symgrad.graph.errors import DataError, DTypeError, ShapeError
 from symgrad.graph.evaluator import evaluate
@@ -19,10 +18,17 @@ B, T = dim("B"), dim("T")
 RNG = np.random.default_rng(5)
 AXES = [None, 0, 1, -1, (0, 2), (1,), (-1, 0), ()]
 NUMPY = {
-    "sum": np.sum, "mean": np.mean, "prod": np.prod, "max": np.max, "min": np.min,
-    "var": np.var, "std": np.std, "any": np.any, "all": np.all,
+    "sum": np.sum,
+    "mean": np.mean,
+    "prod": np.prod,
+    "max": np.max,
+    "min": np.min,
+    "var": np.var,
+    "std": np.std,
+    "any": np.any,
+    "all": np.all,
     "logsumexp": scipy.special.logsumexp,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("keepdims", [False, True])
@@ -107,11 +113,19 @@ def test_nan_wins_and_negative_zero_stays():
 @pytest.mark.parametrize("name", ["sum", "prod", "any", "all", "mean", "logsumexp", "cumsum"])
 def test_empty_axes(name):
     x = input("x", (B, 3))
-    got = evaluate(VERBS[name](x, axis=0), {x: np.zeros((0, 3), "f4")} if name != "logsumexp"
-                   else {x: np.zeros((2, 3), "f4")})
-    wanted = {"sum": np.zeros(3), "prod": np.ones(3), "any": np.zeros(3, bool),
-              "all": np.ones(3, bool), "mean": np.full(3, np.nan),
-              "logsumexp": np.full(3, np.log(2)), "cumsum": np.zeros((0, 3))}[name]
+    got = evaluate(
+        VERBS[name](x, axis=0),
+        {x: np.zeros((0, 3), "f4")} if name != "logsumexp" else {x: np.zeros((2, 3), "f4")},
+    )
+    wanted = {
+        "sum": np.zeros(3),
+        "prod": np.ones(3),
+        "any": np.zeros(3, bool),
+        "all": np.ones(3, bool),
+        "mean": np.full(3, np.nan),
+        "logsumexp": np.full(3, np.log(2)),
+        "cumsum": np.zeros((0, 3)),
+    }[name]
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
@@ -215,7 +229,10 @@ def test_cross_entropy_refuses():
 
 def test_mse_and_binary_cross_entropy():
     x, t = input("x", (3, 5)), input("t", (5,))
-    values, targets = RNG.standard_normal((3, 5)).astype("f4") * 8, np.array([0, 1, 0.25, 1, 0], "f4")
+    values, targets = (
+        RNG.standard_normal((3, 5)).astype("f4") * 8,
+        np.array([0, 1, 0.25, 1, 0], "f4"),
+    )
     np.testing.assert_allclose(
         evaluate(ls.mse(x, t), {x: values, t: targets}), (values - targets) ** 2, rtol=1e-6
     )

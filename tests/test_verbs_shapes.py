@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from symgrad.graph import contractions as ct
-from symgrad.graph import indexing as ix
-from symgrad.graph import leaves as lv
-from symgrad.graph import shapes as sh
+from symgrad.graph import contractions as ct, indexing as ix, leaves as lv, shapes as sh
 from symgrad.graph.checker import check
 from symgrad.graph.dims import dim
 from symgrad.graph.errors import DataError, DTypeError, ShapeError, SymgradError
@@ -45,17 +42,35 @@ def x(request):
 
 # -- contractions ---------------------------------------------------------------------------------
 EINSUMS = [
-    ("ij,jk->ik", (3, 5), (5, 7)), ("ij,jk", (3, 5), (5, 7)), ("ij,kj->ki", (3, 5), (7, 5)),
-    ("bij,bjk->bik", (2, 3, 5), (2, 5, 7)), ("i,i->", (5,), (5,)), ("i,j->ij", (5,), (7,)),
-    ("...ij,...jk->...ik", (2, 3, 5), (5, 7)), ("...ij,...jk", (2, 1, 3, 5), (4, 5, 7)),
-    ("i...,i...->...", (3, 5), (3, 1)), ("ii->i", (5, 5)), ("ii->", (5, 5)), ("ii", (5, 5)),
-    ("iji->j", (3, 5, 3)), ("iii->i", (3, 3, 3)), ("ij->ji", (3, 5)), ("ba", (3, 5)),
-    ("ij->", (3, 5)), ("ij->j", (3, 5)), ("i,ij,jk,k->", (3,), (3, 5), (5, 7), (7,)),
-    ("ab,bc,cd->ad", (3, 5), (5, 7), (7, 2)), ("ij,ij->ij", (3, 5), (3, 5)),
-    (" i j , j -> i ", (3, 5), (5,)), (",ij->ij", (), (3, 5)), ("ijk,jil->kl", (2, 3, 5), (3, 2, 7)),
-    ("...->...", (3, 5)), ("...i->...", (3, 5)), ("aab,bc->ac", (3, 3, 5), (5, 7)),
+    ("ij,jk->ik", (3, 5), (5, 7)),
+    ("ij,jk", (3, 5), (5, 7)),
+    ("ij,kj->ki", (3, 5), (7, 5)),
+    ("bij,bjk->bik", (2, 3, 5), (2, 5, 7)),
+    ("i,i->", (5,), (5,)),
+    ("i,j->ij", (5,), (7,)),
+    ("...ij,...jk->...ik", (2, 3, 5), (5, 7)),
+    ("...ij,...jk", (2, 1, 3, 5), (4, 5, 7)),
+    ("i...,i...->...", (3, 5), (3, 1)),
+    ("ii->i", (5, 5)),
+    ("ii->", (5, 5)),
+    ("ii", (5, 5)),
+    ("iji->j", (3, 5, 3)),
+    ("iii->i", (3, 3, 3)),
+    ("ij->ji", (3, 5)),
+    ("ba", (3, 5)),
+    ("ij->", (3, 5)),
+    ("ij->j", (3, 5)),
+    ("i,ij,jk,k->", (3,), (3, 5), (5, 7), (7,)),
+    ("ab,bc,cd->ad", (3, 5), (5, 7), (7, 2)),
+    ("ij,ij->ij", (3, 5), (3, 5)),
+    (" i j , j -> i ", (3, 5), (5,)),
+    (",ij->ij", (), (3, 5)),
+    ("ijk,jil->kl", (2, 3, 5), (3, 2, 7)),
+    ("...->...", (3, 5)),
+    ("...i->...", (3, 5)),
+    ("aab,bc->ac", (3, 3, 5), (5, 7)),
     ("...,...->...", (3, 1, 7), (5, 1)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", EINSUMS, ids=lambda c: c[0])
@@ -100,11 +115,21 @@ def test_einsum_refuses(spec, shapes, match):
 
 
 MATMULS = [
-    ((3, 5), (5, 7)), ((5,), (5, 7)), ((3, 5), (5,)), ((5,), (5,)), ((2, 3, 5), (5, 7)),
-    ((3, 5), (2, 5, 7)), ((2, 3, 5), (2, 5, 7)), ((4, 1, 3, 5), (2, 5, 7)), ((2, 3, 5), (5,)),
-    ((5,), (2, 5, 7)), ((1, 3, 5), (2, 5, 7)), ((1, 3, 1), (1, 1, 7)), ((0, 5), (5, 7)),
+    ((3, 5), (5, 7)),
+    ((5,), (5, 7)),
+    ((3, 5), (5,)),
+    ((5,), (5,)),
+    ((2, 3, 5), (5, 7)),
+    ((3, 5), (2, 5, 7)),
+    ((2, 3, 5), (2, 5, 7)),
+    ((4, 1, 3, 5), (2, 5, 7)),
+    ((2, 3, 5), (5,)),
+    ((5,), (2, 5, 7)),
+    ((1, 3, 5), (2, 5, 7)),
+    ((1, 3, 1), (1, 1, 7)),
+    ((0, 5), (5, 7)),
     ((3, 0), (0, 7)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("left", "right"), MATMULS)
@@ -141,8 +166,12 @@ def test_a_symbolic_extent_against_another_is_a_guard():
     a, b = input("a", (3, B)), input("b", (T, 7))
     made = a @ b
     assert len(Graph.of([made]).guards) == 1
-    judged(made, {a: X[0, :3], b: X[0, :, :].repeat(2, 0)[:7]},
-           X[0, :3] @ X[0].repeat(2, 0)[:7], exact=False)
+    judged(
+        made,
+        {a: X[0, :3], b: X[0, :, :].repeat(2, 0)[:7]},
+        X[0, :3] @ X[0].repeat(2, 0)[:7],
+        exact=False,
+    )
     with pytest.raises(ShapeError, match=r"must be equal differ: B = 5 and T = 7") as caught:
         evaluate(made, {a: X[0, :3, :5], b: np.zeros((7, 7))})
     assert "test_verbs_shapes.py" in str(caught.value)
@@ -152,7 +181,9 @@ def test_tensordot_outer_trace_diag():
     a, b = input("a", (3, 5, 7)), input("b", (7, 5, 2))
     v, w = X, RNG.random((7, 5, 2), np.float32)
     values = {a: v, b: w}
-    judged(ct.tensordot(a, b, ((1, 2), (1, 0))), values, np.tensordot(v, w, ((1, 2), (1, 0))), False)
+    judged(
+        ct.tensordot(a, b, ((1, 2), (1, 0))), values, np.tensordot(v, w, ((1, 2), (1, 0))), False
+    )
     judged(ct.tensordot(a, b, ((2,), (0,))), values, np.tensordot(v, w, ((2,), (0,))), False)
     judged(ct.tensordot(a, b, 0)[0, 0], values, np.tensordot(v, w, 0)[0, 0], False)
     judged(ct.outer(a[0], b[0]), values, np.outer(v[0], w[0]), False)
@@ -230,15 +261,20 @@ def test_joining_is_one_move():
     parts = [input(f"x{k}", (3,)) for k in range(100)]
     made = sh.stack(parts)
     assert isinstance(made, Reindex) and len(made.args) == 100
-    judged(made, {p: np.full(3, k) for k, p in enumerate(parts)}, np.arange(100)[:, None].repeat(3, 1))
+    judged(
+        made, {p: np.full(3, k) for k, p in enumerate(parts)}, np.arange(100)[:, None].repeat(3, 1)
+    )
 
 
 def test_joining_promotes_and_refuses():
     x, k = input("x", (B, 3)), input("k", (2, 3), "int32")
     made = sh.concatenate([k, x])
     assert made.shape == (B + 2, 3) and made.dtype == np.float32
-    judged(made, {x: X[0, :4, :3], k: np.ones((2, 3), int)},
-           np.concatenate([np.ones((2, 3), "f4"), X[0, :4, :3]]))
+    judged(
+        made,
+        {x: X[0, :4, :3], k: np.ones((2, 3), int)},
+        np.concatenate([np.ones((2, 3), "f4"), X[0, :4, :3]]),
+    )
     with pytest.raises(ShapeError, match=r"concatenate: the shapes must agree besides axis 0\n"):
         sh.concatenate([x, input("z", (2, 4))])
     with pytest.raises(ShapeError, match="stack: the shapes must agree"):
@@ -274,12 +310,33 @@ def test_split_pad_flip_repeat_tile(x):
 
 # -- slices ---------------------------------------------------------------------------------------
 SLICES = [
-    np.s_[0], np.s_[-1], np.s_[1:], np.s_[:-1], np.s_[1:-1], np.s_[..., 0], np.s_[:, 2],
-    np.s_[:, ::2], np.s_[:, ::-2], np.s_[::-1], np.s_[:, 4:1:-1], np.s_[:, 3:0:-2], np.s_[None],
-    np.s_[:, None, 2:], np.s_[0, ..., None, -2], np.s_[..., None], np.s_[0, 1, 2], np.s_[:2, 1:3],
-    np.s_[:, :0], np.s_[:, 10:], np.s_[-2:], np.s_[...], np.s_[:, -100:100], np.s_[2::-1],
-    np.s_[..., ::-1], np.s_[:0],
-]  # fmt: skip
+    np.s_[0],
+    np.s_[-1],
+    np.s_[1:],
+    np.s_[:-1],
+    np.s_[1:-1],
+    np.s_[..., 0],
+    np.s_[:, 2],
+    np.s_[:, ::2],
+    np.s_[:, ::-2],
+    np.s_[::-1],
+    np.s_[:, 4:1:-1],
+    np.s_[:, 3:0:-2],
+    np.s_[None],
+    np.s_[:, None, 2:],
+    np.s_[0, ..., None, -2],
+    np.s_[..., None],
+    np.s_[0, 1, 2],
+    np.s_[:2, 1:3],
+    np.s_[:, :0],
+    np.s_[:, 10:],
+    np.s_[-2:],
+    np.s_[...],
+    np.s_[:, -100:100],
+    np.s_[2::-1],
+    np.s_[..., ::-1],
+    np.s_[:0],
+]
 
 
 @pytest.mark.parametrize("key", SLICES, ids=str)
@@ -335,21 +392,30 @@ def test_len_and_iteration():
 
 
 # -- reads ----------------------------------------------------------------------------------------
-I, J = np.array([[0, 2, -1], [1, 1, 0]]), np.array([4, -5, 2])
+ROWS, J = np.array([[0, 2, -1], [1, 1, 0]]), np.array([4, -5, 2])
 READS = [
-    lambda i, j: np.s_[i], lambda i, j: np.s_[:, j], lambda i, j: np.s_[i, j],
-    lambda i, j: np.s_[:, j, 0], lambda i, j: np.s_[i, :, j], lambda i, j: np.s_[..., j],
-    lambda i, j: np.s_[0, j], lambda i, j: np.s_[:, j, None], lambda i, j: np.s_[None, i, 1:3],
-    lambda i, j: np.s_[j[0] - j[0], j], lambda i, j: np.s_[i[0], :, ::-1], lambda i, j: np.s_[[0, 1]],
-    lambda i, j: np.s_[i, None, j], lambda i, j: np.s_[1:, None, j, 1:],
-]  # fmt: skip
+    lambda i, j: np.s_[i],
+    lambda i, j: np.s_[:, j],
+    lambda i, j: np.s_[i, j],
+    lambda i, j: np.s_[:, j, 0],
+    lambda i, j: np.s_[i, :, j],
+    lambda i, j: np.s_[..., j],
+    lambda i, j: np.s_[0, j],
+    lambda i, j: np.s_[:, j, None],
+    lambda i, j: np.s_[None, i, 1:3],
+    lambda i, j: np.s_[j[0] - j[0], j],
+    lambda i, j: np.s_[i[0], :, ::-1],
+    lambda i, j: np.s_[[0, 1]],
+    lambda i, j: np.s_[i, None, j],
+    lambda i, j: np.s_[1:, None, j, 1:],
+]
 
 
 @pytest.mark.parametrize("number", range(len(READS)))
 def test_reads_are_numpys(x, number):
-    i, j = input("i", I.shape, "int32"), input("j", (3,), "int64")
+    i, j = input("i", ROWS.shape, "int32"), input("j", (3,), "int64")
     key = READS[number]
-    judged(x[key(i, j)], {x: X, i: I, j: J}, X[key(I, J)])
+    judged(x[key(i, j)], {x: X, i: ROWS, j: J}, X[key(ROWS, J)])
 
 
 def test_reads_with_arrays_and_lists(x):
@@ -361,7 +427,7 @@ def test_reads_with_arrays_and_lists(x):
 def test_take_and_take_along_axis(x):
     k = input("k", (2, 3), "int32")
     for axis in (None, 0, 1, -1):
-        judged(ix.take(x, k, axis), {x: X, k: abs(I)}, np.take(X, abs(I), axis))
+        judged(ix.take(x, k, axis), {x: X, k: abs(ROWS)}, np.take(X, abs(ROWS), axis))
     for axis in (0, 1, 2):
         order = np.argsort(X, axis)
         o = input("o", x.shape, "int32")

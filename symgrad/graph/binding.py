@@ -123,6 +123,8 @@ class Binding:
                 told[source.dim] = self._solved(source, given)
         if dims:
             told = {**dims, **told}
+        if len(told) < len(self._dims):
+            self._solve_products(arrays, told)
         for k in absent:
             arrays[k] = self._default(self.leaves[k], told, seed, step)
         bound: list[Array] = arrays  # type: ignore[assignment]
@@ -138,6 +140,25 @@ class Binding:
         if rest or number < 0:
             raise _wrong_shape(self.leaves[source.leaf], array, {})
         return number
+
+    def _solve_products(self, arrays: Sequence[Array | None], dims: dict[Dim, int]) -> None:
+        """Dims that stand only beside others, `B*T` say: solved once the others are known."""
+        waiting = True
+        while waiting:
+            waiting = False
+            for k, _, extents in self._checks:
+                given = arrays[k]
+                for axis, extent in extents if given is not None else ():
+                    unknown = [d for d in free_dims(extent) if d not in dims]
+                    if len(unknown) != 1 or isinstance(extent, Dim) or given is None:
+                        continue
+                    known = {d: dims[d] for d in free_dims(extent) if d in dims}
+                    poly = sympy.Poly(extent.subs(known), unknown[0])  # type: ignore[union-attr]
+                    if poly.degree() == 1:
+                        factor, shift = (int(c) for c in poly.all_coeffs())
+                        source = _Source(unknown[0], k, axis, factor, shift)
+                        dims[unknown[0]] = self._solved(source, given)
+                        waiting = True
 
     def _default(self, leaf: Input, dims: dict[Dim, int], seed: int, step: int) -> Array:
         if leaf.kind == "step":

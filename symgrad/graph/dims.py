@@ -82,7 +82,8 @@ def _normalise(value: sympy.Expr, asked: str) -> Extent:
     if expanded.is_Integer:
         return as_extent(int(expanded), asked)
     strange = [s for s in expanded.free_symbols if not isinstance(s, Dim)]
-    if strange or not expanded.free_symbols:
+    polynomial = expanded.is_polynomial() and not expanded.has(sympy.zoo, sympy.oo, sympy.nan)
+    if strange or not expanded.free_symbols or not polynomial:
         raise ShapeError(
             f"{asked}: {expanded} is no extent. Use integers and dims made by dim(name)."
         )

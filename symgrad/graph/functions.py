@@ -203,7 +203,7 @@ select = _define(
 stop_gradient = _define("stop_gradient", np.asarray, 1, "same", "{}", kink="its derivative is 0")
 CAST = {
     dtype: _define(
-        f"cast_{dtype.name}", _caster(dtype), 1, "cast", rf"\mathrm{{{dtype.name}}}\left({{}}\right)",
+        f"cast_{dtype.name}", _caster(dtype), 1, "cast", rf"\mathrm{{{{{dtype.name}}}}}\left({{}}\right)",
         dtype,
     )
     for dtype in ALL

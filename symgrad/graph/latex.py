@@ -39,7 +39,7 @@ INLINE = 8
 """A subexpression of up to this many operations stands inline."""
 LINES = 60
 """A block shows this many lines."""
-ATOM, CALL, PRODUCT, SUM = 3, 2, 1, 0
+ATOM, CALL, MATRIX, PRODUCT, SUM = 4, 3, 2, 1, 0
 """How tightly a piece of LaTeX holds together; looser ones get parentheses."""
 
 Told = tuple[str, int]
@@ -337,7 +337,7 @@ def _einsum(writer: _Writer, node: Einsum) -> Told:
     if len(node.args) == 1 and not node.summed and node.ndim == 2 == node.args[0].ndim:
         return rf"{{{_wrapped(writer.told[node.args[0]], ATOM)}}}^{{\top}}", CALL
     if (matrix := _matrix_product(writer, node)) is not None:
-        return matrix, PRODUCT
+        return matrix, MATRIX
     letter = dict(zip(node.out, writer.letters[node], strict=True))
     for own, arg in zip(node.labels, node.args, strict=True):
         for label, name in zip(own, writer.letters.get(arg, ()), strict=False):
@@ -375,7 +375,7 @@ def _matrix_product(writer: _Writer, node: Einsum) -> str | None:
     for place, k in enumerate(order):
         own = node.labels[k]
         straight = len(own) == 1 or own.index(inner) == 1 - place
-        text = _wrapped(writer.told[node.args[k]], CALL if straight else ATOM)
+        text = _wrapped(writer.told[node.args[k]], MATRIX if straight else ATOM)
         told.append(text if straight else rf"{{{text}}}^{{\top}}")
     return r"\, ".join(told)
 
