@@ -33,8 +33,10 @@ from symgrad.calculus.vjp import (
     fresh_labels,
     merge_mask,
 )
+from symgrad.calculus.recurrences import fold_jvp
 from symgrad.graph.dims import Shape
 from symgrad.graph.errors import GradError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import Y, placeholder
 from symgrad.graph.leaves import ArrayLike, as_node
 from symgrad.graph.nodes import (
@@ -113,11 +115,21 @@ def push_forward(
     for node, tangent in seeds:
         given.setdefault(node, []).append(tangent)
     made: dict[Node, Node] = {}
+    folded: dict[Node, dict[int, Node]] = {}
     for node in order:
         if node not in active:
             continue
         with provenance("jvp", where=node.where):
             parts = list(given.get(node, ()))
+            if isinstance(node, Fold):
+                incoming = [made.get(arg) for arg in node.args]
+                folded[node] = fold_jvp(node, incoming, lead, push_forward)
+                continue
+            if isinstance(node, Proj):
+                own = folded.get(node.args[0], {}).get(node.place)
+                if parts or own is not None:
+                    made[node] = total([*parts, *([] if own is None else [own])])
+                continue
             incoming = [made.get(arg) for arg in node.args]
             if any(t is not None for t in incoming):
                 own = rule_of(node)(node, incoming, lead)

@@ -33,9 +33,11 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
+from symgrad.calculus.recurrences import fold_vjp
 from symgrad.graph.dims import Shape, show
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import P
 from symgrad.graph.leaves import ArrayLike, as_node
 from symgrad.graph.nodes import (
@@ -207,11 +209,26 @@ def pull_back(
         if output in active:
             pending.setdefault(output, []).append(ct)
     found: dict[Node, Node] = {}
+    projected: dict[Node, list[tuple[int, Node]]] = {}
     for node in reversed(order):
         parts = pending.pop(node, None)
         if parts is None:
             continue
         with provenance("vjp", node, node.where):
+            if isinstance(node, Proj):
+                ct = parts[0] if len(parts) == 1 else total(parts)
+                projected.setdefault(node.args[0], []).append((node.place, ct))
+                pending.setdefault(node.args[0], []).append(ct)
+                if node in wanted:
+                    found[node] = ct
+                continue
+            if isinstance(node, Fold):
+                needs = [arg in active for arg in node.args]
+                made = fold_vjp(node, projected.pop(node), batch, needs, pull_back)
+                for arg, part in zip(node.args, made, strict=True):
+                    if part is not None:
+                        pending.setdefault(arg, []).append(part)
+                continue
             ct = parts[0] if len(parts) == 1 else total(parts)
             if node in wanted:
                 found[node] = ct
@@ -232,7 +249,8 @@ def active_nodes(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
     """The float nodes of a topological order that depend on a target."""
     active = set(targets)
     for node in order:
-        if is_float(node.dtype) and any(arg in active for arg in node.args):
+        moves = is_float(node.dtype) or isinstance(node, Fold)
+        if moves and any(arg in active for arg in node.args):
             active.add(node)
     return active
 
