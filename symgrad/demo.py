@@ -37,6 +37,7 @@ BATCH = 32  # rows per step
 EPOCHS, QUICK_EPOCHS = 60, 20
 RATE = 0.01  # first step size of adam; it falls to zero along a cosine
 DECAY = 1e-3  # weight of the sum of squared weights in what is minimised
+_EXTRAS = {"scikit-learn": "sklearn", "matplotlib": "matplotlib"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +149,7 @@ def load_digits(seed: int = 0) -> Digits:
 
     The 1, a sixteenth of the range, keeps pixels that are almost always white from being blown up.
 
-    Raises: ImportError when scikit-learn, which carries the images, is not installed.
     """
-    if find_spec("sklearn") is None:
-        raise ImportError(
-            "demo: the images of digits come with scikit-learn, which is not installed. "
-            'Install it with  pip install "symgrad[demo]"'
-        )
     from sklearn import datasets
 
     pixels, labels = datasets.load_digits(return_X_y=True)
@@ -301,7 +296,14 @@ def _page(title: str, body: str) -> str:
 
 
 def _prepare(out: Path) -> None:
-    """Make the folder, and find out now rather than after training that it cannot be written."""
+    """Find out now, rather than after training, that a package or the folder cannot be used."""
+    missing = [name for name, module in _EXTRAS.items() if find_spec(module) is None]
+    if missing:
+        raise ImportError(
+            f"demo: {' and '.join(missing)} not found: the images of digits come with "
+            "scikit-learn, the curves are drawn by matplotlib. "
+            'Install them with  pip install "symgrad[demo]"'
+        )
     out.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out).close()
 

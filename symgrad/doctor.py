@@ -27,6 +27,7 @@ _BASE = (
     "llvmlite",
     "networkx",
     "graphviz",
+    "lazy_loader",
     "opt_einsum",
     "safetensors",
     "rich",
