@@ -37,7 +37,7 @@ from symgrad.graph.dims import Shape, show
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
 from symgrad.graph.functions import P
-from symgrad.graph.leaves import ArrayLike, as_node
+from symgrad.graph.leaves import ArrayLike, as_node, cast
 from symgrad.graph.nodes import (
     Einsum,
     Gather,
@@ -135,7 +135,7 @@ def vjp(
         )
     for out in outs:
         check_float("vjp", "an output", out)
-    seeds = [as_node(ct, out.dtype) for ct, out in zip(given, outs, strict=True)]
+    seeds = as_vectors(given, outs)
     batch = check_vectors("vjp", "cotangent", outs, seeds)
     targets = as_targets("vjp", wrt)
     pairs = [(o, converted(ct, o.dtype)) for o, ct in zip(outs, seeds, strict=True)]
@@ -157,6 +157,15 @@ def as_targets(asked: str, wrt: Node | Sequence[Node]) -> tuple[Node, ...]:
             )
         check_float(asked, "wrt", target)
     return targets
+
+
+def as_vectors(values: Sequence[ArrayLike], nodes: Sequence[Node]) -> list[Node]:
+    """Values as (co)tangents of nodes; literals take the dtypes of the nodes."""
+    made = [as_node(v, n.dtype) for v, n in zip(values, nodes, strict=True)]
+    return [
+        new if new is given else cast(new, node.dtype)
+        for new, given, node in zip(made, values, nodes, strict=True)
+    ]
 
 
 def check_float(asked: str, role: str, node: Node) -> None:
@@ -229,10 +238,18 @@ def pull_back(
 
 
 def active_nodes(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
-    """The float nodes of a topological order that depend on a target."""
+    """The float nodes of a topological order that depend on a target, with a derivative."""
     active = set(targets)
     for node in order:
-        if is_float(node.dtype) and any(arg in active for arg in node.args):
+        if not is_float(node.dtype):
+            continue
+        if isinstance(node, Map):
+            body = node.body
+            for k, arg in enumerate(node.args):
+                if arg in active and bodies.slope(body, k) is not None:
+                    active.add(node)
+                    break
+        elif any(arg in active for arg in node.args):
             active.add(node)
     return active
 
