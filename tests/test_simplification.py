@@ -391,6 +391,13 @@ def test_jacobian_of_symbolic_size():
     np.testing.assert_allclose(evaluate(S, values), np.diag(p) - np.outer(p, p), atol=1e-15)
 
 
+def test_literal_vectors_take_the_dtype_of_what_they_meet():
+    w = input("w", (3,))
+    product = hvp((w * w * w).sum(), w, np.array([1.0, 2.0, 3.0]))
+    assert product.dtype == np.float32
+    assert vjp(w * w, w, [[1, 2, 3]])[0].dtype == np.float32
+
+
 def test_a_masked_branch_in_a_hessian():
     x = real("x", 3)
     H = hessian(total(V["where"](x > 0, V["sqrt"](x), 0)), x)

@@ -15,6 +15,7 @@ from typing import overload
 import sympy
 
 from symgrad.calculus import bodies
+from symgrad.calculus.activity import active_nodes
 from symgrad.calculus.building import (
     aligned,
     contract,
@@ -26,8 +27,8 @@ from symgrad.calculus.building import (
     zeros_node,
 )
 from symgrad.calculus.vjp import (
-    active_nodes,
     as_targets,
+    as_vectors,
     check_float,
     check_vectors,
     fresh_labels,
@@ -38,7 +39,7 @@ from symgrad.graph.dims import Shape
 from symgrad.graph.errors import GradError
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import Y, placeholder
-from symgrad.graph.leaves import ArrayLike, as_node
+from symgrad.graph.leaves import ArrayLike
 from symgrad.graph.nodes import (
     Einsum,
     Gather,
@@ -97,7 +98,7 @@ def jvp(
         )
     for out in outs:
         check_float("jvp", "an output", out)
-    vectors = [as_node(v, t.dtype) for v, t in zip(given, targets, strict=True)]
+    vectors = as_vectors(given, targets)
     batch = check_vectors("jvp", "tangent", targets, vectors)
     lead = vectors[0].shape[:batch] if vectors else ()
     pairs = [(t, converted(v, t.dtype)) for t, v in zip(targets, vectors, strict=True)]

@@ -4,22 +4,22 @@
     reverse    c_ct[t], x_ct[t], k_ct += (df)' (c_ct[t+1], y_ct[t])      at c[t], x[t], k
     tangent    c_t[t+1], y_t[t] = (df) (c_t[t], x_t[t], k_t)             at c[t], x[t], k
 
-The primal Fold is widened: it also emits c[t], the residual that both read. `merge_folds` makes one of
-the Fold as written and the widened ones. A reverse Fold runs against the direction of its primal.
-Werbos, Backpropagation through time, 1990.
+The primal Fold is widened: it also emits c[t], the residual that both read. Simplification makes one
+Fold of the primal as written and the widened ones. A reverse Fold runs against the direction of its
+primal. Werbos, Backpropagation through time, 1990.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from symgrad.calculus.building import zeros_node
+from symgrad.calculus.activity import active_nodes, moving_binders, reached_binders
+from symgrad.calculus.building import total, zeros_node
 from symgrad.graph.dims import Shape
-from symgrad.graph.dtypes import is_float
-from symgrad.graph.folds import Chain, Fold, Proj, binder, projections
+from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, einsum_node
-from symgrad.graph.traversal import reconnect, rebuild, replace, toposort
+from symgrad.graph.traversal import replace
 
 Pull = Callable[[Sequence[tuple[Node, Node]], Sequence[Node], int], tuple[Node, ...]]
 Push = Callable[[Sequence[Node], Sequence[tuple[Node, Node]], Shape], tuple[Node, ...]]
@@ -47,80 +47,56 @@ def batch_first(node: Node, batch: int) -> Node:
     return node if not batch else einsum_node([node], [labels], out)
 
 
-def _renewed(inputs: Sequence[Input]) -> dict[Input, Input]:
-    """Fresh binders in the place of these: no two bodies share one."""
-    return {b: binder(b.name, b.shape, b.dtype) for b in inputs}
-
-
-def _varying(fold: Fold, moving: Sequence[bool]) -> list[bool]:
-    """Which binders of the body depend on moving arguments, once carries have gone round."""
-    active = [m and is_float(b.dtype) for m, b in zip(moving, fold.body.inputs, strict=True)]
-    while True:
-        on = {b for b, a in zip(fold.body.inputs, active, strict=True) if a}
-        for node in fold.body.nodes:
-            if _carries_change(node) and any(a in on for a in node.args):
-                on.add(node)
-        grown = list(active)
-        for k in range(fold.carries):
-            grown[k] = active[k] or fold.body.outputs[k] in on
-        if grown == active:
-            return active
-        active = grown
-
-
-def _carries_change(node: Node) -> bool:
-    return is_float(node.dtype) or isinstance(node, Fold)
+def _renewed(fold: Fold) -> tuple[list[Input], list[Node]]:
+    """The body over binders of its own: no two bodies share one. Binders, then outputs."""
+    fresh: list[Input] = [binder(b.name, b.shape, b.dtype) for b in fold.body.inputs]
+    return fresh, replace(fold.body.outputs, dict(zip(fold.body.inputs, fresh, strict=True)))
 
 
 def fold_vjp(
-    fold: Fold, parts: Sequence[tuple[int, Node]], batch: int, needs: Sequence[bool], pull: Pull
+    fold: Fold, given: Mapping[int, Node], batch: int, needs: Sequence[bool], pull: Pull
 ) -> list[Node | None]:
     """Cotangents of a Fold's arguments from those of its results.
 
     Args:
-        parts: (result, cotangent) pairs; several for one result are summed.
+        given: cotangents of results, by place.
         batch: how many leading axes the cotangents have more.
         needs: which arguments need one.
         pull:  reverse mode of the body.
     """
-    from symgrad.calculus.building import total
-
-    gathered: dict[int, list[Node]] = {}
-    for place, ct in parts:
-        gathered.setdefault(place, []).append(ct)
-    given = {place: total(cts) for place, cts in gathered.items()}
+    active = reached_binders(fold, given, moving_binders(fold, needs))
+    if not any(active):
+        return [None] * len(fold.args)
     lead = next(iter(given.values())).shape[:batch]
-    active = _varying(fold, needs)
     n, m = fold.carries, fold.carries + fold.sequences
-    wide, residuals = widened(fold)
+    primal, outputs = _renewed(fold)
+    on = active_nodes(
+        Graph(tuple(primal), tuple(outputs)).nodes,
+        [b for b, a in zip(primal, active, strict=True) if a],
+    )
 
-    fresh = _renewed(fold.body.inputs)
-    outputs = replace(fold.body.outputs, fresh)
-    primal = [fresh[b] for b in fold.body.inputs]
-    moving = [k for k in range(n) if active[k]]
-    summed = [k for k in range(m, len(primal)) if active[k]]
-    after = {k: binder(f"carry{k}_ct", (*lead, *primal[k].shape), primal[k].dtype) for k in moving}
-    sums = {k: binder(f"const{k - m}_ct", (*lead, *primal[k].shape), primal[k].dtype)
-            for k in summed}
-    emitted = [k for k in range(n, len(outputs)) if k in given and is_float(outputs[k].dtype)]
-    arriving = {k: binder(f"y{k - n}_ct", (*lead, *outputs[k].shape), outputs[k].dtype)
-                for k in emitted}
-    seeds = [(outputs[k], after[k]) for k in moving] + [(outputs[k], arriving[k]) for k in emitted]
-    wanted = [primal[k] for k in range(len(primal)) if active[k]]
-    cts = dict(zip([k for k in range(len(primal)) if active[k]], pull(seeds, wanted, batch),
-                   strict=True))
+    def cotangent(name: str, node: Node) -> Input:
+        return binder(f"{name}_ct", (*lead, *node.shape), node.dtype)
 
-    sequence_cts = [k for k in range(n, m) if active[k]]
+    after = {k: cotangent(primal[k].name, primal[k]) for k in range(n) if active[k]}
+    sums = {k: cotangent(primal[k].name, primal[k]) for k in range(m, len(primal)) if active[k]}
+    emitted = [k for k in given if k >= n and outputs[k] in on]
+    arriving = {k: cotangent(f"y{k - n}", outputs[k]) for k in emitted}
+    seeds = [(outputs[k], ct) for k, ct in (*after.items(), *arriving.items())]
+    wanted = [k for k, a in enumerate(active) if a]
+    cts = dict(zip(wanted, pull(seeds, [primal[k] for k in wanted], batch), strict=True))
+
+    elements = [k for k in wanted if n <= k < m]
     body = Graph(
-        (*after.values(), *sums.values(), *primal[:n], *primal[n:m], *arriving.values(),
-         *primal[m:]),
-        (*(cts[k] for k in moving), *(_sum(sums[k], cts[k]) for k in summed),
-         *(cts[k] for k in sequence_cts)),
+        (*after.values(), *sums.values(), *primal[:m], *arriving.values(), *primal[m:]),
+        (*(cts[k] for k in after), *(total([ct, cts[k]]) for k, ct in sums.items()),
+         *(cts[k] for k in elements)),
     )
     starts = [
-        given.get(k, zeros_node((*lead, *primal[k].shape), primal[k].dtype)) for k in moving
+        given[k] if k in given else zeros_node(ct.shape, ct.dtype) for k, ct in after.items()
     ]
-    zeros = [zeros_node(sums[k].shape, sums[k].dtype) for k in summed]
+    zeros = [zeros_node(ct.shape, ct.dtype) for ct in sums.values()]
+    _, residuals = widened(fold)
     sequences = (*residuals, *fold.xs, *(time_first(given[k], batch) for k in emitted))
     back = Fold(
         (*starts, *zeros, *sequences, *fold.consts), body,
@@ -128,115 +104,52 @@ def fold_vjp(
         len(starts) + len(zeros), len(sequences),
     )
     results = iter(projections(back))
-    found: dict[int, Node] = {k: next(results) for k in (*moving, *summed)}
-    found |= {k: batch_first(next(results), batch) for k in sequence_cts}
-    return [found.get(k) if needs[k] else None for k in range(len(fold.args))]
-
-
-def _sum(a: Node, b: Node) -> Node:
-    from symgrad.calculus.building import total
-
-    return total([a, b])
+    found: dict[int, Node] = {k: next(results) for k in (*after, *sums)}
+    found |= {k: batch_first(next(results), batch) for k in elements}
+    return [found.get(k) if need else None for k, need in enumerate(needs)]
 
 
 def fold_jvp(
     fold: Fold, tangents: Sequence[Node | None], lead: Shape, push: Push
 ) -> dict[int, Node]:
-    """Tangents of a Fold's results from those of its arguments, by result.
+    """Tangents of a Fold's results from those of its arguments, by place.
 
     Args:
         tangents: of the arguments; None is zero.
         lead:     the leading axes that tangents have more.
         push:     forward mode of the body.
     """
-    batch = len(lead)
-    active = _varying(fold, [t is not None for t in tangents])
-    n, m = fold.carries, fold.carries + fold.sequences
-    _, residuals = widened(fold)
-    fresh = _renewed(fold.body.inputs)
-    outputs = replace(fold.body.outputs, fresh)
-    primal = [fresh[b] for b in fold.body.inputs]
-    moving = [k for k in range(n) if active[k]]
-    others = [k for k in range(n, len(primal)) if active[k]]
-    own = {k: binder(f"{primal[k].name}_t", (*lead, *primal[k].shape), primal[k].dtype)
-           for k in (*moving, *others)}
-    on = {primal[k] for k in own}
-    for node in toposort(outputs):
-        if _carries_change(node) and any(a in on for a in node.args):
-            on.add(node)
+    batch, n, m = len(lead), fold.carries, fold.carries + fold.sequences
+    active = moving_binders(fold, [t is not None for t in tangents])
+    primal, outputs = _renewed(fold)
+    own = {
+        k: binder(f"{b.name}_t", (*lead, *b.shape), b.dtype)
+        for k, b in enumerate(primal) if active[k]
+    }
+    on = active_nodes(Graph(tuple(primal), tuple(outputs)).nodes, [primal[k] for k in own])
+    moving = [k for k in own if k < n]
     emitted = [k for k in range(n, len(outputs)) if outputs[k] in on]
-    made = dict(zip(
-        [*moving, *emitted],
-        push([outputs[k] for k in (*moving, *emitted)], [(primal[k], b) for k, b in own.items()],
-             lead),
-        strict=True,
-    ))
-    sequences = [k for k in others if k < m]
-    consts = [k for k in others if k >= m]
+    seeds: list[tuple[Node, Node]] = [(primal[k], b) for k, b in own.items()]
+    made = push([outputs[k] for k in (*moving, *emitted)], seeds, lead)
+    elements = [k for k in own if n <= k < m]
+    consts = [k for k in own if k >= m]
     body = Graph(
-        (*(own[k] for k in moving), *primal[:n], *primal[n:m], *(own[k] for k in sequences),
+        (*(own[k] for k in moving), *primal[:m], *(own[k] for k in elements),
          *primal[m:], *(own[k] for k in consts)),
-        (*(made[k] for k in moving), *(made[k] for k in emitted)),
+        tuple(made),
     )
 
-    def start(k: int) -> Node:
-        tangent = tangents[k]
-        return zeros_node((*lead, *primal[k].shape), primal[k].dtype) if tangent is None else tangent
+    def tangent(k: int) -> Node:
+        known = tangents[k]
+        return zeros_node(own[k].shape, own[k].dtype) if known is None else known
 
-    stacked = [*residuals, *fold.xs, *(time_first(_given(tangents, k), batch) for k in sequences)]
-    tangent = Fold(
-        (*(start(k) for k in moving), *stacked, *fold.consts,
-         *(_given(tangents, k) for k in consts)),
-        body, fold.structure, len(moving), len(stacked),
+    _, residuals = widened(fold)
+    sequences = [*residuals, *fold.xs, *(time_first(tangent(k), batch) for k in elements)]
+    pushed = Fold(
+        (*map(tangent, moving), *sequences, *fold.consts, *map(tangent, consts)),
+        body, fold.structure, len(moving), len(sequences),
     )
-    results = projections(tangent)
-    found = dict(zip(moving, results, strict=False))
+    results = projections(pushed)
+    found: dict[int, Node] = dict(zip(moving, results, strict=False))
     found |= {k: batch_first(results[len(moving) + j], batch) for j, k in enumerate(emitted)}
     return found
-
-
-def _given(tangents: Sequence[Node | None], k: int) -> Node:
-    tangent = tangents[k]
-    assert tangent is not None
-    return tangent
-
-
-# -- simplification --------------------------------------------------------------------------------
-def merge_folds(outputs: Sequence[Node]) -> list[Node]:
-    """rewrite: Folds over the same arguments whose bodies continue each other -> one Fold
-    requires: the same binders, and the same next carry
-    keeps:    every result; what nothing reads is dropped by `drop_results`
-    """
-    groups: dict[object, list[Fold]] = {}
-    for node in toposort(outputs):
-        if isinstance(node, Fold):
-            next_carry = tuple(map(id, node.body.outputs[: node.carries]))
-            binders = tuple(map(id, node.body.inputs))
-            args = tuple(map(id, node.args))
-            groups.setdefault((args, binders, next_carry, node.structure), []).append(node)
-    merged: dict[Fold, tuple[Fold, dict[int, int]]] = {}
-    for folds in groups.values():
-        if len(folds) < 2:
-            continue
-        first = folds[0]
-        n = first.carries
-        ys: dict[Node, int] = {}
-        for fold in folds:
-            for y in fold.body.outputs[n:]:
-                ys.setdefault(y, n + len(ys))
-        body = Graph(first.body.inputs, (*first.body.outputs[:n], *ys))
-        wide = Fold(first.args, body, first.structure, n, first.sequences)
-        for fold in folds:
-            places = {k: k for k in range(n)}
-            places |= {n + k: ys[y] for k, y in enumerate(fold.body.outputs[n:])}
-            merged[fold] = (wide, places)
-    if not merged:
-        return list(outputs)
-
-    def rule(node: Node, args: tuple[Node, ...]) -> Node:
-        if isinstance(node, Proj) and node.args[0] in merged:
-            wide, places = merged[node.args[0]]
-            return Proj((wide.with_args(args[0].args),), places[node.place])
-        return reconnect(node, args)
-
-    return rebuild(outputs, rule)

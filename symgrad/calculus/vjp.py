@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import overload
 
 from symgrad.calculus import bodies
+from symgrad.calculus.activity import active_nodes
 from symgrad.calculus.building import (
     aligned,
     contract,
@@ -39,7 +40,7 @@ from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import P
-from symgrad.graph.leaves import ArrayLike, as_node
+from symgrad.graph.leaves import ArrayLike, as_node, cast
 from symgrad.graph.nodes import (
     Einsum,
     Gather,
@@ -137,7 +138,7 @@ def vjp(
         )
     for out in outs:
         check_float("vjp", "an output", out)
-    seeds = [as_node(ct, out.dtype) for ct, out in zip(given, outs, strict=True)]
+    seeds = as_vectors(given, outs)
     batch = check_vectors("vjp", "cotangent", outs, seeds)
     targets = as_targets("vjp", wrt)
     pairs = [(o, converted(ct, o.dtype)) for o, ct in zip(outs, seeds, strict=True)]
@@ -159,6 +160,15 @@ def as_targets(asked: str, wrt: Node | Sequence[Node]) -> tuple[Node, ...]:
             )
         check_float(asked, "wrt", target)
     return targets
+
+
+def as_vectors(values: Sequence[ArrayLike], nodes: Sequence[Node]) -> list[Node]:
+    """Values as (co)tangents of nodes; literals take the dtypes of the nodes."""
+    made = [as_node(v, n.dtype) for v, n in zip(values, nodes, strict=True)]
+    return [
+        new if new is given else cast(new, node.dtype)
+        for new, given, node in zip(made, values, nodes, strict=True)
+    ]
 
 
 def check_float(asked: str, role: str, node: Node) -> None:
@@ -209,33 +219,28 @@ def pull_back(
         if output in active:
             pending.setdefault(output, []).append(ct)
     found: dict[Node, Node] = {}
-    projected: dict[Node, list[tuple[int, Node]]] = {}
+    folded: dict[Node, dict[int, Node]] = {}
     for node in reversed(order):
         parts = pending.pop(node, None)
         if parts is None:
             continue
         with provenance("vjp", node, node.where):
-            if isinstance(node, Proj):
-                ct = parts[0] if len(parts) == 1 else total(parts)
-                projected.setdefault(node.args[0], []).append((node.place, ct))
-                pending.setdefault(node.args[0], []).append(ct)
-                if node in wanted:
-                    found[node] = ct
-                continue
-            if isinstance(node, Fold):
-                needs = [arg in active for arg in node.args]
-                made = fold_vjp(node, projected.pop(node), batch, needs, pull_back)
-                for arg, part in zip(node.args, made, strict=True):
-                    if part is not None:
-                        pending.setdefault(arg, []).append(part)
-                continue
-            ct = parts[0] if len(parts) == 1 else total(parts)
+            apart = len(parts) == 1 or isinstance(node, Fold)
+            ct = parts[0] if apart else total(parts)
             if node in wanted:
                 found[node] = ct
             needs = [arg in active for arg in node.args]
             if not any(needs):
                 continue
-            for arg, part in zip(node.args, rule_of(node)(node, ct, batch, needs), strict=True):
+            made: Cotangents
+            if isinstance(node, Proj):  # a Fold has one cotangent for each of its results
+                folded.setdefault(node.args[0], {})[node.place] = ct
+                made = [ct]
+            elif isinstance(node, Fold):
+                made = fold_vjp(node, folded.pop(node), batch, needs, pull_back)
+            else:
+                made = rule_of(node)(node, ct, batch, needs)
+            for arg, part in zip(node.args, made, strict=True):
                 if part is not None and arg in active:
                     pending.setdefault(arg, []).append(part)
     with provenance("vjp"):
@@ -243,16 +248,6 @@ def pull_back(
         return tuple(
             found[t] if t in found else zeros_node((*lead, *t.shape), t.dtype) for t in targets
         )
-
-
-def active_nodes(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
-    """The float nodes of a topological order that depend on a target."""
-    active = set(targets)
-    for node in order:
-        moves = is_float(node.dtype) or isinstance(node, Fold)
-        if moves and any(arg in active for arg in node.args):
-            active.add(node)
-    return active
 
 
 def rule_of(node: Node) -> Rule:
