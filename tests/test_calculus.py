@@ -334,3 +334,11 @@ def test_a_node_class_without_a_rule_is_named(monkeypatch):
     monkeypatch.delitem(jvp_module.RULES, Einsum)
     with pytest.raises(GradError, match=r"no tangent rule for Einsum: add one in .*jvp\.py"):
         jvp(out, x, x)
+
+
+def test_a_quotient_is_differentiated_through_its_value():
+    a, b = input("a", ()), input("b", ())
+    ga, gb = evaluate(list(grad(a / b, (a, b))), {a: np.float32(1e-30), b: np.float32(1e-25)})
+    np.testing.assert_allclose([ga, gb], [1e25, -1e20], rtol=1e-6)  # b squared would be 0
+    a, b = real("a", 3), real("b", 3)
+    against_differences(total(a / b + a / (b * b) + 1 / b**3), [a, b], sample([a, b], 0, 0.5, 1.5))
