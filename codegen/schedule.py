@@ -19,6 +19,8 @@ from codegen.access import DYNAMIC, ZERO, Index, can_inline, is_one, is_view, re
 from codegen.contractions import Product, product_of
 from codegen.loop_ir import Affine, variable
 from symgrad.graph.dims import Shape, same, show
+from symgrad.graph.folds import Fold, Proj, projections
+from symgrad.graph.functions import P
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     RUNNING,
@@ -30,6 +32,7 @@ from symgrad.graph.nodes import (
     Reduce,
     Reindex,
     Scatter,
+    map_node,
 )
 from symgrad.graph.traversal import toposort
 
@@ -84,7 +87,24 @@ class MoveStage:
         return (self.node,)
 
 
-Stage: TypeAlias = LoopStage | ProductStage | MoveStage
+@dataclass(eq=False, slots=True)
+class FoldStage:
+    """A recurrence: the schedule of its body, run once a step.
+
+    outputs: of the body, as the inner schedule computes them: the next carry, then what is emitted.
+    """
+
+    node: Fold
+    inner: Schedule
+    outputs: tuple[Node, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """What it computes."""
+        return projections(self.node)
+
+
+Stage: TypeAlias = LoopStage | ProductStage | MoveStage | FoldStage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +114,7 @@ class Schedule:
     graph:   what is computed; its outputs are results, then right-hand sides of updates.
     stored:  nodes that need memory beyond a row.
     forced:  nodes that would be inline but must lie in memory.
+    checked: nodes whose indices kernels check, in the order of their numbers in reports.
     """
 
     graph: Graph
@@ -101,6 +122,7 @@ class Schedule:
     stage_of: dict[Node, int]
     stored: frozenset[Node]
     forced: frozenset[Node]
+    checked: list[Node]
 
     def inline(self, node: Node) -> bool:
         """Whether readers look through a node."""
@@ -121,6 +143,10 @@ class Schedule:
                 for a, t in zip(e.args, p.transposed, strict=True)
             )
             return f"gemm   {left} x {right} -> {show(e.shape)}   {done}"
+        if isinstance(stage, FoldStage):
+            inner = str(stage.inner).replace("\n", "\n          ")
+            length = stage.node.structure.length
+            return f"fold   {length} steps   {done}\n          {inner}"
         if isinstance(stage, MoveStage):
             return f"move   {show(stage.node.shape)}   {done}"
         rows, inner = stage.domain[: stage.split], stage.domain[stage.split :]
@@ -198,9 +224,22 @@ def place_in(stage: LoopStage, node: Node) -> Index:
     return tuple(ZERO if is_one(e) else here[k] for k, e in enumerate(domain_of(node)))
 
 
-def make_schedule(outputs: Sequence[Node]) -> Schedule:
-    """Group the nodes that the outputs need into stages."""
-    return _Scheduler(Graph(_leaves(outputs), tuple(outputs))).run()
+def make_schedule(outputs: Sequence[Node], checked: list[Node] | None = None) -> Schedule:
+    """Group the nodes that the outputs need into stages.
+
+    Args:
+        outputs: what is wanted in memory.
+        checked: the list that nodes with checked indices join; bodies share that of their graph.
+    """
+    graph = Graph(_leaves(outputs), tuple(outputs))
+    return _Scheduler(graph, [] if checked is None else checked).run()
+
+
+def in_memory(node: Node) -> Node:
+    """The node, or a copy of it where it is a leaf, so that it has memory of its own."""
+    if not isinstance(root_of(node), (Input, Constant)):
+        return node
+    return map_node(P[0], [node], node.dtype)
 
 
 def _leaves(outputs: Sequence[Node]) -> tuple[Input, ...]:
@@ -208,8 +247,9 @@ def _leaves(outputs: Sequence[Node]) -> tuple[Input, ...]:
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, checked: list[Node]) -> None:
         self.graph = graph
+        self.checked = checked
         self.stages: list[Stage] = []
         self.stage_of: dict[Node, int] = {}
         self.reads_of_stage: list[set[Node]] = []
@@ -220,7 +260,7 @@ class _Scheduler:
         """What a kernel or the caller needs as memory; reshapes show the memory of another."""
         read = [*self.graph.outputs]
         for node in self.graph.nodes:
-            if product_of(node) is not None or is_view(node):
+            if product_of(node) is not None or is_view(node) or isinstance(node, Fold):
                 read.extend(node.args)
             elif isinstance(node, Reindex):
                 pieces = zip(node.args, node.pieces, strict=True)
@@ -251,6 +291,13 @@ class _Scheduler:
             if is_view(node):
                 self._need(node.args[0])
                 continue
+            if isinstance(node, Fold):
+                self._recur(node)
+                continue
+            if isinstance(node, Proj):
+                self.stage_of[node] = self.stage_of[node.args[0]]
+                self.stored.add(node)
+                continue
             product = product_of(node)
             if product is not None and isinstance(node, Einsum):
                 self._alone(ProductStage(node, product), node)
@@ -263,8 +310,17 @@ class _Scheduler:
         for node in self.graph.outputs:
             self._need(node)
         return Schedule(
-            self.graph, tuple(self.stages), self.stage_of, frozenset(self.stored), self.forced
+            self.graph, tuple(self.stages), self.stage_of, frozenset(self.stored), self.forced,
+            self.checked,
         )
+
+    def _recur(self, node: Fold) -> None:
+        """A stage of its own; copies of the old carry come first, while it is still there."""
+        outputs = tuple(in_memory(o) for o in node.body.outputs)
+        copies = [a for a, b in zip(outputs, node.body.outputs, strict=True) if a is not b]
+        inner = make_schedule([*copies, *outputs], self.checked)
+        self._alone(FoldStage(node, inner, outputs), node)
+        self.stored.discard(node)
 
     def _need(self, node: Node) -> None:
         root = root_of(node)
