@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from codegen.memory import LoweredLoop
 from codegen.schedule import Schedule
 from codegen.values import Lowered
 from symgrad.graph.functions import placeholder
@@ -15,10 +16,14 @@ import sympy
 MOST_FORMULAS = 4
 
 
-def with_formulas(schedule: Schedule, kernels: Sequence[Lowered]) -> list[Lowered]:
+def with_formulas(
+    schedule: Schedule, kernels: Sequence[Lowered | LoweredLoop]
+) -> list[Lowered | LoweredLoop]:
     """The kernels with their formulas written into them."""
     return [
-        replace(low, kernel=replace(low.kernel, formula=_line(schedule, low))) for low in kernels
+        replace(low, kernel=replace(low.kernel, formula=_line(schedule, low)))
+        if isinstance(low, Lowered) else low
+        for low in kernels
     ]
 
 

@@ -8,14 +8,14 @@ before it is written, at the same place; this is read off the loops themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from codegen.access import root_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
-from codegen.values import CopyOf, Lowered, Operand, merge_buffers
+from codegen.values import CopyOf, Lowered, Operand, Scratch, merge_buffers
 from symgrad.graph.dims import Dim, Extent, same, size, value
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Constant, Input, Node
@@ -44,6 +44,40 @@ class Invoked:
     nodes: tuple[Node, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class InnerPlace:
+    """Where an entry of a body's table lies: an operand of the loop, moved by `step` elements a step."""
+
+    operand: int
+    step: Extent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoweredLoop:
+    """The calls of a recurrence's body; `places` tells for each entry of its table where it lies."""
+
+    operands: tuple[Operand, ...]
+    nodes: tuple[Node, ...]
+    writes: frozenset[Operand]
+    length: Extent
+    reverse: bool
+    calls: tuple[Invoked | InvokedLoop, ...]
+    places: tuple[InnerPlace, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InvokedLoop:
+    """A recurrence in the plan: `entries` are places in the table, one for each operand."""
+
+    loop: LoweredLoop
+    entries: tuple[int, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """What it computes."""
+        return self.loop.nodes
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """Calls in order, and the table of addresses that a program is given.
@@ -51,7 +85,7 @@ class Plan:
     The table: the report of bad indices, leaves, constants, results, slots.
     """
 
-    calls: tuple[Invoked, ...]
+    calls: tuple[Invoked | InvokedLoop, ...]
     leaves: tuple[Input, ...]
     constants: tuple[Constant, ...]
     results: tuple[Node, ...]
@@ -77,7 +111,11 @@ class Plan:
         calls = range(len(self.calls))
         return max(
             (
-                sum(value(_bytes(o), dims) for o, _, first, last in self.lifetimes if first <= k <= last)
+                sum(
+                    max(value(s, dims) for s in _sizes(o))
+                    for o, _, first, last in self.lifetimes
+                    if first <= k <= last
+                )
                 for k in calls
             ),
             default=0,
@@ -91,13 +129,25 @@ class Plan:
         return "\n".join(lines) or "no workspace"
 
 
-def _bytes(operand: Operand) -> Extent:
-    return size((*operand.shape, operand.dtype.itemsize))
+def _sizes(operand: Operand) -> tuple[Extent, ...]:
+    """The sizes in bytes of what lies in an operand's memory."""
+    if isinstance(operand, Scratch):
+        return operand.sizes
+    return (size((*operand.shape, operand.dtype.itemsize)),)
+
+
+def kernels_of(calls: Iterable[Invoked | InvokedLoop]) -> Iterator[Kernel]:
+    """All kernels that are called, those of recurrences too."""
+    for call in calls:
+        if isinstance(call, InvokedLoop):
+            yield from kernels_of(call.loop.calls)
+        else:
+            yield call.kernel
 
 
 def plan_memory(
     schedule: Schedule,
-    kernels: Sequence[Lowered],
+    kernels: Sequence[Lowered | LoweredLoop],
     results: Sequence[Node],
     updates: Sequence[tuple[Input, Node]],
     leaves: Sequence[Input],
@@ -113,7 +163,7 @@ def plan_memory(
 
 
 class _Planner:
-    def __init__(self, schedule: Schedule, kernels: list[Lowered], results: Sequence[Node],
+    def __init__(self, schedule: Schedule, kernels: list[Lowered | LoweredLoop], results: Sequence[Node],
                  updates: Sequence[tuple[Input, Node]], leaves: Sequence[Input]) -> None:
         self.schedule = schedule
         self.kernels = kernels
@@ -159,7 +209,9 @@ class _Planner:
                 last[operand] = k
         return last
 
-    def _in_place(self, low: Lowered, old: Operand, new: Operand) -> bool:
+    def _in_place(self, low: Lowered | LoweredLoop, old: Operand, new: Operand) -> bool:
+        if isinstance(low, LoweredLoop):
+            return False
         place = {o: b for o, b in zip(low.operands, low.kernel.buffers, strict=True)}
         return old in place and new in place and reads_before_write(
             low.kernel, place[old], place[new]
@@ -180,9 +232,12 @@ class _Planner:
         for operand, slot in self.slot_of.items():
             self.entry[operand] = first + slot.number
         self._check(lifetimes)
-        calls = []
+        calls: list[Invoked | InvokedLoop] = []
         for low in self.kernels:
             entries = [self.entry[o] for o in low.operands]
+            if isinstance(low, LoweredLoop):
+                calls.append(InvokedLoop(low, tuple(entries)))
+                continue
             kernel, kept = merge_buffers(low.kernel, entries)
             calls.append(Invoked(kernel, tuple(entries[j] for j in kept), low.nodes))
         return Plan(
@@ -190,27 +245,29 @@ class _Planner:
             tuple(lifetimes),
         )
 
-    def _take(self, low: Lowered, operand: Operand, k: int, last: dict[Operand, int]) -> Slot:
-        need = _bytes(operand)
+    def _take(self, low: Lowered | LoweredLoop, operand: Operand, k: int, last: dict[Operand, int]) -> Slot:
+        need = _sizes(operand)
         for old in low.operands:
             slot = self.slot_of.get(old)
             if (
                 slot is not None
                 and last[old] == k == slot.busy_until
+                and not isinstance(old, Scratch)
+                and not isinstance(operand, Scratch)
                 and old.dtype == operand.dtype
-                and same(_bytes(old), need) is True
+                and same(_sizes(old)[0], need[0]) is True
                 and not any(self.slot_of.get(o) is slot and o is not old for o in low.operands)
                 and self._in_place(low, old, operand)
             ):
-                slot.sizes.append(need)
+                slot.sizes.extend(need)
                 return slot
         free = [s for s in self.slots if s.busy_until < k]
         if free:
-            wanted = _typical(need)
+            wanted = max(map(_typical, need))
             best = min(free, key=lambda s: (abs(_largest(s) - wanted), s.number))
-            best.sizes.append(need)
+            best.sizes.extend(need)
             return best
-        slot = Slot(len(self.slots), [need])
+        slot = Slot(len(self.slots), list(need))
         self.slots.append(slot)
         return slot
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from codegen import targets
 from codegen.access import root_of
 from codegen.compiled import Compiled, Stages
 from codegen.contractions import order_contractions
-from codegen.formulas import with_formulas
-from codegen.lowering import lower
 from codegen.memory import plan_memory
-from codegen.schedule import make_schedule
-from codegen.tune import tune
+from codegen.recurrences import lower
+from codegen.schedule import in_memory, make_schedule
 from symgrad.calculus.simplification import simplify
 from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
 from symgrad.graph.dims import Extent, same
 from symgrad.graph.dtypes import INT32
-from symgrad.graph.functions import AXIS, P
+from symgrad.graph.functions import AXIS
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import as_node
 from symgrad.graph.nodes import (
@@ -32,7 +29,6 @@ from symgrad.graph.nodes import (
     Scatter,
     describe,
     einsum_node,
-    map_node,
 )
 from symgrad.graph.provenance import provenance
 from symgrad.graph.structure import flatten
@@ -75,13 +71,11 @@ def compile(
     wanted = [*nodes, *(n for _, n in pairs)]
     wanted = clock("simplify", lambda: simplify_checked(wanted, written))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
-    wanted = [_in_memory(n, k >= len(nodes)) for k, n in enumerate(wanted)]
+    wanted = [in_memory(n) if k >= len(nodes) else n for k, n in enumerate(wanted)]
     count = len(nodes) + len(pairs)
     final, right = wanted[: len(nodes)], wanted[len(nodes) : count]
     schedule = clock("schedule", lambda: make_schedule([n for n in wanted if not _is_leaf(n)]))
     lowered = clock("lower", lambda: lower(schedule))
-    lowered = clock("tune", lambda: [replace(k, kernel=tune(k.kernel)) for k in lowered])
-    lowered = with_formulas(schedule, lowered)
     plan = clock("plan memory", lambda: plan_memory(
         schedule, lowered, [n for n in [*final, *wanted[count:]] if not _is_leaf(root_of(n))],
         [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
@@ -145,13 +139,6 @@ class _Clock:
 
 def _is_leaf(node: Node) -> bool:
     return isinstance(node, (Input, Constant))
-
-
-def _in_memory(node: Node, always: bool) -> Node:
-    """A right-hand side that is a leaf is copied by a Map, so that updates may swap leaves."""
-    if not (always and _is_leaf(root_of(node))):
-        return node
-    return map_node(P[0], [node], node.dtype)
 
 
 def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:

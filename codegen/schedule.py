@@ -135,7 +135,7 @@ class Schedule:
     def line(self, stage: Stage) -> str:
         """A stage in one line."""
         number = self.graph.number
-        done = " ".join(f"%{number[n]}{'*' if n in self.stored else ''}" for n in stage.nodes)
+        done = " ".join(f"%{number[n]}{'*' if n in self.stored else ''}" for n in stage.nodes if n in number)
         if isinstance(stage, ProductStage):
             e, p = stage.node, stage.product
             left, right = (

@@ -30,14 +30,21 @@ class Temporary:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CopyOf:
-    """A leaf that takes the value of a node when everything else is done."""
+class Scratch:
+    """Memory that a recurrence needs while it runs, of the largest of these sizes in bytes."""
 
-    leaf: Input
+    sizes: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CopyOf:
+    """A leaf or a result that takes the value of a node."""
+
+    target: Node
     node: Node
 
 
-Operand: TypeAlias = Node | Temporary
+Operand: TypeAlias = Node | Temporary | Scratch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +86,7 @@ class Writer:
         self.names = 0
         self.checks = False
 
-    def buffer(self, operand: Operand) -> Buffer:
+    def buffer(self, operand: Node | Temporary) -> Buffer:
         if operand not in self.buffers:
             k = len(self.buffers)
             self.buffers[operand] = Buffer(f"x{k}", operand.dtype, k)
@@ -204,6 +211,11 @@ class Values(Writer):
             return product
         return names[0]
 
+    def check_number(self, node: Node) -> int:
+        """The number under which a report names a node."""
+        self.plan.checked.append(node)
+        return len(self.plan.checked) - 1
+
     def gather(self, node: Gather, index: Index) -> str:
         places = reads(node, index)
         source = list(places[0])
@@ -227,7 +239,7 @@ class Values(Writer):
         self.checks = True
         self.depth[name] = depth
         self.known[depth][key] = name
-        self.blocks[depth].append(ir.CheckIndex(name, raw, extent, self.plan.graph.number[node]))
+        self.blocks[depth].append(ir.CheckIndex(name, raw, extent, self.check_number(node)))
         return variable(name)
 
 

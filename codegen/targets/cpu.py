@@ -7,15 +7,16 @@ program gets into the source, so that programs which differ in names alone share
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import sympy
 
 from codegen import loop_ir as ir
 from codegen.loading import Loaded, load
 from codegen.loop_ir import Affine, For, Kernel, Let, Load, Statement, Store
-from codegen.memory import Plan
+from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.runtime import checks, linalg, memory, vector_math
 from codegen.runtime.vector_math import PRIMITIVES
 from symgrad.graph.dims import Dim, Extent
@@ -25,6 +26,7 @@ from symgrad.graph.errors import CompileError
 OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARISONS = {"less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!="}
 LOGIC = {"logical_and": "&", "logical_or": "|", "logical_xor": "^"}
+Place: TypeAlias = Callable[[int, DType], str]
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
@@ -59,11 +61,16 @@ class _Printer:
         self.names: dict[str, str] = {}
         self.functions: list[str] = []
         self.uses: set[str] = {"FAST"}
+        self.lines: list[str] = []
+        self.entries: dict[tuple[int, DType], None] = {}
+        self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
+        self.checks = False
 
     def text(self) -> str:
-        calls = list(self.calls())
-        body = [*self.pointers(), *calls]
-        scalars = sorted(n for n in self.uses if n in ("f32", "f64", "i32", "i64", "inf", "nan"))
+        self.block(self.plan.calls, _pointer, 1)
+        body = [*self.pointers(), *self.lines]
+        body.append("    return reported(status)" if self.checks else "    return 0")
+        scalars = sorted(n for n in self.uses if n in _SCALARS)
         runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
         if scalars:
@@ -71,52 +78,88 @@ class _Printer:
         lines += ["from numba import cfunc, njit", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += [""] + [_SCALARS[name] for name in scalars]
+        lines += ["", *(_SCALARS[name] for name in scalars)]
         lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}', ""]
         for function in self.functions:
-            lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)", function]
-        lines += ["", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)', "def program(table, dims):"]
-        lines += [f"    {line}" for line in body]
+            lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
+            lines.append(function)
+        lines += ["", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)']
+        lines += ["def program(table, dims):", *body]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
-        used: dict[tuple[int, DType], None] = {}
-        for call in self.plan.calls:
-            for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
-                used[entry, buffer.dtype] = None
-        if any(call.kernel.checks for call in self.plan.calls):
+        """What the program reads from its table and its extents."""
+        if self.checks:
             self.uses |= {"address", "clear_report", "reported"}
-            yield "status = address(table, 0)"
-            yield "clear_report(status)"
+            yield "    status = address(table, 0)"
+            yield "    clear_report(status)"
         for k, _ in enumerate(self.dims):
             self.uses.add("extent")
-            yield f"n{k} = extent(dims, {k})"
-        for entry, dtype in used:
+            yield f"    n{k} = extent(dims, {k})"
+        for entry, dtype in self.entries:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
-            yield f"{_pointer(entry, dtype)} = pointer_{short}(table, {entry})"
+            yield f"    {_pointer(entry, dtype)} = pointer_{short}(table, {entry})"
 
-    def calls(self) -> Iterator[str]:
-        names = {d: f"n{k}" for k, d in enumerate(self.dims)}
-        for call in self.plan.calls:
-            function = _print_kernel(call.kernel)
-            self.uses |= function.uses
-            text = "\n".join(function.lines)
-            if text not in self.names:
-                name = f"kernel_{len(self.names)}"
-                self.names[text] = name
-                self.functions.append(_definition(name, call.kernel, function))
-            pointers = [
-                _pointer(entry, buffer.dtype)
-                for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
-            ]
-            extents = [_extent(e, names) for e in function.extents]
-            numbers = [names[d] for d in function.dims]
-            report = ["status"] if function.status else []
+    def block(self, calls: Sequence[Invoked | InvokedLoop], place: Place, depth: int) -> None:
+        """The calls of a program, or of a recurrence's body, with pointers from `place`."""
+        pad = "    " * depth
+        for call in calls:
+            if isinstance(call, InvokedLoop):
+                self.loop(call, place, depth)
+                continue
             if call.kernel.formula:
-                yield f"# {call.kernel.formula}"
-            yield f"{self.names[text]}({', '.join([*pointers, *extents, *numbers, *report])})"
-        yield "return reported(status)" if any(c.kernel.checks for c in self.plan.calls) else "return 0"
+                self.lines.append(f"{pad}# {call.kernel.formula}")
+            self.lines.append(pad + self.call(call, place))
+
+    def loop(self, call: InvokedLoop, place: Place, depth: int) -> None:
+        """A recurrence: its pointers move along the sequences."""
+        loop, pad = call.loop, "    " * depth
+        t, steps = f"t{depth - 1}", _extent(loop.length, self.dim_names)
+        counter = f"s{depth - 1}" if loop.reverse else t
+        head = [f"{pad}for {counter} in range({steps}):"]
+        if loop.reverse:
+            head.append(f"{pad}    {t} = {steps} - 1 - {counter}")
+        moved: dict[tuple[int, DType], str] = {}
+
+        def inner(entry: int, dtype: DType) -> str:
+            where = loop.places[entry]
+            base = place(call.entries[where.operand], dtype)
+            if depth == 1:
+                self.entries[call.entries[where.operand], dtype] = None
+            if type(where.step) is int and where.step == 0:
+                return base
+            if (entry, dtype) not in moved:
+                self.uses.add("shift")
+                name = f"{base}_{len(moved)}{t}"
+                moved[entry, dtype] = name
+                step = _extent(where.step, self.dim_names)
+                head.append(f"{pad}    {name} = shift({base}, {t} * ({step}))")
+            return moved[entry, dtype]
+
+        outer, self.lines = self.lines, []
+        self.block(loop.calls, inner, depth + 1)
+        outer += [*head, *(self.lines or [f"{pad}    pass"])]
+        self.lines = outer
+
+    def call(self, call: Invoked, place: Place) -> str:
+        """A kernel's call; the kernel is defined where no other has the same text."""
+        function = _print_kernel(call.kernel)
+        self.uses |= function.uses
+        self.checks = self.checks or function.status
+        text = "\n".join(function.lines)
+        if text not in self.names:
+            self.names[text] = f"kernel_{len(self.names)}"
+            self.functions.append(_definition(self.names[text], call.kernel, function))
+        pointers = []
+        for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
+            pointers.append(place(entry, buffer.dtype))
+            if place is _pointer:
+                self.entries[entry, buffer.dtype] = None
+        extents = [_extent(e, self.dim_names) for e in function.extents]
+        numbers = [self.dim_names[d] for d in function.dims]
+        report = ["status"] if function.status else []
+        return f"{self.names[text]}({', '.join([*pointers, *extents, *numbers, *report])})"
 
 
 def _pointer(entry: int, dtype: DType) -> str:
