@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from codegen.access import root_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
@@ -183,10 +184,11 @@ class _Planner:
         """A right-hand side is written over its leaf where that is safe, else copied at the end."""
         last = self._last_uses()
         taken: set[Operand] = set(self.entry)
+        writers = {o: k for k, low in enumerate(self.kernels) for o in low.writes}
         copies: list[CopyOf] = []
         for leaf, node in updates:
             root = root_of(node)
-            writer = next((k for k, low in enumerate(self.kernels) if root in low.writes), None)
+            writer = writers.get(root)
             direct = (
                 writer is not None
                 and root not in taken
@@ -283,6 +285,7 @@ class _Planner:
                     )
 
 
+@lru_cache(maxsize=4096)
 def _typical(extent: Extent) -> int:
     if type(extent) is int:
         return extent
@@ -290,7 +293,7 @@ def _typical(extent: Extent) -> int:
 
 
 def _largest(slot: Slot) -> int:
-    return max(map(_typical, slot.sizes))
+    return max(_typical(s) for s in set(slot.sizes))
 
 
 def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:

@@ -252,7 +252,7 @@ class _Scheduler:
         self.checked = checked
         self.stages: list[Stage] = []
         self.stage_of: dict[Node, int] = {}
-        self.reads_of_stage: list[set[Node]] = []
+        self.readers: dict[Node, set[int]] = {}
         self.forced = frozenset(self._must_lie_in_memory())
         self.stored: set[Node] = set(self.forced)
 
@@ -331,7 +331,7 @@ class _Scheduler:
         self.stage_of[node] = len(self.stages)
         self.stages.append(stage)
         self.stored.add(node)
-        everything: set[Node] = set()
+        number = len(self.stages) - 1
         for arg in node.args:
             stack = [arg]
             while stack:
@@ -340,28 +340,25 @@ class _Scheduler:
                     stack.extend(top.args)
                 else:
                     self._need(top)
-                    everything.add(top)
-        self.reads_of_stage.append(everything)
+                    self.readers.setdefault(top, set()).add(number)
 
     def _fuse(self, node: Node) -> None:
         domain = domain_of(node)
         roots = self.roots(node, position_of(domain))
         first = max((self.stage_of.get(root, 0) for root, _ in roots), default=0)
-        for number in range(len(self.stages) - 1, first - 1, -1):
+        for number in self._sharing(roots, first):
             stage = self.stages[number]
-            if isinstance(stage, LoopStage) and self._shares(number, node, roots):
-                if self._joins(stage, number, node, domain, roots):
-                    break
+            if isinstance(stage, LoopStage) and self._joins(stage, number, node, domain, roots):
+                break
         else:
             stage = LoopStage(domain, len(domain))
             number = len(self.stages)
             self.stages.append(stage)
-            self.reads_of_stage.append(set())
             self._joins(stage, number, node, domain, roots)
         self.stage_of[node] = number
         stage.members.append(node)
         for root, index in roots:
-            self.reads_of_stage[number].add(root)
+            self.readers.setdefault(root, set()).add(number)
             if self.stage_of.get(root) != number:
                 self._need(root)
             elif not self._aligned(stage, root, index):
@@ -369,10 +366,17 @@ class _Scheduler:
         if node in stage.accumulated:
             self.stored.add(node)
 
-    def _shares(self, number: int, node: Node, roots: list[tuple[Node, Index]]) -> bool:
-        """Whether a node reads what a stage makes or reads, so that fusing saves memory traffic."""
-        seen = self.reads_of_stage[number]
-        return any(self.stage_of.get(r) == number or r in seen for r, _ in roots)
+    def _sharing(self, roots: list[tuple[Node, Index]], first: int) -> list[int]:
+        """Stages from `first` on that make or read a root, the last before the others.
+
+        To join one of them saves memory traffic.
+        """
+        found: set[int] = set()
+        for root, _ in roots:
+            found.update(self.readers.get(root, ()))
+            if root in self.stage_of:
+                found.add(self.stage_of[root])
+        return sorted((k for k in found if k >= first), reverse=True)
 
     def _joins(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TypeAlias
 
 import sympy
@@ -27,6 +28,8 @@ OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARISONS = {"less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!="}
 LOGIC = {"logical_and": "&", "logical_or": "|", "logical_xor": "^"}
 Place: TypeAlias = Callable[[int, DType], str]
+# So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
+TABLE_FROM = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
@@ -65,15 +68,19 @@ class _Printer:
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
         self.checks = False
+        self.rows: list[tuple[list[int], str]] = []
+        self.codes: dict[Extent, int] = {}
+        self.tabled: dict[str, tuple[Kernel, _Function]] = {}
 
     def text(self) -> str:
         self.block(self.plan.calls, _pointer, 1)
         body = [*self.pointers(), *self.lines]
+        table = self.table_lines()
         body.append("    return reported(status)" if self.checks else "    return 0")
         scalars = sorted(n for n in self.uses if n in _SCALARS)
         runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
-        if scalars:
+        if scalars or table:
             lines.append("import numpy as np")
         lines += ["from numba import cfunc, njit", ""]
         for module, names in sorted(_by_module(runtime).items()):
@@ -83,7 +90,7 @@ class _Printer:
         for function in self.functions:
             lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
             lines.append(function)
-        lines += ["", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)']
+        lines += [*table, "", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)']
         lines += ["def program(table, dims):", *body]
         return "\n".join(lines) + "\n"
 
@@ -104,13 +111,77 @@ class _Printer:
     def block(self, calls: Sequence[Invoked | InvokedLoop], place: Place, depth: int) -> None:
         """The calls of a program, or of a recurrence's body, with pointers from `place`."""
         pad = "    " * depth
+        for loops, group in groupby(calls, lambda call: isinstance(call, InvokedLoop)):
+            run = list(group)
+            if loops:
+                for call in run:
+                    self.loop(call, place, depth)  # type: ignore[arg-type]
+            elif depth == 1 and len(run) >= TABLE_FROM:
+                self.tabulated(run)  # type: ignore[arg-type]
+            else:
+                for call in run:
+                    self.lines.append(f"{pad}# {call.kernel.formula}")  # type: ignore[union-attr]
+                    self.lines.append(pad + self.call(call, place))  # type: ignore[arg-type]
+
+    def tabulated(self, calls: Sequence[Invoked]) -> None:
+        """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
+        first = len(self.rows)
         for call in calls:
-            if isinstance(call, InvokedLoop):
-                self.loop(call, place, depth)
-                continue
-            if call.kernel.formula:
-                self.lines.append(f"{pad}# {call.kernel.formula}")
-            self.lines.append(pad + self.call(call, place))
+            function = self.define(call.kernel)
+            name = self.names["\n".join(function.lines)]
+            extents = [*function.extents, *function.dims]
+            row = [int(name.rsplit("_", 1)[1]), *call.entries, *map(self.code_of, extents)]
+            self.rows.append((row, call.kernel.formula))
+            self.tabled.setdefault(name, (call.kernel, function))
+        self.lines.append(
+            f"    run_calls(table, dims, {first}, {len(self.rows)})"
+        )
+
+    def code_of(self, extent: Extent) -> int:
+        """An extent in a row: itself, or -1, -2, .. for one that is known when the program runs."""
+        if type(extent) is int:
+            return extent
+        return -1 - self.codes.setdefault(extent, len(self.codes))
+
+    def table_lines(self) -> list[str]:
+        """The table of calls, and the function that runs rows of it."""
+        if not self.rows:
+            return []
+        wide = max(len(row) for row, _ in self.rows)
+        self.uses |= {"FAST", "i64"}
+        lines = ["", "# kernel, places in the table of addresses, extents (negative: see size_of)"]
+        lines.append("CALLS = np.array([")
+        for row, formula in self.rows:
+            padded = row + [0] * (wide - len(row))
+            lines.append(f"    {padded},  # {formula}")
+        lines += ["], np.int64)", "", "", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
+        lines.append("def size_of(code, dims):")
+        for extent, k in self.codes.items():
+            names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
+            self.uses.add("extent")
+            lines += [f"    if code == {-1 - k}:", f"        return {_extent(extent, names)}"]
+        lines += ["    return code", "", ""]
+        lines += ["@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
+        lines.append("def run_calls(table, dims, first, last):")
+        if self.checks:
+            self.uses.add("address")
+            lines.append("    status = address(table, 0)")
+        lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
+        for name, (kernel, function) in self.tabled.items():
+            shorts = [SHORT[b.dtype] for b in kernel.buffers]
+            self.uses.update(f"pointer_{short}" for short in shorts)
+            arguments = [
+                f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)
+            ]
+            extents = len(function.extents) + len(function.dims)
+            arguments += [
+                f"size_of(CALLS[r, {k}], dims)"
+                for k in range(1 + len(shorts), 1 + len(shorts) + extents)
+            ]
+            arguments += ["status"] if function.status else []
+            lines.append(f"        if kernel == {name.rsplit('_', 1)[1]}:")
+            lines.append(f"            {name}({', '.join(arguments)})")
+        return lines
 
     def loop(self, call: InvokedLoop, place: Place, depth: int) -> None:
         """A recurrence: its pointers move along the sequences."""
@@ -142,15 +213,21 @@ class _Printer:
         outer += [*head, *(self.lines or [f"{pad}    pass"])]
         self.lines = outer
 
-    def call(self, call: Invoked, place: Place) -> str:
-        """A kernel's call; the kernel is defined where no other has the same text."""
-        function = _print_kernel(call.kernel)
+    def define(self, kernel: Kernel) -> _Function:
+        """The text of a kernel, which is defined where no other has the same text."""
+        function = _print_kernel(kernel)
         self.uses |= function.uses
         self.checks = self.checks or function.status
         text = "\n".join(function.lines)
         if text not in self.names:
             self.names[text] = f"kernel_{len(self.names)}"
-            self.functions.append(_definition(self.names[text], call.kernel, function))
+            self.functions.append(_definition(self.names[text], kernel, function))
+        return function
+
+    def call(self, call: Invoked, place: Place) -> str:
+        """A kernel's call."""
+        function = self.define(call.kernel)
+        text = "\n".join(function.lines)
         pointers = []
         for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
             pointers.append(place(entry, buffer.dtype))
