@@ -31,7 +31,7 @@ class Guard:
         return str(self.node.where) if self.node.where is not None else self.node.name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Graph:
     """A closed expression: `inputs` (binders, in order of first use) and `outputs`.
 
