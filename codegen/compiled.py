@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codegen.access import root_of
 from codegen.loading import Loaded
 from codegen.memory import Plan, kernels_of
 from codegen.schedule import Schedule
-from codegen.access import root_of
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding
 from symgrad.graph.dims import Dim, printable, show

@@ -10,13 +10,13 @@ from codegen import targets
 from codegen.access import root_of
 from codegen.compiled import Compiled, Stages
 from codegen.contractions import order_contractions
+from codegen.fusion import in_memory, make_schedule
 from codegen.memory import plan_memory
 from codegen.recurrences import lower
-from codegen.schedule import in_memory, make_schedule
 from symgrad.calculus.simplification import simplify
-from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
 from symgrad.graph.dims import Extent, same
 from symgrad.graph.dtypes import INT32
+from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
 from symgrad.graph.functions import AXIS
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import as_node
