@@ -50,7 +50,9 @@ def tidy_folds(outputs: Sequence[Node], simplified: Simplify) -> tuple[list[Node
 def tidied(fold: Fold, read: Collection[int], simplified: Simplify) -> dict[int, Node]:
     """The results of a Fold that are read, of a Fold with as little in it as possible."""
     work = _Work(fold, simplified(fold.body))
-    for rule in (_literals, _equal_arguments, _still_sequences, _still_carries, _equal_carries):
+    for rule in (
+        _literals, _moved_consts, _equal_arguments, _still_sequences, _still_carries, _equal_carries,
+    ):
         rule(work)
     work.keep(read)
     _hoist(work)
@@ -169,6 +171,21 @@ def _is_literal(node: Node) -> bool:
     if isinstance(node, Map):
         return not node.args
     return isinstance(node, Einsum) and len(node.args) == 1 and _is_literal(node.args[0])
+
+
+def _moved_consts(work: _Work) -> None:
+    """rewrite: a const that is transposed or repeated outside -> transposed or repeated inside."""
+    mapping: dict[Node, Node] = {}
+    for leaf, arg in list(work.consts.items()):
+        if isinstance(arg, Einsum) and _only_moves(arg):
+            (source,) = arg.args
+            inner = binder("const", source.shape, source.dtype)
+            mapping[leaf] = einsum_node(
+                (inner,), arg.labels, arg.out, dict(enumerate(arg.extents))
+            )
+            del work.consts[leaf]
+            work.consts[inner] = source
+    work.put(mapping)
 
 
 def _equal_arguments(work: _Work) -> None:
