@@ -179,7 +179,8 @@ def _moved_consts(work: _Work) -> None:
     for leaf, arg in list(work.consts.items()):
         if isinstance(arg, Einsum) and _only_moves(arg):
             (source,) = arg.args
-            inner = binder("const", source.shape, source.dtype)
+            name = source.name if isinstance(source, Input) else leaf.name
+            inner = binder(name, source.shape, source.dtype)
             mapping[leaf] = einsum_node(
                 (inner,), arg.labels, arg.out, dict(enumerate(arg.extents))
             )
