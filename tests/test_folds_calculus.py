@@ -340,10 +340,11 @@ def test_a_literal_that_a_step_reads_has_its_cotangent():
     last, _ = scan(lambda c, x: (k * c + x, ()), h, x)
     (g,) = evaluate(list(sg.grad(last * 1.0, [k])), {x: np.ones(4), h: 2.0})
     step = 1e-6
-    above, below = (
-        evaluate(scan(lambda c, x: (v * c + x, ()), h, x)[0], {x: np.ones(4), h: 2.0})
-        for v in (0.5 + step, 0.5 - step)
-    )
+
+    def value(v: float) -> np.ndarray:
+        return evaluate(scan(lambda c, x: (v * c + x, ()), h, x)[0], {x: np.ones(4), h: 2.0})
+
+    above, below = value(0.5 + step), value(0.5 - step)
     np.testing.assert_allclose(g, (above - below) / (2 * step), rtol=1e-8)
 
 

@@ -1,9 +1,9 @@
 """Recurrences that do the same work become one: the primal and its widened copies, equal carries.
 
-Two carries are equal when they start equal and every step keeps them equal. The coarsest partition of
-carries with that property is found by refinement: carries begin with the colour of their start, and
-get new colours from the expression of their next value over coloured carries, until no class splits
-(Hopcroft 1971). Carries of several Folds are coloured together.
+Two carries are equal when they start equal and every step keeps them equal. The coarsest partition
+of carries with that property is found by refinement: carries begin with the colour of their start,
+and get new colours from the expression of their next value over coloured carries, until no class
+splits (Hopcroft 1971). Carries of several Folds are coloured together.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ class _Numbers:
         self.bodies: dict[Graph, tuple[Hashable, ...]] = {}
 
     def of(self, *key: Hashable) -> int:
+        """The number of a key."""
         return self.table.setdefault(key, len(self.table))
 
     def node(self, node: Node) -> int:
+        """The number of a node that stands around the bodies."""
         return self.nodes.setdefault(node, len(self.nodes))
 
     def body(self, body: Graph) -> tuple[Hashable, ...]:
         """Equal for alpha-equal bodies over the same dims."""
         if body not in self.bodies:
-            value = {leaf: self.of("binder", k) for k, leaf in enumerate(body.inputs)}
+            value: dict[Node, int] = {b: self.of("binder", k) for k, b in enumerate(body.inputs)}
             value_of(body, value, self)
             self.bodies[body] = (*((b.shape, b.dtype) for b in body.inputs),
                                  *(value[o] for o in body.outputs))
@@ -148,7 +150,7 @@ def _joined(
 ) -> tuple[Fold, list[int], list[int]]:
     """One Fold with the results of both, and the places of the results of each."""
     c = first.carries
-    renamed: dict[Input, Input] = {}
+    renamed: dict[Node, Input] = {}
     groups: list[list[tuple[Input, Node]]] = []
     for g, (mine, leaves) in enumerate(zip(first.binders, second.binders, strict=True)):
         held = list(zip(mine, (first.init, first.xs, first.consts)[g], strict=True))

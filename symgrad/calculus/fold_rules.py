@@ -51,7 +51,8 @@ def tidied(fold: Fold, read: Collection[int], simplified: Simplify) -> dict[int,
     """The results of a Fold that are read, of a Fold with as little in it as possible."""
     work = _Work(fold, simplified(fold.body))
     for rule in (
-        _literals, _moved_consts, _equal_arguments, _still_sequences, _still_carries, _equal_carries,
+        _literals, _moved_consts, _equal_arguments, _still_sequences, _still_carries,
+        _equal_carries,
     ):
         rule(work)
     work.keep(read)
@@ -72,7 +73,7 @@ class _Work:
         )
         self.after: dict[Input, Node] = dict(zip(self.init, body.outputs[:n], strict=True))
         self.ys: dict[int, Node] = dict(enumerate(body.outputs[n:], n))
-        self.carry: dict[int, Node] = dict(enumerate(self.init))  # which carry a result is
+        self.carry: dict[int, Input] = dict(enumerate(self.init))  # which carry a result is
 
     def put(self, mapping: dict[Node, Node]) -> None:
         """Replace nodes of the body."""
@@ -90,8 +91,8 @@ class _Work:
         self.ys = {k: y for k, y in self.ys.items() if k in read}
         live = {b for k, b in self.carry.items() if k in read and b in self.after}
         while True:
-            used = set(toposort([*(self.after[b] for b in self.after if b in live),  # type: ignore[list-item]
-                                 *self.ys.values()]))
+            kept = [node for b, node in self.after.items() if b in live]
+            used = set(toposort([*kept, *self.ys.values()]))
             grown = live | {b for b in self.after if b in used}
             if grown == live:
                 break
@@ -117,7 +118,7 @@ class _Work:
                 found[k] = self.repeated(y)
         for k in read:
             if k in self.carry and (leaf := self.carry[k]) not in self.after:
-                found[k] = self.consts[leaf]  # type: ignore[index]
+                found[k] = self.consts[leaf]
         stacked = list(dict.fromkeys(y for k, y in self.ys.items() if k not in found))
         used = set(toposort([*self.after.values(), *stacked]))
         groups = (
@@ -137,13 +138,12 @@ class _Work:
         stack = {y: len(places) + k for k, y in enumerate(stacked)}
         for k in read:
             if k not in found:
-                leaf = self.carry.get(k)
-                found[k] = parts[stack[self.ys[k]] if leaf is None else places[leaf]]  # type: ignore[index]
+                found[k] = parts[stack[self.ys[k]] if k in self.ys else places[self.carry[k]]]
         return found
 
     def outside(self, node: Node) -> Node:
         """A node of the body that depends on constants alone, as it stands around the Fold."""
-        given: dict[Node, Node] = {**self.consts}
+        given: dict[Node, Node] = {leaf: arg for leaf, arg in self.consts.items()}
         return replace([node], given)[0]
 
     def repeated(self, node: Node) -> Node:
@@ -160,8 +160,8 @@ def _same(a: Sequence[Node], b: Sequence[Node]) -> bool:
 # -- rules ----------------------------------------------------------------------------------------
 def _literals(work: _Work) -> None:
     """rewrite: a const that is a number -> the number, inside."""
-    found = {leaf: arg for leaf, arg in work.consts.items() if _is_literal(arg)}
-    work.put({**found})
+    found: dict[Node, Node] = {b: arg for b, arg in work.consts.items() if _is_literal(arg)}
+    work.put(found)
     work.consts = {leaf: arg for leaf, arg in work.consts.items() if leaf not in found}
 
 
@@ -231,7 +231,7 @@ def _equal_carries(work: _Work) -> None:
         len(work.xs),
     )
     first: dict[int, Input] = {}
-    mapping: dict[Node, Node] = {}
+    mapping: dict[Node, Input] = {}
     for (_, k), colour in equal_carries([fold]).items():
         leaf = leaves[k]
         if first.setdefault(colour, leaf) is not leaf:
@@ -239,7 +239,7 @@ def _equal_carries(work: _Work) -> None:
     for k, leaf in work.carry.items():
         work.carry[k] = mapping.get(leaf, leaf)
     work.after = {leaf: node for leaf, node in work.after.items() if leaf not in mapping}
-    work.put(mapping)
+    work.put(dict[Node, Node](mapping))
 
 
 def _hoist(work: _Work) -> None:

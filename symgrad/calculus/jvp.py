@@ -26,6 +26,7 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
+from symgrad.calculus.recurrences import fold_jvp
 from symgrad.calculus.unfolding import is_heavy, unfolded
 from symgrad.calculus.vjp import (
     as_targets,
@@ -35,15 +36,10 @@ from symgrad.calculus.vjp import (
     fresh_labels,
     merge_mask,
 )
-from symgrad.calculus.recurrences import fold_jvp
 from symgrad.graph.dims import Shape
 from symgrad.graph.errors import GradError
-<<<<<<< HEAD
 from symgrad.graph.folds import Fold, Proj
-from symgrad.graph.functions import Y, placeholder
-=======
 from symgrad.graph.functions import P, Y, placeholder
->>>>>>> main
 from symgrad.graph.leaves import ArrayLike
 from symgrad.graph.nodes import (
     Einsum,

@@ -34,11 +34,8 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
-<<<<<<< HEAD
 from symgrad.calculus.recurrences import fold_vjp
-=======
 from symgrad.calculus.unfolding import is_heavy, unfolded
->>>>>>> main
 from symgrad.graph.dims import Shape, show
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
@@ -242,14 +239,9 @@ def walk_back(
         parts = pending.pop(node, None)
         if parts is None:
             continue
-<<<<<<< HEAD
-        with provenance("vjp", node, node.where):
+        with provenance("vjp", node if primal is None else primal, node.where):
             apart = len(parts) == 1 or isinstance(node, Fold)
             ct = parts[0] if apart else total(parts)
-=======
-        with provenance("vjp", node if primal is None else primal, node.where):
-            ct = parts[0] if len(parts) == 1 else total(parts)
->>>>>>> main
             if node in wanted:
                 found[node] = ct
             needs = [arg in active for arg in node.args]
@@ -269,26 +261,6 @@ def walk_back(
     return found
 
 
-<<<<<<< HEAD
-=======
-def active_nodes(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
-    """The float nodes of a topological order that depend on a target, with a derivative."""
-    active = set(targets)
-    for node in order:
-        if not is_float(node.dtype):
-            continue
-        if isinstance(node, Map):
-            body = node.body
-            for k, arg in enumerate(node.args):
-                if arg in active and (is_heavy(node) or bodies.slope(body, k) is not None):
-                    active.add(node)
-                    break
-        elif any(arg in active for arg in node.args):
-            active.add(node)
-    return active
-
-
->>>>>>> main
 def rule_of(node: Node) -> Rule:
     """The rule of a node's class."""
     rule = RULES.get(type(node))
