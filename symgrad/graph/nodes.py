@@ -198,8 +198,8 @@ class Map(Node):
 class Einsum(Node):
     """`out[out labels] = sum over the other labels of the product of the arguments`.
 
-    Labels are small integers numbered by first appearance (arguments in order, then `out`); each has
-    its extent. No label stands twice in one argument. A label that only `out` has broadcasts.
+    Labels are small integers numbered by first appearance (arguments in order, then `out`); each
+    has its extent. No label stands twice in one argument. A label that only `out` has broadcasts.
     Built by `einsum_node`, which numbers the labels.
     """
 
@@ -262,7 +262,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Reindex(Node):
-    """Affine moves of one source or several into disjoint regions of zeros: one `Piece` per argument."""
+    """Affine moves of sources into disjoint regions of zeros: one `Piece` per argument."""
 
     args: tuple[Node, ...]
     pieces: tuple[Piece, ...]
@@ -322,7 +322,10 @@ class Scatter(Node):
     target_axes: tuple[int, ...]
     shape: Shape
     own_fields: ClassVar[tuple[str, ...]] = (
-        "update_labels", "index_labels", "target_axes", "shape",
+        "update_labels",
+        "index_labels",
+        "target_axes",
+        "shape",
     )
 
     def derive(self) -> None:
@@ -354,7 +357,8 @@ def broadcast(args: Sequence[Node], asked: str) -> Shape:
                 raise ShapeError(
                     f"{asked}: shapes do not broadcast: extent {extent} meets {other} "
                     f"at axis {axis}\n{lines}\n"
-                    "  Extents must be equal or 1, aligned from the right. Reshape or transpose one."
+                    "  Extents must be equal or 1, aligned from the right. "
+                    "Reshape or transpose one."
                 )
             elif fits is None and type(other) is int:
                 extent = other
@@ -362,8 +366,9 @@ def broadcast(args: Sequence[Node], asked: str) -> Shape:
     return tuple(shape)
 
 
-def map_node(body: sympy.Expr, args: Sequence[Node], dtype: DType | None = None,
-             asked: str = "map") -> Map:
+def map_node(
+    body: sympy.Expr, args: Sequence[Node], dtype: DType | None = None, asked: str = "map"
+) -> Map:
     """A Map whose shape is the broadcast of its arguments and whose dtype follows from the body."""
     if dtype is None:
         dtype = infer_dtype(body, [a.dtype for a in args])
@@ -449,4 +454,6 @@ def reshape_node(x: Node, shape: Shape) -> Node:
 
 def is_reshape(node: Node) -> bool:
     """Whether a node is a pure reshape."""
-    return isinstance(node, Reindex) and len(node.pieces) == 1 and node.pieces[0] == whole(node.shape)
+    return (
+        isinstance(node, Reindex) and len(node.pieces) == 1 and node.pieces[0] == whole(node.shape)
+    )
