@@ -350,7 +350,7 @@ def _positions(
             found.append(np.arange(n).reshape((1,) * place + (-1,) + (1,) * (rank - place - 1)))
             continue
         index, own = indices[~label], node.index_labels[~label]
-        wrong = (index < -extent) | (index >= extent)
+        wrong = (index < (-extent if node.wrap else 0)) | (index >= extent)
         if wrong.any():
             where = tuple(int(k[0]) for k in np.nonzero(wrong)) if index.ndim else ()
             raise DataError(out_of_range(node, ~label, int(index[where]), extent, where, dims))

@@ -13,19 +13,11 @@ from symgrad.graph.functions import P
 from symgrad.graph.leaves import ArrayLike, as_node
 from symgrad.graph.nodes import Constant, Gather, Node, describe, map_node
 from symgrad.graph.operators import verb
-from symgrad.graph.positions import LABEL
 from symgrad.graph.provenance import named
 from symgrad.graph.reductions import exponentials, sum
 
 _LOG_PLUS = fn.log(P[0]) + P[1]
 _LOGISTIC = P[1] * fn.softplus(-P[0]) + (1 - P[1]) * fn.softplus(P[0])
-# At +-inf the logistic would be 0 * inf; its limit is 0 where the target is certain, else inf.
-_CERTAIN = fn.equal(P[1], fn.select(fn.less(P[0], 0), 0, 1))
-_LOGISTIC_LIMIT = fn.select(
-    fn.logical_or(fn.isfinite(P[0]), fn.isnan(P[0])),
-    _LOGISTIC,
-    fn.select(_CERTAIN, 0, fn.abs_(P[0])),
-)
 
 
 @verb
@@ -72,8 +64,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
                 f"cross_entropy: label {bad} is out of range for extent {n}\n"
                 f"  {describe(x)}\n  {describe(y)}\n  Labels must lie in 0..{n - 1}."
             )
-    place = map_node(LABEL, (y,))
-    picked = Gather((x, place), (*rows, ~0), (rows,), rows)
+    picked = Gather((x, y), (*rows, ~0), (rows,), rows, wrap=False)
     return map_node(_LOG_PLUS, (total, subtract(shift, picked)), asked="cross_entropy")
 
 
@@ -91,12 +82,11 @@ def binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Node:
 
         out = t softplus(-x) + (1 - t) softplus(x)
 
-    Neither term overflows, and neither cancels the other. At logits of +-inf it is the limit: 0
-    where the target agrees, else inf.
+    Neither term overflows, and neither cancels the other.
 
     Args:
         logits:  any shape.
         targets: probabilities or labels 0 and 1; integers are cast.
     """
     x, t = float_operands("binary_cross_entropy", logits, targets)
-    return map_node(_LOGISTIC_LIMIT, (x, t), asked="binary_cross_entropy")
+    return map_node(_LOGISTIC, (x, t), asked="binary_cross_entropy")

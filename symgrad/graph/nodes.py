@@ -287,14 +287,15 @@ class Gather(Node):
         source_axes:  per axis of the source a label `>= 0`, or `~k`: read at `args[1 + k]`.
         index_labels: the labels of each index expression.
         out:          the labels of the result.
-    Negative indices count from the end, as in NumPy.
+        wrap:         negative indices count from the end, as in NumPy; else they are out of range.
     """
 
     args: tuple[Node, ...]
     source_axes: tuple[int, ...]
     index_labels: tuple[tuple[int, ...], ...]
     out: tuple[int, ...]
-    own_fields: ClassVar[tuple[str, ...]] = ("source_axes", "index_labels", "out")
+    wrap: bool = True
+    own_fields: ClassVar[tuple[str, ...]] = ("source_axes", "index_labels", "out", "wrap")
 
     def derive(self) -> None:
         """Extents from the source's labelled axes and from the indices."""
@@ -314,6 +315,7 @@ class Scatter(Node):
         update_labels: the labels of the updates.
         index_labels:  the labels of each index expression.
         target_axes:   per axis of the output a label, or `~k`: written at `args[1 + k]`.
+        wrap:          as for Gather.
     """
 
     args: tuple[Node, ...]
@@ -321,11 +323,13 @@ class Scatter(Node):
     index_labels: tuple[tuple[int, ...], ...]
     target_axes: tuple[int, ...]
     shape: Shape
+    wrap: bool = True
     own_fields: ClassVar[tuple[str, ...]] = (
         "update_labels",
         "index_labels",
         "target_axes",
         "shape",
+        "wrap",
     )
 
     def derive(self) -> None:
