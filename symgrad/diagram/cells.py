@@ -16,7 +16,7 @@ from symgrad.diagram.moments import Moment, Role, title
 from symgrad.graph.dims import Extent
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.nodes import Constant, Einsum, Input, Node
-from symgrad.graph.provenance import provenance
+from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import reconnect, toposort
 
 STEPS = 6  # of an unrolled recurrence, at most; of longer ones the ends are drawn
@@ -99,7 +99,7 @@ class _Writer:
             within = any(a in inside for a in node.args)
             if within:
                 inside.add(node)
-            with provenance(node.origin, node.backward_of, node.where):
+            with own_provenance(), provenance(node.origin, node.backward_of, node.where):
                 if isinstance(node, Proj):
                     new = made[node] = results[node.args[0]][node.place]
                     if within and isinstance(new, Moment):

@@ -35,6 +35,7 @@ from symgrad.diagram.records import (
     Swatch,
 )
 from symgrad.graph.errors import GradError, SymgradError
+from symgrad.graph.folds import Fold
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input, Node
 from symgrad.graph.traversal import toposort
@@ -143,6 +144,8 @@ def _fold(structure: Structure, level: Level, flow: Magnitudes | None) -> tuple[
             return structure, folding
     layered = any(number > 0 for number in structure.layer.values())
     if not layered and len(structure.nodes) > 1:
+        if len(structure.nodes) <= CAP and any(isinstance(n, Fold) for n in structure.nodes):
+            return structure, unfolded(structure)  # a recurrence is one box
         structure = segmented(structure)
     return structure, layers_folded(structure, repeats=flow is None)
 
@@ -350,7 +353,7 @@ class _Picture:
         if tail.half == "forward" and head.half == "backward":
             kind = "residual"
         shape = shape_text(value.shape)
-        own = "" if kind == "residual" or isinstance(value, Input) else shape
+        own = "" if kind == "residual" or isinstance(value, (Input, Fold)) else shape
         if tail.id in labelled and tail.formula is not None and kind != "backward":
             own = ""
         if isinstance(value, Input) and value.kind == "input" and kind == "forward":
@@ -389,7 +392,7 @@ class _Picture:
             if group.node in self.cells.home:
                 steps[self.cells.home[group.node]].append(group.id)
                 broken.add(group.run)
-            elif group.run.first in self.structure.titles:
+            elif group.run.first in self.structure.titles and not isinstance(group.node, Moment):
                 boxes.setdefault(group.run, []).append(group.id)
         runs = sorted((run for run in boxes if run not in broken), key=lambda run: run.first)
         cells = tuple(
