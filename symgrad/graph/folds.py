@@ -159,6 +159,14 @@ def binder(name: str, shape: Shape, dtype: DType) -> Input:
     return Input(name, shape, dtype, "bound")
 
 
+def with_outputs(fold: Fold, outputs: Sequence[Node]) -> Fold:
+    """The Fold with other outputs of its body, which are equal to the ones it has."""
+    if all(a is b for a, b in zip(outputs, fold.body.outputs, strict=True)):
+        return fold
+    body = Graph(fold.body.inputs, tuple(outputs))
+    return Fold(fold.args, body, fold.structure, fold.carries, fold.sequences)
+
+
 def close(
     carry: Sequence[Input],
     elements: Sequence[Input],
