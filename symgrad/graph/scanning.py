@@ -54,8 +54,7 @@ def scan(
     length = _length(sequences)
     carry = [binder(name, n.shape, n.dtype) for name, n in _named(init, start, "carry")]
     elements = [binder(name, n.shape[1:], n.dtype) for name, n in _named(xs, sequences, "x")]
-    with provenance("scan"):
-        result = step(carry_of(carry), element_of(elements))
+    result = step(carry_of(carry), element_of(elements))
     if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
         got = _outline(result)
         raise SymgradError(
@@ -65,8 +64,8 @@ def scan(
     after, rebuild_after = flatten(_in_order(init, result[0]), "scan: the step's carry")
     outputs, rebuild_ys = flatten(result[1], "scan: the step's y")
     _check_carry(init, start, after)
+    body, outer = close(carry, elements, [*after, *outputs])
     with provenance("scan"):
-        body, outer = close(carry, elements, [*after, *outputs])
         fold = Fold(
             (*start, *sequences, *outer), body, Chain(length, reverse), len(carry), len(elements)
         )
