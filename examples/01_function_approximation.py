@@ -38,7 +38,7 @@ the/DET girls/N take/V a/DET walk/N
 """
 
 # Invented sentences. Many of their words can be a noun or a verb: walk, look, dance, watch, fish.
-TRAINING = LECTURE + """
+MORE = """
 the/DET girls/N look/V
 the/DET boys/N look/V at/P the/DET sea/N
 a/DET dog/N walks/V in/P the/DET park/N
@@ -73,6 +73,7 @@ we/PRON answer/V slowly/ADV
 her/PRON answer/N is/V short/ADJ
 the/DET birds/N and/CONJ the/DET dog/N sleep/V
 """
+TRAINING = LECTURE + MORE
 DEVELOPMENT = """
 the/DET birds/N watch/V the/DET cat/N
 a/DET walk/N in/P the/DET snow/N is/V good/ADJ
@@ -151,7 +152,7 @@ def two_sentences(out: Path) -> None:
     axes = figure.subplots()
     axes.plot(q, q * (1 - q), color="#0072B2", lw=2)
     axes.plot(0.5, 0.25, "o", color="#D55E00", ms=9)
-    axes.annotate("counting: 1/4 at q = 1/2", (0.5, 0.25), (0.5, 0.205), ha="center")
+    axes.annotate("counting: 1/4 at q = 1/2", (0.5, 0.25), (0.5, 0.195), ha="center")
     axes.set(
         xlabel="q = P(V | walk) = 1 - P(N | walk)",
         ylabel="likelihood  q (1 - q)",
@@ -218,14 +219,15 @@ def held_out(training: list[Sentence], development: list[Sentence], test: list[S
 
 # 3. The same class as a neural network ------------------------------------------------------------
 #
-# Give each word a number v and write it as a vector that is 1 at place v and 0 elsewhere: "one-hot".
+# Give each word a number v and write it as a vector that is 1 at place v and 0 elsewhere: one-hot.
 # A linear layer multiplies it by a matrix W, one row per word and one column per tag, and the
 # softmax turns the numbers that come out, the logits, into probabilities:
 #
 #     z = onehot(v) W = W[v],        P(u | v) = exp(z_u) / (exp(z_1) + ... + exp(z_U))
 #
 # Any table with positive entries can be written like this: z_u = log P(u | v). So the network is
-# the same class in other clothes. Its loss, the cross-entropy, is the negative log-likelihood:
+# the same class in other clothes. (To an unknown word, all zeros, it gives all tags alike.) Its
+# loss, the cross-entropy, is the negative log-likelihood:
 #
 #     L(W) = - sum over v, u of  n(v, u) log P(u | v)
 #
@@ -235,7 +237,7 @@ def held_out(training: list[Sentence], development: list[Sentence], test: list[S
 #     dL/dW[v, u] = n(v) P(u | v) - n(v, u)
 #
 # and it is zero exactly where P is the counted table. But that table has zeros, and a zero would
-# need a logit of minus infinity. The loss has no lowest point, only a direction in which it falls
+# need a logit of minus infinity: the loss has no lowest point, only directions in which it falls
 # for ever. What does that do to training?
 #
 # *Gradient descent* moves W by -rate * dL/dW. For a tag that was never seen the gradient is n(v) p,
@@ -248,13 +250,13 @@ def held_out(training: list[Sentence], development: list[Sentence], test: list[S
 #     H_v = n(v) (diag(p) - p p^T)
 #
 # For a tag with small p, slope and curvature are both n(v) p: the step is -1, however small p is.
-# So p shrinks by a factor e per step, and where the lowest point is finite the convergence is much
-# faster still. A few details: adding the same number to all logits of a word changes nothing, so H_v
-# is singular in that direction; adding a matrix of ones makes it invertible and leaves the step as
-# it is. And far from the goal the step may be too long: no logit may move by more than 2.
+# So p shrinks by a factor e in every step, and where the lowest point is finite, Newton is faster
+# still. Two details. Adding one number to all logits of a word changes nothing, so H_v is singular
+# in that direction; adding a matrix of ones makes it invertible and leaves the step as it is. And
+# far from the goal a step may be too long: no logit may move by more than 2.
 #
-# symgrad derives H from the formula of the loss. We ask for H times a matrix: with the column of tag
-# u set to one for all words at once, the product is column u of every block.
+# symgrad derives H from the formula of the loss. We ask for H times a matrix: with the column of
+# tag u set to one for all words at once, the product is column u of every block.
 def as_network(counts: Counts, one_hot: bool, out: Path | None, steps: int) -> None:
     """Train the table as a network, by gradient descent and by Newton, and compare with counting.
 
@@ -330,17 +332,11 @@ def plot_differences(newton: list[float], descent: dict[int, float], out: Path) 
     """Plot how the network approaches the counted table."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.loglog(*zip(*descent.items(), strict=True), "s-", color="#D55E00")
-    axes.loglog(range(1, len(newton)), newton[1:], "o-", color="#0072B2")
-    last = max(descent)
-    axes.annotate(
-        "gradient descent", (last, descent[last]), (0, 12), textcoords="offset points",
-        ha="right", color="#D55E00",
-    )  # fmt: skip
-    axes.annotate(
-        "Newton", (len(newton) - 1, newton[-1]), (10, 0), textcoords="offset points",
-        va="center", color="#0072B2",
-    )  # fmt: skip
+    steps = range(1, len(newton))
+    axes.loglog(
+        *zip(*descent.items(), strict=True), "s-", color="#D55E00", label="gradient descent"
+    )
+    axes.loglog(steps, newton[1:], "o-", color="#0072B2", label="Newton")
     axes.axhline(1e-6, color="black", lw=1, ls=":")
     axes.set(
         xlabel="steps",
@@ -348,6 +344,7 @@ def plot_differences(newton: list[float], descent: dict[int, float], out: Path) 
         title="From the network to the counted table",
     )
     axes.grid(alpha=0.3)
+    axes.legend()
     save(figure, out / "network_to_table.png")
 
 
