@@ -16,7 +16,7 @@ import numpy.typing as npt
 from codegen.loading import Loaded
 from codegen.memory import Plan
 from codegen.schedule import Schedule
-from codegen.values import root_of
+from codegen.access import root_of
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding
 from symgrad.graph.dims import Dim, printable, show

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from codegen.access import root_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
-from codegen.values import CopyOf, Lowered, Operand, merge_buffers, root_of
+from codegen.values import CopyOf, Lowered, Operand, merge_buffers
 from symgrad.graph.dims import Dim, Extent, same, size, value
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Constant, Input, Node

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from codegen import targets
+from codegen.access import root_of
 from codegen.compiled import Compiled, Stages
 from codegen.contractions import order_contractions
 from codegen.formulas import with_formulas
@@ -82,7 +83,7 @@ def compile(
     lowered = clock("tune", lambda: [replace(k, kernel=tune(k.kernel)) for k in lowered])
     lowered = with_formulas(schedule, lowered)
     plan = clock("plan memory", lambda: plan_memory(
-        schedule, lowered, [n for n in [*final, *wanted[count:]] if not _is_leaf(n)],
+        schedule, lowered, [n for n in [*final, *wanted[count:]] if not _is_leaf(root_of(n))],
         [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
     ))
     back = clock("import numba", lambda: targets.find(target))
@@ -148,7 +149,7 @@ def _is_leaf(node: Node) -> bool:
 
 def _in_memory(node: Node, always: bool) -> Node:
     """A right-hand side that is a leaf is copied by a Map, so that updates may swap leaves."""
-    if not (always and _is_leaf(node)):
+    if not (always and _is_leaf(root_of(node))):
         return node
     return map_node(P[0], [node], node.dtype)
 

@@ -273,7 +273,7 @@ class _KernelPrinter:
     def literal(self, number: float | int | bool, dtype: DType) -> str:
         if dtype == BOOL:
             return str(bool(number))
-        text = repr(float(number)) if dtype == FLOAT64 else repr(number)
+        text = repr(float(number) if dtype.kind == "f" else number)
         if text.strip("-") in ("inf", "nan"):
             self.function.uses.add(text.strip("-"))
         if dtype == FLOAT64 and text.strip("-") not in ("inf", "nan"):

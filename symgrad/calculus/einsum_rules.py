@@ -234,9 +234,14 @@ def scalar_operands(node: Einsum, once: Once) -> Node | None:
 
 def identity(node: Einsum, once: Once) -> Node | None:
     """rewrite: sum x -> x  where nothing is summed, moved or repeated."""
-    if len(node.args) == 1 and node.labels[0] == node.out and node.args[0].shape == node.shape:
-        return node.args[0]
-    return None
+    if len(node.args) > 1 or node.args[0].shape != node.shape:
+        return None
+    own = node.labels[0]
+    for k, j in zip(own, node.out, strict=True):
+        # an axis of one may be summed away and put back
+        if k != j and (k in node.out or j in own or not is_extent_one(node.extents[k])):
+            return None
+    return node.args[0]
 
 
 def private_sum(node: Einsum, once: Once) -> Node | None:
