@@ -123,8 +123,8 @@ def bowl(out: Path) -> None:
 #     momentum   v' = mu v + g           p' = p - r v'            what keeps pointing the same way
 #                                                                 adds up, what alternates cancels
 #     nesterov   v' = mu v + g           p' = p - r (g + mu v')   the same, looking one step ahead
-#     adagrad    s' = s + g^2            p' = p - r g / sqrt(s')  each coordinate divided by the size
-#                                                                 of its own gradients so far
+#     adagrad    s' = s + g^2            p' = p - r g / sqrt(s')  each coordinate over the size of
+#                                                                 its own gradients so far
 #     rmsprop    s' = q s + (1 - q) g^2  p' = p - r g / sqrt(s')  ... of its recent gradients
 #     adam       momentum over rmsprop, both corrected for starting at zero
 #
@@ -164,11 +164,13 @@ def valley(out: Path) -> None:
         axes.plot(*path[:: marks[1]].T, "o", color=color, ms=4)
         axes.plot(1, 1, "*", color=BLACK, ms=12)
         axes.set_title(f"{name}, rate {optimizer.learning_rate:g}")
-        curve.semilogy(np.maximum(losses, 1e-12), color=color, lw=1.5, label=name)
-    curve.set(xlabel="step", title="loss", ylim=(1e-12, 1e3))
+        curve.semilogy(losses, color=color, lw=1.5, label=name)
+    curve.set(xlabel="step", title="loss", ylim=(1e-8, 1e3))
     curve.grid(alpha=0.3)
     curve.legend()
-    figure.suptitle("1,000 steps in Rosenbrock's valley; a dot every 100 steps, the star is the goal")
+    figure.suptitle(
+        "1,000 steps in Rosenbrock's valley; a dot every 100 steps, the star is the goal"
+    )
     save(figure, out / "valley.png")
 
 
@@ -239,13 +241,15 @@ def stochastic(out: Path, quick: bool) -> None:
         visited = np.array(path)
         missed = height(*visited.T)
         print(f"  {name:<32}{len(path) - 1:>6} steps{missed[-len(missed) // 4 :].mean():>11.1e}")
-        contours(axes, height, (-1.3, 1.3, -1.3, 2.9), [0.01, 0.1, 0.4, 1, 2, 3.5])
+        contours(axes, height, (-1.5, 2.2, -1.3, 2.9), [0.01, 0.1, 0.4, 1, 2, 3.5])
         axes.plot(*visited.T, "o-" if size == n else "-", color=color, lw=0.8, ms=4)
         axes.plot(*best, "*", color=BLACK, ms=12, zorder=3)
         axes.set_title(name)
-        rows_seen = np.arange(len(path)) * size
-        curve.semilogy(rows_seen, missed, color=color, lw=0.9, label=name)
-    curve.set(xlabel="rows seen", title="loss above the least", ylim=(1e-7, 10))
+        window = max(100 // size, 1)  # the mean over every 100 rows, to see through the noise
+        smooth = missed[1:].reshape(-1, window).mean(axis=1)
+        seen = (np.arange(len(smooth)) + 1) * window * size
+        curve.semilogy(seen, smooth, color=color, lw=1.5, label=name)
+    curve.set(xlabel="rows seen", title="loss above the least, mean of 100 rows", ylim=(1e-5, 10))
     curve.grid(alpha=0.3)
     curve.legend(loc="lower left", fontsize=8)
     save(figure, out / "stochastic.png")
@@ -253,10 +257,10 @@ def stochastic(out: Path, quick: bool) -> None:
 
 # 4. The digits ------------------------------------------------------------------------------------
 #
-# 1,797 images of handwritten digits, 8 x 8 pixels; a network with one hidden layer; the trainer does
-# the walking. Three questions, one at a time: which optimiser, which rate, which batch size? What
-# counts in the end is the accuracy on images that were not trained on; what the optimiser sees is
-# the loss.
+# 1,797 images of handwritten digits, 8 x 8 pixels; a network with one hidden layer; the trainer
+# does the walking. Three questions, one at a time: which optimiser, which rate, which batch size?
+# What counts in the end is the accuracy on images that were not trained on; what the optimiser sees
+# is the loss. Small batches get further in an epoch, for they take more steps.
 class Digits:
     """The images and a network that reads them."""
 
