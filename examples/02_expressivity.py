@@ -60,12 +60,12 @@ def staircase(f: Function, width: int, x: np.ndarray) -> np.ndarray:
 def train_one_layer(
     x: np.ndarray, y: np.ndarray, widths: tuple[int, ...], steps: int
 ) -> dict[int, np.ndarray]:
-    """Train twelve networks of each width from different starts; return what the best one answers.
+    """Train ten networks of each width from different starts; return what the best one answers.
 
     All networks are one expression with one row of neurons; member[k, s] is 1 where neuron k
     belongs to network s. None sees the others, and the sum of their losses trains each by itself.
     """
-    starts = 12
+    starts = 10
     sizes = np.repeat(widths, starts)
     owner = np.repeat(np.arange(len(sizes)), sizes)
     member = (owner[:, None] == np.arange(len(sizes))).astype(np.float64)
@@ -122,7 +122,7 @@ def one_hidden_layer(out: Path, quick: bool) -> None:
     widths = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 32, 64)
     x = np.linspace(0, 1, 257)
     y = wavy(x)
-    curves = train_one_layer(x, y, widths, steps=1000 if quick else 3000)
+    curves = train_one_layer(x, y, widths, steps=800 if quick else 2000)
     trained = [np.abs(curves[width] - y).max() for width in widths]
     by_hand = [np.abs(staircase(wavy, width, x) - y).max() for width in widths]
     for width, stairs, bent in zip(widths, by_hand, trained, strict=True):
@@ -267,7 +267,7 @@ def deep_and_narrow(out: Path, quick: bool) -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, 4, width_ratios=(1.3, 1, 1, 1.3))
     for n, f, color, marker in ((1, waves, BLUE, "o"), (2, disc, ORANGE, "s")):
-        x = grid(n, -0.5, 1.5, 4001 if n == 1 else 101 if quick else 251)
+        x = grid(n, -0.5, 1.5, 4001 if n == 1 else 101 if quick else 151)
         y, depths, errors = f(x), [], []
         for cells in sizes[n]:
             network = build(f, n, cells)
@@ -288,14 +288,15 @@ def deep_and_narrow(out: Path, quick: bool) -> None:
             values.reshape(shape).T, origin="lower", extent=(-0.5, 1.5, -0.5, 1.5), vmin=-1, vmax=1,
             cmap="cividis",
         )  # fmt: skip
-    panels[0].set(title="n = 1", xlabel="x")
-    panels[0].legend(loc="upper right")
+    panels[0].set(title="n = 1", xlabel="x", ylim=(-0.7, 1.5))
+    panels[0].legend(loc="upper center")
     panels[1].set(title="n = 2: f")
     panels[2].set(title=f"{depths[-1]:,} layers of 6")
     panels[3].set(title="Deeper is closer", xlabel="layers", ylabel="L1 error / integral of |f|")
     panels[3].set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
     panels[3].minorticks_off()
-    panels[3].legend(loc="lower left")
+    panels[3].set_ylim(0.015, 1.6)
+    panels[3].legend(loc="upper right")
     for axes in (panels[0], panels[3]):
         axes.grid(alpha=0.3)
     save(figure, out / "deep_and_narrow.png")
@@ -402,7 +403,7 @@ def trained(out: Path, quick: bool) -> None:
     )
     shapes = ((1, waves, 4), (2, disc, 2))
     for n, f, cells in shapes[:1] if quick else shapes:
-        x = grid(n, -0.5, 1.5, 401 if n == 1 else 31)
+        x = grid(n, -0.5, 1.5, 401 if n == 1 else 25)
         y = f(x)
         weights, biases, output = network = build(f, n, cells)
         built = room_for(len(weights), 1)
@@ -410,7 +411,7 @@ def trained(out: Path, quick: bool) -> None:
         built[1][:, 0, : n + 4] = biases
         built[2][0, : n + 4] = output
         starts = [built, random_starts(n, n + 4, len(weights), MANY - 1)]
-        found = train_narrow(x, y, starts, rate=0.01, steps=100 if quick else 1500)
+        found = train_narrow(x, y, starts, rate=0.01, steps=100 if quick else 1200)
         errors = missed(found, y)
         constant = (np.ptp(found[1:], axis=1) < 1e-3).sum()
         print(
@@ -448,12 +449,12 @@ def hill(x: np.ndarray) -> np.ndarray:
 
 def too_narrow(out: Path, quick: bool) -> None:
     """Train networks of width n and of greater widths on a hill; show what the narrow ones miss."""
-    steps = 100 if quick else 1500
+    steps = 100 if quick else 1200
     print("\n== 4. Too narrow\n")
     print("n = 1, on longer and longer intervals: integral |f - g| / integral |f|, best of 24\n")
     print("  interval   width 1   width 5")
     for radius in (1, 4) if quick else (1, 2, 4, 8):
-        x = grid(1, -radius, radius, 401)
+        x = grid(1, -radius, radius, 201)
         starts = [random_starts(1, width, 3, MANY // 2) for width in (1, 5)]
         errors = missed(train_narrow(x, hill(x), starts, 0.02, steps), hill(x))
         one, five = errors.reshape(2, -1).min(axis=1)
@@ -462,8 +463,8 @@ def too_narrow(out: Path, quick: bool) -> None:
     print("\nn = 2, on the square [-1.5, 1.5]^2: largest error |f - g|, best of 16\n")
     widths, depths = (2, 3, 6), (3,) if quick else (3, 5, 9)
     print("  layers" + "".join(f"   width {width}" for width in widths))
-    side = 61 if quick else 151
-    x, fine = grid(2, -1.5, 1.5, 31), grid(2, -1.5, 1.5, side)
+    side = 61 if quick else 101
+    x, fine = grid(2, -1.5, 1.5, 25), grid(2, -1.5, 1.5, side)
     largest = np.zeros((len(depths), len(widths)))
     answers = np.zeros((len(depths), len(widths), len(fine)))
     for row, depth in enumerate(depths):

@@ -165,7 +165,7 @@ def valley(out: Path) -> None:
         axes.plot(1, 1, "*", color=BLACK, ms=12)
         axes.set_title(f"{name}, rate {optimizer.learning_rate:g}")
         curve.semilogy(losses, color=color, lw=1.5, label=name)
-    curve.set(xlabel="step", title="loss", ylim=(1e-8, 1e3))
+    curve.set(xlabel="step", title="loss", ylim=(1e-6, 1e4))
     curve.grid(alpha=0.3)
     curve.legend()
     figure.suptitle(
@@ -249,7 +249,7 @@ def stochastic(out: Path, quick: bool) -> None:
         smooth = missed[1:].reshape(-1, window).mean(axis=1)
         seen = (np.arange(len(smooth)) + 1) * window * size
         curve.semilogy(seen, smooth, color=color, lw=1.5, label=name)
-    curve.set(xlabel="rows seen", title="loss above the least, mean of 100 rows", ylim=(1e-5, 10))
+    curve.set(xlabel="rows seen (means over 100)", title="loss above the least", ylim=(1e-5, 10))
     curve.grid(alpha=0.3)
     curve.legend(loc="lower left", fontsize=8)
     save(figure, out / "stochastic.png")
