@@ -60,12 +60,12 @@ def staircase(f: Function, width: int, x: np.ndarray) -> np.ndarray:
 def train_one_layer(
     x: np.ndarray, y: np.ndarray, widths: tuple[int, ...], steps: int
 ) -> dict[int, np.ndarray]:
-    """Train ten networks of each width from different starts; return what the best one answers.
+    """Train eight networks of each width from different starts; return what the best one answers.
 
     All networks are one expression with one row of neurons; member[k, s] is 1 where neuron k
     belongs to network s. None sees the others, and the sum of their losses trains each by itself.
     """
-    starts = 10
+    starts = 8
     sizes = np.repeat(widths, starts)
     owner = np.repeat(np.arange(len(sizes)), sizes)
     member = (owner[:, None] == np.arange(len(sizes))).astype(np.float64)
@@ -122,7 +122,7 @@ def one_hidden_layer(out: Path, quick: bool) -> None:
     widths = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 32, 64)
     x = np.linspace(0, 1, 257)
     y = wavy(x)
-    curves = train_one_layer(x, y, widths, steps=800 if quick else 2000)
+    curves = train_one_layer(x, y, widths, steps=800 if quick else 1800)
     trained = [np.abs(curves[width] - y).max() for width in widths]
     by_hand = [np.abs(staircase(wavy, width, x) - y).max() for width in widths]
     for width, stairs, bent in zip(widths, by_hand, trained, strict=True):
@@ -411,7 +411,7 @@ def trained(out: Path, quick: bool) -> None:
         built[1][:, 0, : n + 4] = biases
         built[2][0, : n + 4] = output
         starts = [built, random_starts(n, n + 4, len(weights), MANY - 1)]
-        found = train_narrow(x, y, starts, rate=0.01, steps=100 if quick else 1200)
+        found = train_narrow(x, y, starts, rate=0.01, steps=100 if quick else 800)
         errors = missed(found, y)
         constant = (np.ptp(found[1:], axis=1) < 1e-3).sum()
         print(
@@ -449,7 +449,7 @@ def hill(x: np.ndarray) -> np.ndarray:
 
 def too_narrow(out: Path, quick: bool) -> None:
     """Train networks of width n and of greater widths on a hill; show what the narrow ones miss."""
-    steps = 100 if quick else 1200
+    steps = 100 if quick else 800
     print("\n== 4. Too narrow\n")
     print("n = 1, on longer and longer intervals: integral |f - g| / integral |f|, best of 24\n")
     print("  interval   width 1   width 5")
