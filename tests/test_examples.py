@@ -14,6 +14,19 @@ from tests.conftest import ROOT
 
 CHAPTERS = sorted((ROOT / "examples").glob("[0-9]*.py"))
 FIGURES = {
+    "01_function_approximation": {
+        "likelihood.png",
+        "network.svg",
+        "network_backward.svg",
+        "network_to_table.png",
+        "tables.png",
+    },
+    "02_expressivity": {
+        "deep_and_narrow.png",
+        "one_hidden_layer.png",
+        "too_narrow.png",
+        "what_neurons_hold.png",
+    },
     "03_backpropagation": {
         "graph_against_tree.png",
         "network_backward.svg",
@@ -22,6 +35,7 @@ FIGURES = {
         "neuron.svg",
         "reverse_against_forward.png",
     },
+    "04_gradient_descent": {"bowl.png", "digits.png", "stochastic.png", "valley.png"},
 }
 
 
