@@ -361,7 +361,7 @@ def _fold(node: Fold, args: list[Array], dims: Dims) -> list[Array]:
         np.empty((length, *s), n.dtype) for s, n in zip(shapes, node.body.outputs[a:], strict=True)
     ]
     for t in reversed(range(length)) if node.structure.reverse else range(length):
-        given = [*carry, *(x[t] for x in xs), *consts]
+        given = [*carry, *(x[t, ...] for x in xs), *consts]
         found = evaluate_graph(node.body, dict(zip(node.body.inputs, given, strict=True)), dims)
         carry = found[:a]
         for y, value in zip(ys, found[a:], strict=True):

@@ -10,14 +10,27 @@ The node is no tensor itself. `Proj(fold, k)` is: first the final carry, then th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from symgrad.graph.dims import Extent, Shape
 from symgrad.graph.dtypes import BOOL, DType
-from symgrad.graph.graph import Graph
-from symgrad.graph.nodes import Input, Node
+from symgrad.graph.nodes import (
+    Constant,
+    Einsum,
+    Gather,
+    Input,
+    Map,
+    Node,
+    Reduce,
+    Reindex,
+    Scatter,
+)
+from symgrad.graph.traversal import replace, toposort
+
+if TYPE_CHECKING:
+    from symgrad.graph.graph import Graph
 
 _set = object.__setattr__
 
@@ -92,6 +105,18 @@ class Fold(Node):
         inputs = self.body.inputs
         return inputs[:a], inputs[a:b], inputs[b:]
 
+    def meetings(self) -> Iterator[tuple[Extent, Extent]]:
+        """Pairs of extents that must be equal: arguments and binders, carry in and out, lengths."""
+        carry, elements, consts = self.binders
+        for x, binder in zip(self.xs, elements, strict=True):
+            yield self.structure.length, x.shape[0]
+            yield from zip(binder.shape, x.shape[1:], strict=True)
+        for group, binders in ((self.init, carry), (self.consts, consts)):
+            for arg, binder in zip(group, binders, strict=True):
+                yield from zip(binder.shape, arg.shape, strict=True)
+        for binder, after in zip(carry, self.body.outputs, strict=False):
+            yield from zip(binder.shape, after.shape, strict=True)
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Proj(Node):
@@ -108,6 +133,20 @@ class Proj(Node):
         shape, dtype = fold.results[self.place]
         _set(self, "shape", shape)
         _set(self, "dtype", dtype)
+
+    @property
+    def name(self) -> str:
+        """Which result it is."""
+        fold = self.args[0]
+        assert isinstance(fold, Fold)
+        last = self.place < fold.carries
+        return f"carry {self.place}" if last else f"y {self.place - fold.carries}"
+
+
+NODES: tuple[type[Node], ...] = (
+    Input, Constant, Map, Einsum, Reduce, Reindex, Gather, Scatter, Fold, Proj,
+)
+"""All classes of nodes; each has an entry in every table of rules."""
 
 
 def projections(fold: Fold) -> tuple[Proj, ...]:
@@ -135,23 +174,21 @@ def close(
 ) -> tuple[Graph, tuple[Node, ...]]:
     """A body over its binders, and the outer nodes that it reads, which become its constants.
 
-    What depends on no binder of the body and on some leaf is outer: it is computed once, outside.
+    What depends on no binder of the body is outer, literals too: it is computed once, outside, and has
+    a cotangent.
     """
-    from symgrad.graph.traversal import replace, toposort
+    from symgrad.graph.graph import Graph
 
-    own = {*carry, *elements}
-    inside: set[Node] = set()
-    leafless: set[Node] = set()
-    outer: dict[Node, Input] = {}
+    inside: set[Node] = {*carry, *elements}
     order = toposort(outputs)
     for node in order:
-        if node in own or any(a in inside for a in node.args):
+        if any(a in inside for a in node.args):
             inside.add(node)
-        elif not isinstance(node, Input) and all(a in leafless for a in node.args):
-            leafless.add(node)
-    read = [a for n in order if n in inside for a in n.args] + list(outputs)
-    for node in read:
-        if node not in inside and node not in leafless and node not in outer:
-            outer[node] = binder(f"const{len(outer)}", node.shape, node.dtype)
-    closed = replace(outputs, outer)
-    return Graph((*carry, *elements, *outer.values()), tuple(closed)), tuple(outer)
+    outer: dict[Node, Node] = {}
+    names: list[Input] = []
+    for node in (*(a for n in order if n in inside for a in n.args), *outputs):
+        if node not in inside and node not in outer:
+            name = node.name if isinstance(node, Input) else f"const{len(names)}"
+            names.append(binder(name, node.shape, node.dtype))
+            outer[node] = names[-1]
+    return Graph((*carry, *elements, *names), tuple(replace(outputs, outer))), tuple(outer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import sympy
 from symgrad.graph import nodes as nd
 from symgrad.graph.dims import Dim, Extent, free_dims, same
 from symgrad.graph.errors import LeafError
+from symgrad.graph.folds import Chain, Fold
 from symgrad.graph.nodes import Input, Node
 from symgrad.graph.traversal import toposort
 
@@ -30,7 +31,7 @@ class Guard:
         return str(self.node.where) if self.node.where is not None else self.node.name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Graph:
     """A closed expression: `inputs` (binders, in order of first use) and `outputs`.
 
@@ -74,9 +75,8 @@ class Graph:
         while waiting:
             for node in waiting.pop().nodes:
                 yield node
-                body = getattr(node, "body", None)
-                if isinstance(body, Graph):
-                    waiting.append(body)
+                if isinstance(node, Fold):
+                    waiting.append(node.body)
 
     @property
     def dims(self) -> tuple[Dim, ...]:
@@ -88,6 +88,8 @@ class Graph:
                 found.update(s for s in node.body.free_symbols if isinstance(s, Dim))
             elif isinstance(node, nd.Einsum):
                 found.update(free_dims(node.extents))
+            elif isinstance(node, Fold):
+                found.update(free_dims(node.structure.length))
         return tuple(sorted(found, key=lambda d: d.name))
 
     @property
@@ -103,9 +105,12 @@ class Graph:
     @property
     def key(self) -> str:
         """SHA-256 of the structure: alpha-equal graphs have the same key."""
+        return self.key_with({d: f"d{k}" for k, d in enumerate(self._dims_by_use())})
+
+    def key_with(self, dims: Mapping[Dim, str]) -> str:
+        """The key for given names of dims: the body of a recurrence shares those around it."""
         digest = hashlib.sha256()
         names = {leaf: k for k, leaf in enumerate(self.inputs)}
-        dims = {d: f"d{k}" for k, d in enumerate(self._dims_by_use())}
         for node in self.nodes:
             own = tuple(_canonical(getattr(node, f), dims) for f in node.own_fields)
             if isinstance(node, Input):
@@ -119,14 +124,17 @@ class Graph:
 
     def _dims_by_use(self) -> Iterator[Dim]:
         seen: dict[Dim, None] = {}
-        for node in self.nodes:
-            for extent in node.shape:
-                for d in free_dims(extent):
-                    seen.setdefault(d)
+        for node in self.every_node():
+            extents = list(node.shape)
             if isinstance(node, nd.Map):
-                for d in sorted(
-                    (s for s in node.body.free_symbols if isinstance(s, Dim)), key=lambda s: s.name
-                ):
+                extents.append(node.body)
+            elif isinstance(node, nd.Einsum):
+                extents.extend(node.extents)
+            elif isinstance(node, Fold):
+                extents.append(node.structure.length)
+            for extent in extents:
+                symbols = () if type(extent) is int else extent.free_symbols
+                for d in sorted((s for s in symbols if isinstance(s, Dim)), key=lambda s: s.name):
                     seen.setdefault(d)
         yield from seen
 
@@ -159,16 +167,18 @@ def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
 
         for piece, arg in zip(node.pieces, node.args, strict=True):
             yield size(piece.view), size(arg.shape)
+    elif isinstance(node, Fold):
+        yield from node.meetings()
 
 
-def _canonical(value: Any, dims: dict[Dim, str]) -> str:
+def _canonical(value: Any, dims: Mapping[Dim, str]) -> str:
     """A field as text in which dims have numbers for names."""
     if isinstance(value, (tuple, list)):
         return "(" + ",".join(_canonical(v, dims) for v in value) + ")"
     if isinstance(value, Graph):
-        return value.key
-    if hasattr(value, "length"):  # the structure of a recurrence
-        return f"{_canonical(value.length, dims)} {value.reverse}"
+        return value.key_with(dims)
+    if isinstance(value, Chain):
+        return _canonical((value.length, value.reverse), dims)
     if isinstance(value, nd.Piece):
         return _canonical(
             (value.view, value.start, value.step, value.count, value.offset, value.stride), dims

@@ -9,17 +9,17 @@ from symgrad.graph.dims import Extent, same, show
 from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
 from symgrad.graph.folds import Chain, Fold, binder, close, projections
 from symgrad.graph.nodes import Node, describe
-from symgrad.graph.operators import verb
 from symgrad.graph.provenance import provenance
 from symgrad.graph.structure import flatten
 
 
-@verb
 def scan(
     step: Callable[[Any, Any], tuple[Any, Any]],
     init: Any,
     xs: Any,
     reverse: bool = False,
+    truncate: int | None = None,
+    lengths: Any = None,
 ) -> tuple[Any, Any]:
     """Run `step` along the leading axis of `xs`, carrying state.
 
@@ -32,6 +32,7 @@ def scan(
             shapes and dtypes across a step.
         xs:      sequences with one leading extent T, in any structure.
         reverse: start at x[T-1]; y[t] still belongs to x[t].
+        truncate, lengths: None; backpropagation is through all steps, and sequences are equally long.
     Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures that
         `step` returns.
     Raises: ShapeError, DTypeError when a step changes the carry, or sequences differ in length.
@@ -42,21 +43,26 @@ def scan(
     >>> c.shape, ys.shape
     ((), (2,))
     """
-    start, rebuild_carry = flatten(init)
-    sequences, rebuild_xs = flatten(xs)
-    length = _length(sequences)
-    carry = [binder(f"carry{k}", n.shape, n.dtype) for k, n in enumerate(start)]
-    elements = [binder(f"x{k}", n.shape[1:], n.dtype) for k, n in enumerate(sequences)]
-    with provenance("scan"):
-        result = step(rebuild_carry(carry), rebuild_xs(elements))
-    if not isinstance(result, tuple) or len(result) != 2:
+    _check_supported(truncate, lengths)
+    if not callable(step):
         raise SymgradError(
-            f"scan: the step must return (carry, y), got {type(result).__name__}. "
-            "Return () as y where there is none."
+            f"scan: the step must be a function (carry, x) -> (carry, y), got {type(step).__name__}."
         )
-    after, rebuild_after = flatten(result[0])
-    outputs, rebuild_ys = flatten(result[1])
+    start, carry_of = flatten(init, "scan: init")
+    sequences, element_of = flatten(xs, "scan: xs")
+    length = _length(sequences)
+    carry = [binder(name, n.shape, n.dtype) for name, n in _named(init, start, "carry")]
+    elements = [binder(name, n.shape[1:], n.dtype) for name, n in _named(xs, sequences, "x")]
+    with provenance("scan"):
+        result = step(carry_of(carry), element_of(elements))
+    if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
+        got = _outline(result)
+        raise SymgradError(
+            f"scan: the step must return (carry, y), got {got}. Return () as y where there is none."
+        )
     _check_structure(init, result[0])
+    after, rebuild_after = flatten(_in_order(init, result[0]), "scan: the step's carry")
+    outputs, rebuild_ys = flatten(result[1], "scan: the step's y")
     _check_carry(init, start, after)
     with provenance("scan"):
         body, outer = close(carry, elements, [*after, *outputs])
@@ -65,6 +71,22 @@ def scan(
         )
         found = projections(fold)
     return rebuild_after(found[: len(carry)]), rebuild_ys(found[len(carry) :])
+
+
+def _check_supported(truncate: object, lengths: object) -> None:
+    for name, value in (("truncate", truncate), ("lengths", lengths)):
+        if value is not None:
+            raise SymgradError(
+                f"scan: {name}={value!r:.40} is not supported. Leave {name}=None: gradients pass "
+                "through all steps of sequences of one length.\n"
+                "  Pad shorter sequences and mask them in the step: where(t < length, new, c)."
+            )
+
+
+def _named(structure: Any, nodes: Sequence[Node], alone: str) -> Iterator[tuple[str, Node]]:
+    """Names of the binders: the keys and positions where the nodes stand."""
+    for path, node in zip(_paths(structure), nodes, strict=True):
+        yield path.replace("[", "").replace("]", "") or alone, node
 
 
 def _length(sequences: Sequence[Node]) -> Extent:
@@ -97,15 +119,27 @@ def _check_structure(before: Any, after: Any) -> None:
 
 def _outline(structure: Any) -> str:
     if isinstance(structure, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_outline(v)}" for k, v in structure.items()) + "}"
+        keys = sorted(structure, key=str)
+        return "{" + ", ".join(f"{k!r}: {_outline(structure[k])}" for k in keys) + "}"
     if isinstance(structure, (tuple, list)):
         inner = ", ".join(map(_outline, structure))
         return f"({inner})" if isinstance(structure, tuple) else f"[{inner}]"
-    return "array"
+    return "None" if structure is None else "array"
+
+
+def _in_order(before: Any, after: Any) -> Any:
+    """The same structure, the keys of its dicts in the order that they had before."""
+    if isinstance(before, Mapping):
+        return {key: _in_order(before[key], after[key]) for key in before}
+    if isinstance(before, (tuple, list)):
+        inner = [_in_order(a, b) for a, b in zip(before, after, strict=True)]
+        return type(after)(*inner) if hasattr(after, "_fields") else type(after)(inner)
+    return after
 
 
 def _check_carry(init: Any, before: Sequence[Node], after: Sequence[Node]) -> None:
-    for name, a, b in zip(_paths(init), before, after, strict=True):
+    for path, a, b in zip(_paths(init), before, after, strict=True):
+        name = f"carry {path!r}" if path else "the carry"
         fits = a.ndim == b.ndim and all(
             same(x, y) is not False for x, y in zip(a.shape, b.shape, strict=True)
         )
@@ -113,7 +147,7 @@ def _check_carry(init: Any, before: Sequence[Node], after: Sequence[Node]) -> No
             continue
         kind, what = (ShapeError, "shape") if not fits else (DTypeError, "dtype")
         raise kind(
-            f"scan: carry {name} changes {what} in one step\n"
+            f"scan: {name} changes {what} in one step\n"
             f"  carry in   {a.dtype} {show(a.shape)}   init         {a.where or ''}\n"
             f"  carry out  {b.dtype} {show(b.shape)}   step result  {b.where or ''}\n"
             f"  The carry must keep shape and dtype. {_hint(a, b, fits)}"
@@ -139,4 +173,4 @@ def _paths(structure: Any, path: str = "") -> Iterator[str]:
         for k, value in enumerate(structure):
             yield from _paths(value, f"{path}[{k}]")
     else:
-        yield repr(path) if path else "array"
+        yield path
