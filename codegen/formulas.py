@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import sympy
+
 from codegen.memory import LoweredLoop
 from codegen.schedule import Schedule
 from codegen.values import Lowered
 from symgrad.graph.functions import placeholder
 from symgrad.graph.nodes import Constant, Einsum, Map, Node, Reduce
-import sympy
 
 # A line longer than this says how many more nodes there are.
 MOST_FORMULAS = 4

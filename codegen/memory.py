@@ -65,6 +65,11 @@ class LoweredLoop:
     calls: tuple[Invoked | InvokedLoop, ...]
     places: tuple[InnerPlace, ...]
 
+    @property
+    def checks(self) -> bool:
+        """Whether a kernel of the body checks indices."""
+        return any(kernel.checks for kernel in kernels_of(self.calls))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InvokedLoop:
@@ -152,6 +157,7 @@ def plan_memory(
     results: Sequence[Node],
     updates: Sequence[tuple[Input, Node]],
     leaves: Sequence[Input],
+    may_fail: bool = True,
 ) -> Plan:
     """Give every operand a place.
 
@@ -159,15 +165,18 @@ def plan_memory(
         results: nodes whose values the caller gets, each in an array of its own.
         updates: leaves and the nodes whose values they take at the end.
         leaves:  all leaves that the program may be given, in the order of the table.
+        may_fail: whether a bad index must leave all leaves as they were.
     """
-    return _Planner(schedule, list(kernels), results, updates, leaves).run()
+    return _Planner(schedule, list(kernels), results, updates, leaves, may_fail).run()
 
 
 class _Planner:
     def __init__(self, schedule: Schedule, kernels: list[Lowered | LoweredLoop], results: Sequence[Node],
-                 updates: Sequence[tuple[Input, Node]], leaves: Sequence[Input]) -> None:
+                 updates: Sequence[tuple[Input, Node]], leaves: Sequence[Input],
+                 may_fail: bool) -> None:
         self.schedule = schedule
         self.kernels = kernels
+        self.may_fail = may_fail
         self.leaves = tuple(leaves)
         self.results = tuple(dict.fromkeys(root_of(n) for n in results))
         self.constants = tuple(dict.fromkeys(
@@ -181,8 +190,13 @@ class _Planner:
         self._updates(updates)
 
     def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
-        """A right-hand side is written over its leaf where that is safe, else copied at the end."""
+        """A right-hand side is written over its leaf where that is safe, else copied at the end.
+
+        Safe is what nothing reads afterwards, and what stands behind every check of an index: a call
+        that fails changes no leaf.
+        """
         last = self._last_uses()
+        checked = max((k for k, low in enumerate(self.kernels) if low.checks), default=-1)
         taken: set[Operand] = set(self.entry)
         writers = {o: k for k, low in enumerate(self.kernels) for o in low.writes}
         copies: list[CopyOf] = []
@@ -191,6 +205,7 @@ class _Planner:
             writer = writers.get(root)
             direct = (
                 writer is not None
+                and (writer > checked or not self.may_fail)
                 and root not in taken
                 and root.dtype == leaf.dtype
                 and last.get(leaf, -1) <= writer

@@ -55,7 +55,7 @@ def _lower_fold(
     emitted = stage.outputs[n:]
     plan = plan_memory(
         stage.inner, kernels, emitted, list(zip(carry, stage.outputs, strict=False)),
-        fold.body.inputs,
+        fold.body.inputs, may_fail=False,
     )
     operands = _Operands({})
     places = [InnerPlace(-1, 0)]  # the report of bad indices is the outer one

@@ -11,30 +11,23 @@ Requires contractions in the form of `contractions.order_contractions`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from codegen.access import DYNAMIC, ZERO, Index, can_inline, is_one, is_view, reads, root_of
-from codegen.contractions import Product, product_of
-from codegen.loop_ir import Affine, variable
+from codegen.access import ZERO, Index, can_inline, is_one, reads
+from codegen.contractions import Product
+from codegen.loop_ir import variable
 from symgrad.graph.dims import Shape, same, show
-from symgrad.graph.folds import Fold, Proj, projections
-from symgrad.graph.functions import P
+from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
-    RUNNING,
-    Constant,
     Einsum,
-    Gather,
-    Input,
     Node,
     Reduce,
     Reindex,
     Scatter,
-    map_node,
 )
-from symgrad.graph.traversal import toposort
 
 
 @dataclass(eq=False, slots=True)
@@ -222,239 +215,6 @@ def place_in(stage: LoopStage, node: Node) -> Index:
     """The position in its own domain at which a member stands; it may have further axes of one."""
     here = [*position_of(stage.domain), *[ZERO] * len(domain_of(node))]
     return tuple(ZERO if is_one(e) else here[k] for k, e in enumerate(domain_of(node)))
-
-
-def make_schedule(outputs: Sequence[Node], checked: list[Node] | None = None) -> Schedule:
-    """Group the nodes that the outputs need into stages.
-
-    Args:
-        outputs: what is wanted in memory.
-        checked: the list that nodes with checked indices join; bodies share that of their graph.
-    """
-    graph = Graph(_leaves(outputs), tuple(outputs))
-    return _Scheduler(graph, [] if checked is None else checked).run()
-
-
-def in_memory(node: Node) -> Node:
-    """The node, or a copy of it where it is a leaf, so that it has memory of its own."""
-    if not isinstance(root_of(node), (Input, Constant)):
-        return node
-    return map_node(P[0], [node], node.dtype)
-
-
-def _leaves(outputs: Sequence[Node]) -> tuple[Input, ...]:
-    return tuple(n for n in toposort(outputs) if isinstance(n, Input))
-
-
-class _Scheduler:
-    def __init__(self, graph: Graph, checked: list[Node]) -> None:
-        self.graph = graph
-        self.checked = checked
-        self.stages: list[Stage] = []
-        self.stage_of: dict[Node, int] = {}
-        self.readers: dict[Node, set[int]] = {}
-        self.forced = frozenset(self._must_lie_in_memory())
-        self.stored: set[Node] = set(self.forced)
-
-    def _must_lie_in_memory(self) -> Iterator[Node]:
-        """What a kernel or the caller needs as memory; reshapes show the memory of another."""
-        read = [*self.graph.outputs]
-        for node in self.graph.nodes:
-            if product_of(node) is not None or is_view(node) or isinstance(node, Fold):
-                read.extend(node.args)
-            elif isinstance(node, Reindex):
-                pieces = zip(node.args, node.pieces, strict=True)
-                read.extend(arg for arg, piece in pieces if piece.view != arg.shape)
-        yield from (root for root in map(root_of, read) if can_inline(root))
-
-    def inline(self, node: Node) -> bool:
-        return can_inline(node) and node not in self.forced
-
-    def roots(self, node: Node, position: Index) -> list[tuple[Node, Index]]:
-        """What a member reads once inline nodes and views are looked through."""
-        found: list[tuple[Node, Index]] = []
-        stack = list(zip(node.args, member_reads(node, position), strict=True))
-        while stack:
-            arg, index = stack.pop()
-            if self.inline(arg):
-                stack.extend(zip(arg.args, reads(arg, index), strict=True))
-            elif is_view(arg):
-                found.append((root_of(arg), (Affine(((DYNAMIC, 1),)),)))
-            else:
-                found.append((arg, index))
-        return found
-
-    def run(self) -> Schedule:
-        for node in self.graph.nodes:
-            if isinstance(node, (Input, Constant)) or self.inline(node):
-                continue
-            if is_view(node):
-                self._need(node.args[0])
-                continue
-            if isinstance(node, Fold):
-                self._recur(node)
-                continue
-            if isinstance(node, Proj):
-                self.stage_of[node] = self.stage_of[node.args[0]]
-                self.stored.add(node)
-                continue
-            product = product_of(node)
-            if product is not None and isinstance(node, Einsum):
-                self._alone(ProductStage(node, product), node)
-            elif isinstance(node, Reindex) and not can_inline(node):
-                self._alone(MoveStage(node), node)
-            elif isinstance(node, Reduce) and node.op in RUNNING:
-                self._alone(MoveStage(node), node)
-            else:
-                self._fuse(node)
-        for node in self.graph.outputs:
-            self._need(node)
-        return Schedule(
-            self.graph, tuple(self.stages), self.stage_of, frozenset(self.stored), self.forced,
-            self.checked,
-        )
-
-    def _recur(self, node: Fold) -> None:
-        """A stage of its own; copies of the old carry come first, while it is still there."""
-        outputs = tuple(in_memory(o) for o in node.body.outputs)
-        copies = [a for a, b in zip(outputs, node.body.outputs, strict=True) if a is not b]
-        inner = make_schedule([*copies, *outputs], self.checked)
-        self._alone(FoldStage(node, inner, outputs), node)
-        self.stored.discard(node)
-
-    def _need(self, node: Node) -> None:
-        root = root_of(node)
-        if not isinstance(root, (Input, Constant)):
-            self.stored.add(root)
-
-    def _alone(self, stage: Stage, node: Node) -> None:
-        self.stage_of[node] = len(self.stages)
-        self.stages.append(stage)
-        self.stored.add(node)
-        number = len(self.stages) - 1
-        for arg in node.args:
-            stack = [arg]
-            while stack:
-                top = stack.pop()
-                if self.inline(top):
-                    stack.extend(top.args)
-                else:
-                    self._need(top)
-                    self.readers.setdefault(top, set()).add(number)
-
-    def _fuse(self, node: Node) -> None:
-        domain = domain_of(node)
-        roots = self.roots(node, position_of(domain))
-        first = max((self.stage_of.get(root, 0) for root, _ in roots), default=0)
-        for number in self._sharing(roots, first):
-            stage = self.stages[number]
-            if isinstance(stage, LoopStage) and self._joins(stage, number, node, domain, roots):
-                break
-        else:
-            stage = LoopStage(domain, len(domain))
-            number = len(self.stages)
-            self.stages.append(stage)
-            self._joins(stage, number, node, domain, roots)
-        self.stage_of[node] = number
-        stage.members.append(node)
-        for root, index in roots:
-            self.readers.setdefault(root, set()).add(number)
-            if self.stage_of.get(root) != number:
-                self._need(root)
-            elif not self._aligned(stage, root, index):
-                self.stored.add(root)
-        if node in stage.accumulated:
-            self.stored.add(node)
-
-    def _sharing(self, roots: list[tuple[Node, Index]], first: int) -> list[int]:
-        """Stages from `first` on that make or read a root, the last before the others.
-
-        To join one of them saves memory traffic.
-        """
-        found: set[int] = set()
-        for root, _ in roots:
-            found.update(self.readers.get(root, ()))
-            if root in self.stage_of:
-                found.add(self.stage_of[root])
-        return sorted((k for k in found if k >= first), reverse=True)
-
-    def _joins(
-        self,
-        stage: LoopStage,
-        number: int,
-        node: Node,
-        domain: Shape,
-        roots: list[tuple[Node, Index]],
-    ) -> bool:
-        """Whether a node may become a member; marks how it reduces."""
-        full = stage.is_full(domain)
-        on_rows = stage.is_split and _is_row(domain, stage)
-        if not full and not on_rows:
-            return False
-        for root, index in roots:
-            if self.stage_of.get(root) == number and (
-                root in stage.accumulated
-                or not (
-                    self._aligned(stage, root, index) or self._within_row(stage, root, index, node)
-                )
-            ):
-                return False
-        suffix = _reduced_suffix(node)
-        if suffix is None:
-            return True
-        reorders = suffix >= 0
-        split = len(stage.domain) - suffix
-        if full and reorders and (not stage.is_split or stage.split == split):
-            if not stage.is_split and not all(stage.is_full(domain_of(m)) for m in stage.members):
-                return False
-            stage.split, stage.is_split = split, True
-            stage.trailing.add(node)
-            return True
-        if isinstance(node, Reduce) and node.op in ("argmax", "argmin"):
-            return False
-        stage.accumulated.add(node)
-        return True
-
-    def _aligned(self, stage: LoopStage, root: Node, index: Index) -> bool:
-        """Whether a member is read at the position where it is computed."""
-        here = position_of(stage.domain)
-        if root in stage.trailing:
-            return index == result_index(root, place_in(stage, root))
-        if stage.is_full(root.shape):
-            return index == here
-        rows = here[: stage.split]
-        return index[: stage.split] == rows and not any(i.terms for i in index[stage.split :])
-
-    def _within_row(self, stage: LoopStage, root: Node, index: Index, node: Node) -> bool:
-        """Whether a Gather reads the row that was just computed, at a computed place."""
-        here = position_of(stage.domain)
-        return (
-            isinstance(node, Gather)
-            and stage.is_split
-            and root is node.args[0]
-            and stage.is_full(root.shape)
-            and root not in stage.trailing
-            and index[: stage.split] == here[: stage.split]
-        )
-
-
-def _is_row(domain: Shape, stage: LoopStage) -> bool:
-    rows = stage.domain[: stage.split]
-    return (
-        equal_shapes(domain[: stage.split], rows)
-        and all(type(e) is int and e == 1 for e in domain[stage.split :])
-        and len(domain) >= stage.split
-    )
-
-
-def _reduced_suffix(node: Node) -> int | None:
-    """How many of the last axes of its domain a member reduces; -1 for others; None for no reduction."""
-    if isinstance(node, Scatter):
-        return -1
-    if not (isinstance(node, Einsum) and node.summed) and not isinstance(node, Reduce):
-        return None
-    labels, summed = domain_labels(node)
-    return len(summed) if set(labels[len(labels) - len(summed) :]) == summed else -1
 
 
 def levels_of(schedule: Schedule, stage: LoopStage) -> dict[Node, int]:

@@ -56,6 +56,11 @@ class Lowered:
     nodes: tuple[Node, ...]
     writes: frozenset[Operand]
 
+    @property
+    def checks(self) -> bool:
+        """Whether the kernel checks indices."""
+        return self.kernel.checks
+
 
 def strides_of(shape: Shape) -> tuple[Extent, ...]:
     """Row-major strides in elements."""

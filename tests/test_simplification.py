@@ -128,6 +128,34 @@ def test_random_graphs_mean_the_same(seed):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_nan_and_infinity_of_the_user_stay(seed):
+    loss, leaves = random_loss(100 + seed)
+    values = sample(leaves, seed)
+    rng = np.random.default_rng(seed)
+    for x in leaves:
+        if x.ndim:
+            places = rng.integers(int(np.prod(x.shape)), size=2)
+            values[x].flat[places] = rng.choice([np.inf, np.nan, -np.inf, 0.0, -0.0], size=2)
+    nodes = [n for n in toposort([loss]) if n.dtype == FLOAT64][-8:]
+    before, after = evaluate(nodes, values), evaluate(list(simplify(nodes)), values)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_hessians_of_random_graphs(seed):
+    loss, leaves = random_loss(200 + seed)
+    values = sample(leaves, seed)
+    x = max(leaves, key=lambda leaf: leaf.ndim)
+    H = hessian(loss, x)
+    check(Graph.of([H]))
+    found = evaluate(H, values)
+    n = int(np.prod(x.shape))
+    np.testing.assert_allclose(found, differences(grad(loss, x), x, values), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.reshape(n, n), found.reshape(n, n).T, atol=1e-9)
+
+
 # -- rules, by name -------------------------------------------------------------------------------
 def test_transpose_of_transpose_and_reshape_of_reshape():
     x = real("x", 3, 5)

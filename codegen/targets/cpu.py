@@ -73,10 +73,15 @@ class _Printer:
         self.tabled: dict[str, tuple[Kernel, _Function]] = {}
 
     def text(self) -> str:
-        self.block(self.plan.calls, _pointer, 1)
+        calls = self.plan.calls
+        last = max((k for k, call in enumerate(calls) if _may_report(call)), default=-1)
+        self.block(calls[: last + 1], _pointer, 1)
+        if last >= 0:  # no leaf is written before this place
+            self.lines += ["    if reported(status):", "        return reported(status)"]
+        self.block(calls[last + 1 :], _pointer, 1)
         body = [*self.pointers(), *self.lines]
         table = self.table_lines()
-        body.append("    return reported(status)" if self.checks else "    return 0")
+        body.append("    return 0")
         scalars = sorted(n for n in self.uses if n in _SCALARS)
         runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
@@ -237,6 +242,10 @@ class _Printer:
         numbers = [self.dim_names[d] for d in function.dims]
         report = ["status"] if function.status else []
         return f"{self.names[text]}({', '.join([*pointers, *extents, *numbers, *report])})"
+
+
+def _may_report(call: Invoked | InvokedLoop) -> bool:
+    return call.loop.checks if isinstance(call, InvokedLoop) else call.kernel.checks
 
 
 def _pointer(entry: int, dtype: DType) -> str:

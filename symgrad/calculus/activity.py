@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from symgrad.calculus import bodies
+from symgrad.calculus.unfolding import is_heavy
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.nodes import Map, Node
@@ -35,7 +36,7 @@ def active_nodes(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
 def _moves(node: Node, active: Collection[Node]) -> bool:
     if isinstance(node, Map):
         return any(
-            arg in active and bodies.slope(node.body, k) is not None
+            arg in active and (is_heavy(node) or bodies.slope(node.body, k) is not None)
             for k, arg in enumerate(node.args)
         )
     return any(arg in active for arg in node.args)

@@ -23,11 +23,13 @@ _OR = fn.FUNCTIONS["logical_or"].cls
 _AND = fn.FUNCTIONS["logical_and"].cls
 
 
+@cache
 def _masked(expr: sympy.Expr) -> bool:
     """Whether it is a select with a branch that is zero, or that is masked itself."""
     return isinstance(expr, _SELECT) and any(b == 0 or _masked(b) for b in expr.args[1:])
 
 
+@cache
 def _has_mask(expr: sympy.Expr) -> bool:
     return _masked(expr) or (
         isinstance(expr, (sympy.Add, sympy.Mul)) and any(_has_mask(a) for a in expr.args)

@@ -35,6 +35,7 @@ from symgrad.calculus.building import (
     zeros_node,
 )
 from symgrad.calculus.recurrences import fold_vjp
+from symgrad.calculus.unfolding import is_heavy, unfolded
 from symgrad.graph.dims import Shape, show
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
@@ -44,6 +45,7 @@ from symgrad.graph.leaves import ArrayLike, as_node, cast
 from symgrad.graph.nodes import (
     Einsum,
     Gather,
+    Input,
     Map,
     Node,
     Piece,
@@ -57,7 +59,7 @@ from symgrad.graph.nodes import (
     whole,
 )
 from symgrad.graph.provenance import provenance
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import replace, toposort
 
 Cotangents = Sequence[Node | None]
 Rule = Callable[[Node, Node, int, Sequence[bool]], Cotangents]
@@ -211,6 +213,19 @@ def pull_back(
     seeds: Sequence[tuple[Node, Node]], targets: Sequence[Node], batch: int
 ) -> tuple[Node, ...]:
     """Cotangents of the targets from (output, cotangent) pairs; see `vjp`."""
+    found = walk_back(seeds, targets, batch)
+    with provenance("vjp"):
+        lead = seeds[0][1].shape[:batch] if seeds else ()
+        return tuple(
+            found[t] if t in found else zeros_node((*lead, *t.shape), t.dtype) for t in targets
+        )
+
+
+def walk_back(
+    seeds: Sequence[tuple[Node, Node]], targets: Sequence[Node], batch: int,
+    primal: Node | None = None,
+) -> dict[Node, Node]:
+    """Cotangents of the targets that are reached; `primal` is what new nodes are backward of."""
     order = toposort([output for output, _ in seeds])
     active = active_nodes(order, targets)
     wanted = set(targets)
@@ -224,7 +239,7 @@ def pull_back(
         parts = pending.pop(node, None)
         if parts is None:
             continue
-        with provenance("vjp", node, node.where):
+        with provenance("vjp", node if primal is None else primal, node.where):
             apart = len(parts) == 1 or isinstance(node, Fold)
             ct = parts[0] if apart else total(parts)
             if node in wanted:
@@ -243,11 +258,7 @@ def pull_back(
             for arg, part in zip(node.args, made, strict=True):
                 if part is not None and arg in active:
                     pending.setdefault(arg, []).append(part)
-    with provenance("vjp"):
-        lead = seeds[0][1].shape[:batch] if seeds else ()
-        return tuple(
-            found[t] if t in found else zeros_node((*lead, *t.shape), t.dtype) for t in targets
-        )
+    return found
 
 
 def rule_of(node: Node) -> Rule:
@@ -264,11 +275,33 @@ def rule_of(node: Node) -> Rule:
 def _map(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangents:
     # y = f(a, b):  a_ct = sum over stretched axes of y_ct * df/da
     assert isinstance(node, Map)
+    if is_heavy(node):
+        return _map_unfolded(node, ct, batch, needs)
     if batch:
         return [
             _map_batched(node, k, ct, batch) if need else None for k, need in enumerate(needs)
         ]
     return [_map_plain(node, k, ct) if need else None for k, need in enumerate(needs)]
+
+
+def _map_unfolded(node: Map, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangents:
+    # y = f(g(a)) with a name for g(a):  the same walk, inside the body
+    inner, leaves = unfolded(node)
+    if inner.shape != node.shape or inner.dtype != node.dtype:
+        inner = Map((inner,), P[0], node.shape, node.dtype)
+    own = Input("ct", ct.shape, ct.dtype)
+    targets = [leaf for leaf, need in zip(leaves, needs, strict=True) if need]
+    found = walk_back([(inner, own)], targets, batch, node)
+    known = [leaf for leaf in targets if leaf in found]
+    outside: dict[Node, Node] = {own: ct, **dict(zip(leaves, node.args, strict=True))}
+    parts = dict(zip(known, replace([found[leaf] for leaf in known], outside), strict=True))
+    mask = None if batch else mask_of(ct)
+    return [
+        masked_map(P[0], (part,), mask, part.shape, part.dtype)
+        if (part := parts.get(leaf)) is not None and mask and part.shape == node.shape
+        else part
+        for leaf in leaves
+    ]
 
 
 def _map_plain(node: Map, k: int, ct: Node) -> Node | None:
