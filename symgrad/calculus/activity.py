@@ -1,4 +1,4 @@
-"""Which nodes move when others do: what differentiation visits, everything else has no derivative."""
+"""Which nodes move when others do: differentiation visits these, all else has no derivative."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Recurrences that do the same work become one: the primal and its widened copies, equal carries.
 
-Two carries are equal when they start equal and every step keeps them equal. The coarsest partition of
-carries with that property is found by refinement: carries begin with the colour of their start, and
-get new colours from the expression of their next value over coloured carries, until no class splits
-(Hopcroft 1971). Carries of several Folds are coloured together.
+Two carries are equal when they start equal and every step keeps them equal. The coarsest partition
+of carries with that property is found by refinement: carries begin with the colour of their start,
+and get new colours from the expression of their next value over coloured carries, until no class
+splits (Hopcroft 1971). Carries of several Folds are coloured together.
 """
 
 from __future__ import annotations
@@ -20,30 +20,65 @@ Carry = tuple[int, int]  # which Fold, which of its carries
 
 
 class _Numbers:
-    """Equal keys have one number."""
+    """Equal keys have one number; nodes that are one object have one."""
 
     def __init__(self) -> None:
         self.table: dict[Hashable, int] = {}
+        self.nodes: dict[Node, int] = {}
+        self.bodies: dict[Graph, tuple[Hashable, ...]] = {}
 
     def of(self, *key: Hashable) -> int:
+        """The number of a key."""
         return self.table.setdefault(key, len(self.table))
 
+    def node(self, node: Node) -> int:
+        """The number of a node that stands around the bodies."""
+        return self.nodes.setdefault(node, len(self.nodes))
 
-def equal_carries(folds: Sequence[Fold]) -> dict[Carry, int]:
+    def body(self, body: Graph) -> tuple[Hashable, ...]:
+        """Equal for alpha-equal bodies over the same dims."""
+        if body not in self.bodies:
+            value: dict[Node, int] = {b: self.of("binder", k) for k, b in enumerate(body.inputs)}
+            value_of(body, value, self)
+            self.bodies[body] = (*((b.shape, b.dtype) for b in body.inputs),
+                                 *(value[o] for o in body.outputs))
+        return self.bodies[body]
+
+
+def value_of(body: Graph, value: dict[Node, int], numbers: _Numbers) -> None:
+    """Number the body's nodes, given its binders' numbers: equal expressions have one."""
+    for node in body.nodes:
+        if node in value:
+            continue
+        if isinstance(node, Constant):
+            value[node] = numbers.of("constant", numbers.node(node))
+            continue
+        if isinstance(node, Fold):
+            own: tuple[Hashable, ...] = (
+                numbers.body(node.body), node.structure, node.carries, node.sequences
+            )
+        else:
+            own = tuple(getattr(node, name) for name in node.own_fields)
+        value[node] = numbers.of(
+            type(node), node.dtype, node.shape, own, *(value[a] for a in node.args)
+        )
+
+
+def equal_carries(folds: Sequence[Fold], numbers: _Numbers | None = None) -> dict[Carry, int]:
     """The class of each carry; carries of one class have equal values at every step.
 
     requires: the Folds have one structure.
     """
-    numbers = _Numbers()
+    numbers = numbers or _Numbers()
     colour = {
-        (f, k): numbers.of("start", id(arg))
+        (f, k): numbers.of("start", numbers.node(arg))
         for f, fold in enumerate(folds) for k, arg in enumerate(fold.init)
     }
-    bodies = [_body_numbers(fold) for fold in folds]
     while True:
         refined: dict[Carry, int] = {}
         for f, fold in enumerate(folds):
-            value = _values(fold, [colour[f, k] for k in range(fold.carries)], bodies[f], numbers)
+            value = _given(fold, [colour[f, k] for k in range(fold.carries)], numbers)
+            value_of(fold.body, value, numbers)
             for k, after in enumerate(fold.body.outputs[: fold.carries]):
                 refined[f, k] = numbers.of("carry", colour[f, k], value[after])
         if len(set(refined.values())) == len(set(colour.values())):
@@ -51,35 +86,15 @@ def equal_carries(folds: Sequence[Fold]) -> dict[Carry, int]:
         colour = refined
 
 
-def _body_numbers(fold: Fold) -> dict[Node, tuple[Hashable, ...]]:
-    """What a node of the body is, beside its arguments."""
-    own: dict[Node, tuple[Hashable, ...]] = {}
-    for node in fold.body.nodes:
-        if isinstance(node, Constant):
-            own[node] = ("constant", id(node))
-        elif isinstance(node, Fold):
-            inner = node.body.key_with({d: d.name for d in node.body.dims})
-            own[node] = (Fold, inner, node.structure, node.carries, node.sequences)
-        else:
-            fields = tuple(getattr(node, name) for name in node.own_fields)
-            own[node] = (type(node), node.dtype, *fields)
-    return own
-
-
-def _values(
-    fold: Fold, colours: Sequence[int], own: dict[Node, tuple[Hashable, ...]], numbers: _Numbers
-) -> dict[Node, int]:
-    """Numbers of the body's nodes; equal ones have equal values when carries of a colour have."""
+def _given(fold: Fold, colours: Sequence[int], numbers: _Numbers) -> dict[Node, int]:
+    """Numbers of the binders: the carry's colours, and what the others stand for."""
     n, m = fold.carries, fold.carries + fold.sequences
     value: dict[Node, int] = {}
-    for k, leaf in enumerate(fold.body.inputs):
-        if k < n:
-            value[leaf] = numbers.of("now", colours[k])
-        else:
-            value[leaf] = numbers.of("element" if k < m else "const", id(fold.args[k]))
-    for node in fold.body.nodes:
-        if node not in value:
-            value[node] = numbers.of(own[node], *(value[a] for a in node.args))
+    for k, (leaf, arg) in enumerate(zip(fold.body.inputs, fold.args, strict=True)):
+        kind = "element" if k < m else "const"
+        value[leaf] = numbers.of("now", colours[k]) if k < n else numbers.of(
+            kind, numbers.node(arg)
+        )
     return value
 
 
@@ -89,8 +104,8 @@ def merge_folds(outputs: Sequence[Node]) -> list[Node]:
     requires: one structure, and neither reads the other.
     keeps:    every result; what nothing reads is dropped by `tidy_folds`.
     """
-    merged = list(outputs)
-    while (found := _pair(merged)) is not None:
+    merged, numbers = list(outputs), _Numbers()
+    while (found := _pair(merged, numbers)) is not None:
         first, second, classes = found
         with provenance(first.origin, first.backward_of, first.where):
             wide, *places = _joined(first, second, classes)
@@ -103,7 +118,9 @@ def merge_folds(outputs: Sequence[Node]) -> list[Node]:
     return merged
 
 
-def _pair(outputs: Sequence[Node]) -> tuple[Fold, Fold, dict[int, int]] | None:
+def _pair(
+    outputs: Sequence[Node], numbers: _Numbers
+) -> tuple[Fold, Fold, dict[int, int]] | None:
     """Two Folds to merge, and which carry of the first each equal carry of the second is."""
     groups: dict[object, list[Fold]] = {}
     for node in toposort(outputs):
@@ -111,26 +128,21 @@ def _pair(outputs: Sequence[Node]) -> tuple[Fold, Fold, dict[int, int]] | None:
             groups.setdefault(node.structure, []).append(node)
     for folds in groups.values():
         starts = [{id(arg) for arg in fold.init} for fold in folds]
+        if len(folds) < 2 or len(set().union(*starts)) == sum(map(len, starts)):
+            continue
+        colour = equal_carries(folds, numbers)
+        own = [{colour[f, k]: k for k in reversed(range(fold.carries))}
+               for f, fold in enumerate(folds)]
         for b, second in enumerate(folds):
-            near = [a for a in range(b) if starts[a] & starts[b]]
-            if not near:
-                continue
-            below = set(toposort(second.args))
+            near = [a for a in range(b) if not own[a].keys().isdisjoint(own[b])]
+            below = set(toposort(second.args)) if near else set()
             for a in near:
-                if folds[a] in below:
-                    continue
-                found = _classes(folds[a], second)
-                if found:
-                    return folds[a], second, found
+                if folds[a] not in below:
+                    return folds[a], second, {
+                        k: own[a][colour[b, k]]
+                        for k in range(second.carries) if colour[b, k] in own[a]
+                    }
     return None
-
-
-def _classes(first: Fold, second: Fold) -> dict[int, int]:
-    colour = equal_carries([first, second])
-    mine = {colour[0, k]: k for k in reversed(range(first.carries))}
-    return {
-        k: mine[colour[1, k]] for k in range(second.carries) if colour[1, k] in mine
-    }
 
 
 def _joined(
@@ -138,7 +150,7 @@ def _joined(
 ) -> tuple[Fold, list[int], list[int]]:
     """One Fold with the results of both, and the places of the results of each."""
     c = first.carries
-    renamed: dict[Input, Input] = {}
+    renamed: dict[Node, Input] = {}
     groups: list[list[tuple[Input, Node]]] = []
     for g, (mine, leaves) in enumerate(zip(first.binders, second.binders, strict=True)):
         held = list(zip(mine, (first.init, first.xs, first.consts)[g], strict=True))

@@ -50,7 +50,10 @@ def tidy_folds(outputs: Sequence[Node], simplified: Simplify) -> tuple[list[Node
 def tidied(fold: Fold, read: Collection[int], simplified: Simplify) -> dict[int, Node]:
     """The results of a Fold that are read, of a Fold with as little in it as possible."""
     work = _Work(fold, simplified(fold.body))
-    for rule in (_literals, _equal_arguments, _still_sequences, _still_carries, _equal_carries):
+    for rule in (
+        _literals, _moved_consts, _equal_arguments, _still_sequences, _still_carries,
+        _equal_carries,
+    ):
         rule(work)
     work.keep(read)
     _hoist(work)
@@ -70,7 +73,7 @@ class _Work:
         )
         self.after: dict[Input, Node] = dict(zip(self.init, body.outputs[:n], strict=True))
         self.ys: dict[int, Node] = dict(enumerate(body.outputs[n:], n))
-        self.carry: dict[int, Node] = dict(enumerate(self.init))  # which carry a result is
+        self.carry: dict[int, Input] = dict(enumerate(self.init))  # which carry a result is
 
     def put(self, mapping: dict[Node, Node]) -> None:
         """Replace nodes of the body."""
@@ -88,8 +91,8 @@ class _Work:
         self.ys = {k: y for k, y in self.ys.items() if k in read}
         live = {b for k, b in self.carry.items() if k in read and b in self.after}
         while True:
-            used = set(toposort([*(self.after[b] for b in self.after if b in live),  # type: ignore[list-item]
-                                 *self.ys.values()]))
+            kept = [node for b, node in self.after.items() if b in live]
+            used = set(toposort([*kept, *self.ys.values()]))
             grown = live | {b for b in self.after if b in used}
             if grown == live:
                 break
@@ -115,7 +118,7 @@ class _Work:
                 found[k] = self.repeated(y)
         for k in read:
             if k in self.carry and (leaf := self.carry[k]) not in self.after:
-                found[k] = self.consts[leaf]  # type: ignore[index]
+                found[k] = self.consts[leaf]
         stacked = list(dict.fromkeys(y for k, y in self.ys.items() if k not in found))
         used = set(toposort([*self.after.values(), *stacked]))
         groups = (
@@ -135,13 +138,12 @@ class _Work:
         stack = {y: len(places) + k for k, y in enumerate(stacked)}
         for k in read:
             if k not in found:
-                leaf = self.carry.get(k)
-                found[k] = parts[stack[self.ys[k]] if leaf is None else places[leaf]]  # type: ignore[index]
+                found[k] = parts[stack[self.ys[k]] if k in self.ys else places[self.carry[k]]]
         return found
 
     def outside(self, node: Node) -> Node:
         """A node of the body that depends on constants alone, as it stands around the Fold."""
-        given: dict[Node, Node] = {**self.consts}
+        given: dict[Node, Node] = {leaf: arg for leaf, arg in self.consts.items()}
         return replace([node], given)[0]
 
     def repeated(self, node: Node) -> Node:
@@ -158,8 +160,8 @@ def _same(a: Sequence[Node], b: Sequence[Node]) -> bool:
 # -- rules ----------------------------------------------------------------------------------------
 def _literals(work: _Work) -> None:
     """rewrite: a const that is a number -> the number, inside."""
-    found = {leaf: arg for leaf, arg in work.consts.items() if _is_literal(arg)}
-    work.put({**found})
+    found: dict[Node, Node] = {b: arg for b, arg in work.consts.items() if _is_literal(arg)}
+    work.put(found)
     work.consts = {leaf: arg for leaf, arg in work.consts.items() if leaf not in found}
 
 
@@ -169,6 +171,22 @@ def _is_literal(node: Node) -> bool:
     if isinstance(node, Map):
         return not node.args
     return isinstance(node, Einsum) and len(node.args) == 1 and _is_literal(node.args[0])
+
+
+def _moved_consts(work: _Work) -> None:
+    """rewrite: a const that is transposed or repeated outside -> transposed or repeated inside."""
+    mapping: dict[Node, Node] = {}
+    for leaf, arg in list(work.consts.items()):
+        if isinstance(arg, Einsum) and _only_moves(arg):
+            (source,) = arg.args
+            name = source.name if isinstance(source, Input) else leaf.name
+            inner = binder(name, source.shape, source.dtype)
+            mapping[leaf] = einsum_node(
+                (inner,), arg.labels, arg.out, dict(enumerate(arg.extents))
+            )
+            del work.consts[leaf]
+            work.consts[inner] = source
+    work.put(mapping)
 
 
 def _equal_arguments(work: _Work) -> None:
@@ -213,7 +231,7 @@ def _equal_carries(work: _Work) -> None:
         len(work.xs),
     )
     first: dict[int, Input] = {}
-    mapping: dict[Node, Node] = {}
+    mapping: dict[Node, Input] = {}
     for (_, k), colour in equal_carries([fold]).items():
         leaf = leaves[k]
         if first.setdefault(colour, leaf) is not leaf:
@@ -221,7 +239,7 @@ def _equal_carries(work: _Work) -> None:
     for k, leaf in work.carry.items():
         work.carry[k] = mapping.get(leaf, leaf)
     work.after = {leaf: node for leaf, node in work.after.items() if leaf not in mapping}
-    work.put(mapping)
+    work.put(dict[Node, Node](mapping))
 
 
 def _hoist(work: _Work) -> None:

@@ -26,6 +26,7 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
+from symgrad.calculus.recurrences import fold_jvp
 from symgrad.calculus.unfolding import is_heavy, unfolded
 from symgrad.calculus.vjp import (
     as_targets,
@@ -35,7 +36,6 @@ from symgrad.calculus.vjp import (
     fresh_labels,
     merge_mask,
 )
-from symgrad.calculus.recurrences import fold_jvp
 from symgrad.graph.dims import Shape
 from symgrad.graph.errors import GradError
 from symgrad.graph.folds import Fold, Proj

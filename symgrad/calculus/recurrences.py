@@ -4,9 +4,9 @@
     reverse    c_ct[t], x_ct[t], k_ct += (df)' (c_ct[t+1], y_ct[t])      at c[t], x[t], k
     tangent    c_t[t+1], y_t[t] = (df) (c_t[t], x_t[t], k_t)             at c[t], x[t], k
 
-The primal Fold is widened: it also emits c[t], the residual that both read. Simplification makes one
-Fold of the primal as written and the widened ones. A reverse Fold runs against the direction of its
-primal. Werbos, Backpropagation through time, 1990.
+The primal Fold is widened: it also emits c[t], the residual that both read. Simplification makes
+one Fold of the primal as written and the widened ones. A reverse Fold runs against the direction of
+its primal. Werbos, Backpropagation through time, 1990.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import sympy
 from symgrad.graph.dims import Dim, Extent, Shape, same, show, size
 from symgrad.graph.dtypes import ALL, BOOL, INT32, is_bool, is_int
 from symgrad.graph.errors import SymgradError
-from symgrad.graph.functions import AxisIndex, Placeholder, function_of
 from symgrad.graph.folds import NODES, Fold, Proj
+from symgrad.graph.functions import AxisIndex, Placeholder, function_of
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     RUNNING,

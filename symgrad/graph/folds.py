@@ -2,8 +2,8 @@
 
     c[0] = init;   c[t+1], y[t] = body(c[t], x[t], consts),   t = 0 .. T-1
 
-The body is a closed `Graph` over binders: first the carry, then one element of each sequence, then the
-constants. A Fold knows nothing of buffers, taps or tapes; those belong to the memory plan.
+The body is a closed `Graph` over binders: first the carry, then one element of each sequence, then
+the constants. A Fold knows nothing of buffers, taps or tapes; those belong to the memory plan.
 
 The node is no tensor itself. `Proj(fold, k)` is: first the final carry, then the stacked y.
 """
@@ -52,8 +52,8 @@ class Fold(Node):
 
     Args:
         args:      the initial carry, then sequences (T, ...), then constants.
-        body:      its inputs are binders for the carry, elements of the sequences, and constants; its
-            outputs the next carry, then y.
+        body:      its inputs are binders for the carry, elements of the sequences, and constants;
+            its outputs the next carry, then y.
         structure: how far, and in which direction.
         carries, sequences: how many of the arguments are carry and sequences.
     """
@@ -174,8 +174,8 @@ def close(
 ) -> tuple[Graph, tuple[Node, ...]]:
     """A body over its binders, and the outer nodes that it reads, which become its constants.
 
-    What depends on no binder of the body is outer, literals too: it is computed once, outside, and has
-    a cotangent.
+    What depends on no binder of the body is outer, literals too: it is computed once, outside, and
+    has a cotangent.
     """
     from symgrad.graph.graph import Graph
 

@@ -125,7 +125,7 @@ class Graph:
     def _dims_by_use(self) -> Iterator[Dim]:
         seen: dict[Dim, None] = {}
         for node in self.every_node():
-            extents = list(node.shape)
+            extents: list[Extent] = list(node.shape)
             if isinstance(node, nd.Map):
                 extents.append(node.body)
             elif isinstance(node, nd.Einsum):
@@ -133,9 +133,10 @@ class Graph:
             elif isinstance(node, Fold):
                 extents.append(node.structure.length)
             for extent in extents:
-                symbols = () if type(extent) is int else extent.free_symbols
-                for d in sorted((s for s in symbols if isinstance(s, Dim)), key=lambda s: s.name):
-                    seen.setdefault(d)
+                if not isinstance(extent, int):
+                    dims = [s for s in extent.free_symbols if isinstance(s, Dim)]
+                    for d in sorted(dims, key=lambda s: s.name):
+                        seen.setdefault(d)
         yield from seen
 
     def __str__(self) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import sympy
 
-from symgrad.graph import dims as dm
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import Placeholder, function_of
 from symgrad.graph.graph import Graph
@@ -60,6 +59,7 @@ LINES = 60
 def latex(e: Node | Sequence[Node]) -> str:
     r"""An expression, or several, in LaTeX.
 
+    >>> from symgrad.graph import dims as dm
     >>> from symgrad.graph.leaves import input, parameter
     >>> x, W = input("x", (dm.dim("B"), 3)), parameter("W1", (3, 5))
     >>> print(latex(x @ W))

@@ -9,8 +9,8 @@
     Gather    a data-dependent read
     Scatter   accumulation by index
 
-The derivative of each is made of the same nodes. A recurrence and its results, Fold and Proj, stand in
-`folds.py`, and with them the list of all classes.
+The derivative of each is made of the same nodes. A recurrence and its results, Fold and Proj, stand
+in `folds.py`, and with them the list of all classes.
 
 Everything but `Input` is interned: equal nodes are one object, so equality is `is`. `==` builds an
 expression. Shape, dtype and the user's line are derived at birth; provenance is outside equality.

@@ -1,4 +1,4 @@
-"""`scan`: one step of a recurrence, written on expressions, run along the leading axis of sequences."""
+"""`scan`: a step, written on expressions, run along the leading axis of sequences."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def scan(
         c[0] = init;   c[t+1], y[t] = step(c[t], x[t]),   t = 0 .. T-1
 
     Args:
-        step:    (c, x) -> (next c, y); traced once. Outer nodes that it uses become constants of the
-            body, computed once.
+        step:    (c, x) -> (next c, y); traced once. Outer nodes that it uses become constants of
+            the body, computed once.
         init:    the carry: an expression, or tuples, lists and dicts of them. It keeps structure,
             shapes and dtypes across a step.
         xs:      sequences with one leading extent T, in any structure.
         reverse: start at x[T-1]; y[t] still belongs to x[t].
-        truncate, lengths: None; backpropagation is through all steps, and sequences are equally long.
-    Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures that
-        `step` returns.
+        truncate, lengths: None; gradients pass through all steps of sequences of one length.
+    Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures
+        that `step` returns.
     Raises: ShapeError, DTypeError when a step changes the carry, or sequences differ in length.
     Cotangent: a Fold in reverse time; residual c[t]. Werbos 1990.
 
@@ -46,7 +46,8 @@ def scan(
     _check_supported(truncate, lengths)
     if not callable(step):
         raise SymgradError(
-            f"scan: the step must be a function (carry, x) -> (carry, y), got {type(step).__name__}."
+            "scan: the step must be a function (carry, x) -> (carry, y), "
+            f"got {type(step).__name__}."
         )
     start, carry_of = flatten(init, "scan: init")
     sequences, element_of = flatten(xs, "scan: xs")

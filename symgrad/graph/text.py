@@ -18,7 +18,7 @@ A recurrence is followed by its step, indented; what the step reads whole keeps 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from symgrad.graph import dims as dm
@@ -114,7 +114,7 @@ def typed(node: Node) -> str:
 def step_names(fold: Fold, names: dict[Node, str]) -> dict[Node, str]:
     """What the nodes of a step are called: constants as around the recurrence, others by number."""
     carry, elements, consts = fold.binders
-    given = {b: names[a] for b, a in zip(consts, fold.consts, strict=True)}
+    given: dict[Node, str] = {b: names[a] for b, a in zip(consts, fold.consts, strict=True)}
     taken = set(names.values())
     for leaf in (*carry, *elements):
         name = quoted(leaf.name)
@@ -130,10 +130,10 @@ def _carried(fold: Fold) -> Iterator[tuple[Input, Node]]:
 
 
 def references(
-    graph: Graph, prefix: str = "%", given: dict[Input, str] | None = None
+    graph: Graph, prefix: str = "%", given: Mapping[Node, str] | None = None
 ) -> dict[Node, str]:
     """What a node is called: a leaf by its name, a literal by its value, others by number."""
-    names: dict[Node, str] = {**given} if given else {}
+    names: dict[Node, str] = dict(given or {})
     number = 0
     for node in graph.nodes:
         if isinstance(node, Input):
