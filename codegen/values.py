@@ -175,9 +175,8 @@ class Values(Writer):
         if isinstance(node, Constant) and node.ndim == 0:
             return self.literal(node.value.item(), node.dtype)
         if self.plan.inline(node):
-            if isinstance(node, Map):
-                return self.bodies.write(node, [], index)
-            return self.value(node.args[0], reads(node, index)[0])
+            names = [self.value(a, p) for a, p in zip(node.args, reads(node, index), strict=True)]
+            return self.bodies.write(node, names, index) if isinstance(node, Map) else names[0]
         if is_view(node) or isinstance(node, (Input, Constant)):
             return self.load(node, index)
         return self.member(node, index)
