@@ -438,7 +438,7 @@ class Compiled:
         save_program(self, Path(path))
 
     def __repr__(self) -> str:
-        names = ", ".join(printable(leaf.name) for leaf in self._leaves)
+        names = ", ".join(printable(leaf.name) for leaf in self._leaves if leaf.name in self._names)
         return f"<compiled f({names}) -> {len(self._outputs)} outputs>"
 
     def _repr_html_(self) -> str:

@@ -211,11 +211,11 @@ CAST = {
     for dtype in ALL
 }
 UNIFORM = {
-    dtype: _define(f"uniform_{dtype.name}", draw, 3, "draw", r"\mathcal{{U}}_{{[0,1)}}", dtype)
+    dtype: _define(f"uniform_{dtype.name}", draw, 3, "draw", r"\operatorname{{uniform}}", dtype)
     for dtype, draw in ((FLOAT32, philox.uniform_float32), (FLOAT64, philox.uniform_float64))
 }
 SECOND = {
-    dtype: _define(f"second_{dtype.name}", draw, 3, "draw", r"\mathcal{{U}}'_{{[0,1)}}", dtype)
+    dtype: _define(f"second_{dtype.name}", draw, 3, "draw", r"\operatorname{{uniform}}'", dtype)
     for dtype, draw in ((FLOAT32, philox.second_float32), (FLOAT64, philox.second_float64))
 }
 

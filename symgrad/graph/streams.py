@@ -36,7 +36,7 @@ from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
 from symgrad.graph.functions import AXIS, P
 from symgrad.graph.leaves import ArrayLike, as_node, cast
 from symgrad.graph.nodes import Constant, Input, Map, Node, broadcast, describe
-from symgrad.graph.provenance import provenance
+from symgrad.graph.provenance import named
 
 #: The number of steps taken so far, a leaf that every optimiser's updates advance.
 step = Input("optim.step", (), INT32, kind="step")
@@ -61,6 +61,7 @@ _DROPOUT = fn.select(P[4], fn.select(fn.less_equal(P[1], P[2]), P[3] * P[0], 0),
 
 
 # -- verbs ----------------------------------------------------------------------------------------
+@named
 def uniform(shape: object = (), dtype: DTypeLike = "float32") -> Node:
     """Random numbers, uniform in [0, 1): multiples of 2^-24, or of 2^-53 in float64.
 
@@ -81,6 +82,7 @@ def uniform(shape: object = (), dtype: DTypeLike = "float32") -> Node:
     return _draw(_UNIFORM, _stream(), extents, _float("random.uniform", dtype))
 
 
+@named
 def normal(shape: object = (), dtype: DTypeLike = "float32") -> Node:
     """Random numbers from the normal distribution of mean 0 and variance 1.
 
@@ -100,6 +102,7 @@ def normal(shape: object = (), dtype: DTypeLike = "float32") -> Node:
     return Map(pair, _NORMAL, extents, kind)
 
 
+@named
 def bernoulli(p: ArrayLike, shape: object) -> Node:
     """Random truth values that are True with probability p: `uniform(shape) < p`.
 
@@ -131,6 +134,7 @@ def bernoulli(p: ArrayLike, shape: object) -> Node:
     return Map((drawn, chance), fn.less(P[0], P[1]), extents, BOOL)
 
 
+@named
 def dropout(x: ArrayLike, rate: ArrayLike) -> Node:
     """`x` with elements dropped at random and the others scaled up, where `training=True`; else `x`.
 
@@ -196,9 +200,8 @@ def _stream() -> Input:
 
 
 def _draw(bodies: Mapping[DType, sympy.Expr], stream: Node, shape: Shape, dtype: DType) -> Node:
-    with provenance("random"):
-        place = Map((stream,), _place(shape), shape, INT64)
-        return Map((seed, stream, step, place), bodies[dtype], shape, dtype)
+    place = Map((stream,), _place(shape), shape, INT64)
+    return Map((seed, stream, step, place), bodies[dtype], shape, dtype)
 
 
 def _place(shape: Shape) -> sympy.Expr:
