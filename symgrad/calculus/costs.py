@@ -43,8 +43,8 @@ class Cost:
     bytes:     read and written, if every node reads its arguments and writes its value once.
     largest:   bytes of the largest value that is computed.
     depth:     nodes on the longest path from a leaf.
-    tree_size: nodes of the same formula written out as a tree, in which nothing is shared; the steps
-               of a recurrence stand side by side in it.
+    tree_size: nodes of the same formula written out as a tree, in which nothing is shared; steps of
+               a recurrence stand side by side in it.
     nodes:     nodes that compute something.
     """
 

@@ -84,6 +84,14 @@ def latex(e: Node | Sequence[Node]) -> str:
     return r"\begin{aligned} " + r" \\ ".join(rows) + r" \end{aligned}"
 
 
+def in_one_line(e: Node) -> str:
+    """An expression, then the lines that it needs: `c_T, c_0 = .., c_{t+1} = ..`."""
+    page = _Page()
+    leaves = tuple(n for n in toposort([e]) if isinstance(n, Input))
+    told = _Writer(Graph(leaves, (e,)), page).told[e][0]
+    return r",\quad ".join([told, *(f"{name} = {line}" for name, line in page.lines)])
+
+
 # -- nodes ----------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class _Page:
@@ -112,6 +120,7 @@ class _Writer:
         page: _Page,
         given: Mapping[Node, Told] | None = None,
         times: str = "",
+        named: Mapping[Node, str] | None = None,
     ) -> None:
         self.page, self.times = page, times
         self.letters = axis_letters(graph)
@@ -141,6 +150,11 @@ class _Writer:
             weight[node] = sum(weight[a] for a in node.args) + _operations(node)
             passes = _passes(node)
             atom = told[1] == ATOM and len(told[0]) <= 12
+            if named and node in named:
+                page.lines.append((named[node], told[0]))
+                self.told[node] = (named[node], ATOM)
+                weight[node] = 0
+                continue
             small = weight[node] <= INLINE and (reads.get(node, 0) <= 1 or (passes and atom))
             if (node in last and not reads.get(node)) or small:
                 self.told[node] = told
@@ -218,19 +232,22 @@ def _fold(writer: _Writer, node: Fold) -> list[Told]:
     for leaf, name, arg in zip(carry, names, node.init, strict=True):
         given[leaf] = _at((name, ATOM), before)
         page.lines.append((_at((name, ATOM), first)[0], writer.told[arg][0]))
-    inner = _Writer(node.body, page, given, writer.times + t[0])
     outputs = node.body.outputs
-    for name, out in zip(names, outputs, strict=False):
-        told = _at((name, ATOM), after)
-        page.lines.append((told[0], inner.told[out][0]))
-        if not isinstance(out, (Input, Constant)):
-            inner.told[out] = told
+    nexts = [_at((name, ATOM), after)[0] for name in names]
+    named: dict[Node, str] = {}
+    for name, out in zip(nexts, outputs, strict=False):
+        if not isinstance(out, (Input, Constant, Proj)):
+            named.setdefault(out, name)
+    inner = _Writer(node.body, page, given, writer.times + t[0], named)
+    for name, out in zip(nexts, outputs, strict=False):
+        if named.get(out) != name:
+            page.lines.append((name, inner.told[out][0]))
     ys = [page.name("y") for _ in outputs[node.carries :]]
     for name, out in zip(ys, outputs[node.carries :], strict=True):
         page.lines.append((_at((name, ATOM), t)[0], inner.told[out][0]))
-    over = rf",\qquad {t} = 0, \ldots, {length} - 1"
+    over = rf",\quad {t} = 0, \ldots, {length} - 1"
     if node.structure.reverse:
-        over = rf",\qquad {t} = {length} - 1, \ldots, 0"
+        over = rf",\quad {t} = {length} - 1, \ldots, 0"
     if outputs:
         page.lines[-1] = (page.lines[-1][0], page.lines[-1][1] + over)
     return [*(_at((name, ATOM), last) for name in names), *((name, ATOM) for name in ys)]
