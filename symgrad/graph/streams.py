@@ -209,8 +209,7 @@ def _place(shape: Shape) -> sympy.Expr:
     place: sympy.Expr = sympy.S.Zero
     stride: Extent = 1
     for axis in reversed(range(len(shape))):
-        if not (type(shape[axis]) is int and shape[axis] == 1):
-            place = place + AXIS[axis] * stride
+        place = place + AXIS[axis] * stride
         stride = size((stride, shape[axis]))
     earlier = _PATH * stride
     return earlier if place == 0 else earlier + _INT(place)
