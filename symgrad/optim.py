@@ -12,8 +12,8 @@ read old values. Below, g is the gradient, W the parameter, r the learning rate,
               v' = b2 v + (1 - b2) g^2                  m^ = m' / (1 - b1^t),  v^ = v' / (1 - b2^t)
     adamw     as adam                                   W' = (1 - r w) W - r m^ / (sqrt(v^) + eps)
 
-`step` is the number of steps taken so far, a leaf that every optimiser's updates advance. A learning
-rate may be an expression of it: `sgd(0.1 * 0.99 ** (step / 100))`.
+`step` is the number of steps taken so far, a leaf that every optimiser's updates advance. A
+learning rate may be an expression of it: `sgd(0.1 * 0.99 ** (step / 100))`.
 
 A new optimiser is one rule in `RULES` and one function for the user.
 

@@ -89,7 +89,8 @@ def _per_step(
     """
     streams = [n for n in toposort(outputs) if isinstance(n, Input) and n.kind == "random"]
     drawn = {s: binder(s.name, (), s.dtype) for s in streams if s.init >= first}
-    found = replace(outputs, {**drawn}) if drawn else list(outputs)
+    mapping: dict[Node, Node] = {**drawn}
+    found = replace(outputs, mapping) if drawn else list(outputs)
     return found, [(leaf, stepped(s, length)) for s, leaf in drawn.items()]
 
 

@@ -76,7 +76,7 @@ def uniform(shape: object = (), dtype: DTypeLike = "float32") -> Node:
 
     >>> import symgrad as sg
     >>> sg.evaluate(sg.random.uniform((3,)), seed=7)
-    array([0.8286662 , 0.63309586, 0.6692413 ], dtype=float32)
+    array([0.9545971 , 0.40696037, 0.00607508], dtype=float32)
     """
     extents = as_shape(shape, "random.uniform")
     return _draw(_UNIFORM, _stream(), extents, _float("random.uniform", dtype))
@@ -113,8 +113,9 @@ def bernoulli(p: ArrayLike, shape: object) -> Node:
     Raises: ShapeError, DTypeError.
     Derivative: none.
 
-    >>> bernoulli(0.5, (3,))
-    <Map bool[3]>
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.random.bernoulli(0.5, (3,)), seed=7)
+    array([False,  True,  True])
     """
     extents = as_shape(shape, "random.bernoulli")
     chance = as_node(p)
@@ -136,7 +137,7 @@ def bernoulli(p: ArrayLike, shape: object) -> Node:
 
 @named
 def dropout(x: ArrayLike, rate: ArrayLike) -> Node:
-    """`x` with elements dropped at random and the others scaled up, where `training=True`; else `x`.
+    """`x` with elements dropped at random, the others scaled up, where `training=True`; else `x`.
 
         y[i..] = x[i..] / (1 - rate)   where u[i..] >= rate,  else 0        u uniform
 
@@ -153,7 +154,7 @@ def dropout(x: ArrayLike, rate: ArrayLike) -> Node:
     >>> y = sg.dropout(sg.ones((6,)), 0.5)
     >>> sg.evaluate(y), sg.evaluate(y, training=True)  # doctest: +NORMALIZE_WHITESPACE
     (array([1., 1., 1., 1., 1., 1.], dtype=float32),
-     array([2., 2., 0., 2., 0., 2.], dtype=float32))
+     array([0., 2., 0., 2., 2., 0.], dtype=float32))
     """
     node = as_node(x)
     if not is_float(node.dtype):
@@ -259,7 +260,7 @@ def supplied(
 
 # -- for compilers --------------------------------------------------------------------------------
 def is_draw(node: Node) -> bool:
-    """Whether a node is uniform numbers, or the places of their elements: drawn again by each reader.
+    """Whether a node is uniform numbers, or the places of their elements: readers draw them again.
 
     >>> is_draw(uniform((3,))), is_draw(normal((3,)))
     (True, False)
