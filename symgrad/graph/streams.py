@@ -49,7 +49,7 @@ STREAMS = 2**20
 _BIRTHS = itertools.count()
 
 _INT = fn.CAST[INT64]
-_PATH = fn.floor_divide(P[0], STREAMS)
+_PATH, _NUMBER = fn.floor_divide(P[0], STREAMS), fn.mod(P[0], STREAMS)
 # args: seed, stream, step, place
 _COUNTER = (P[0], fn.mod(P[1], STREAMS) + 2**32 * _INT(P[2]), P[3])
 _UNIFORM = {dtype: cls(*_COUNTER) for dtype, cls in fn.UNIFORM.items()}
@@ -223,8 +223,7 @@ def births() -> int:
 
 def stepped(stream: Input, length: Extent) -> Map:
     """The values of a stream in the steps of a recurrence, (T,): `path <- path T + t`."""
-    number = fn.mod(P[0], STREAMS)
-    return Map((stream,), number + STREAMS * (_PATH * length + AXIS[0]), (length,), INT64)
+    return Map((stream,), _NUMBER + STREAMS * (_PATH * length + AXIS[0]), (length,), INT64)
 
 
 # -- values ---------------------------------------------------------------------------------------
@@ -275,6 +274,6 @@ def is_draw(node: Node) -> bool:
 @lru_cache(maxsize=1024)
 def _draws(body: sympy.Expr) -> bool:
     if body.has(_PATH):
-        return True
+        return not body.has(_NUMBER)
     found = map(fn.function_of, sympy.preorder_traversal(body))
     return any(function is not None and function.result == "draw" for function in found)
