@@ -88,7 +88,7 @@ class _Scheduler:
         self.forced = frozenset(self._must_lie_in_memory())
         self.stored: set[Node] = set(self.forced)
         self.wanted = {root_of(o) for o in graph.outputs}
-        self.waiting: dict[Node, None] = {}
+        self.waiting: dict[Node, int] = {}  # and how long a chain of waiting nodes it ends
 
     def _must_lie_in_memory(self) -> Iterator[Node]:
         """What a kernel or the caller needs as memory; reshapes show the memory of another."""
@@ -135,8 +135,8 @@ class _Scheduler:
                 isinstance(node, Reduce) and node.op in RUNNING
             ):
                 self._alone(MoveStage(node), node)
-            elif self._may_wait(node):
-                self.waiting[node] = None
+            elif self._may_wait(node) and (length := self._chain(node)) < MOST_MEMBERS:
+                self.waiting[node] = length
             else:
                 self._place(node)
         for node in self.graph.outputs:
@@ -154,6 +154,17 @@ class _Scheduler:
             and node not in self.wanted
             and node not in self.forced
         )
+
+    def _chain(self, node: Node) -> int:
+        found = 0
+        stack = list(node.args)
+        while stack:
+            arg = stack.pop()
+            if self.inline(arg):
+                stack.extend(arg.args)
+            else:
+                found = max(found, self.waiting.get(arg, 0))
+        return found + 1
 
     def _place(self, node: Node) -> None:
         """Compute a node now, and with it the waiting nodes that it reads."""
@@ -232,8 +243,10 @@ class _Scheduler:
         first = max((self.stage_of.get(root, 0) for root, _ in outer), default=0)
         for number in self._sharing(outer, first):
             stage = self.stages[number]
-            if isinstance(stage, LoopStage) and all(
-                self._fits(stage, number, n, domain, roots[n]) for n in group
+            if (
+                isinstance(stage, LoopStage)
+                and len(stage.members) + len(group) <= MOST_MEMBERS
+                and all(self._fits(stage, number, n, domain, roots[n]) for n in group)
             ):
                 break
         else:

@@ -34,6 +34,14 @@ class Slot:
     number: int
     sizes: list[Extent] = field(default_factory=list)
     busy_until: int = -1
+    typical: int = 0
+
+    def hold(self, sizes: Iterable[Extent]) -> None:
+        """Be large enough for these numbers of bytes too."""
+        for size in sizes:
+            if size not in self.sizes:
+                self.sizes.append(size)
+            self.typical = max(self.typical, _typical(size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,23 +121,26 @@ class Plan:
         return offsets, total
 
     def live_bound(self, dims: dict[Dim, int]) -> int:
-        """The most bytes that live at once: no plan can do with less."""
-        calls = range(len(self.calls))
-        return max(
-            (
-                sum(
-                    max(value(s, dims) for s in _sizes(o))
-                    for o, _, first, last in self.lifetimes
-                    if first <= k <= last
-                )
-                for k in calls
-            ),
-            default=0,
-        )
+        """The most bytes that live at once, what is written over another value counted once."""
+        change = [0] * (len(self.calls) + 1)
+        ends: dict[tuple[int, int], int] = {}
+        for operand, slot, first, last in self.lifetimes:
+            largest = max(value(s, dims) for s in _sizes(operand))
+            replaced = ends.pop((slot, first), 0)
+            change[first] += largest - replaced
+            change[last + 1] -= largest
+            if replaced:
+                change[first + 1] += replaced
+            ends[slot, last] = largest
+        most = live = 0
+        for step in change:
+            live += step
+            most = max(most, live)
+        return most
 
     def __str__(self) -> str:
         lines = [
-            f"slot {slot.number:<3} {' | '.join(map(str, dict.fromkeys(slot.sizes)))} bytes"
+            f"slot {slot.number:<3} {' | '.join(map(str, slot.sizes))} bytes"
             for slot in self.slots
         ]
         return "\n".join(lines) or "no workspace"
@@ -276,15 +287,15 @@ class _Planner:
                 and not any(self.slot_of.get(o) is slot and o is not old for o in low.operands)
                 and self._in_place(low, old, operand)
             ):
-                slot.sizes.extend(need)
                 return slot
         free = [s for s in self.slots if s.busy_until < k]
         if free:
             wanted = max(map(_typical, need))
-            best = min(free, key=lambda s: (abs(_largest(s) - wanted), s.number))
-            best.sizes.extend(need)
+            best = min(free, key=lambda s: (abs(s.typical - wanted), s.number))
+            best.hold(need)
             return best
-        slot = Slot(len(self.slots), list(need))
+        slot = Slot(len(self.slots))
+        slot.hold(need)
         self.slots.append(slot)
         return slot
 
@@ -305,10 +316,6 @@ def _typical(extent: Extent) -> int:
     if type(extent) is int:
         return extent
     return value(extent, {d: TYPICAL_EXTENT for d in extent.free_symbols})
-
-
-def _largest(slot: Slot) -> int:
-    return max(_typical(s) for s in set(slot.sizes))
 
 
 def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
