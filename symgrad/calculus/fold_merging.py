@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from symgrad.graph.folds import Fold, Proj, binder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input, Node
-from symgrad.graph.provenance import provenance
+from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import replace, toposort
 
 Carry = tuple[int, int]  # which Fold, which of its carries
@@ -165,7 +165,8 @@ def _joined(
                 renamed[leaf] = known[arg] = binder(leaf.name, leaf.shape, leaf.dtype)
                 held.append((renamed[leaf], arg))
         groups.append(held)
-    outputs = replace(second.body.outputs, renamed)
+    with own_provenance():
+        outputs = replace(second.body.outputs, renamed)
     added = [k for k in range(second.carries) if k not in equal]
     n = c + len(added)
     ys = list(first.body.outputs[c:])

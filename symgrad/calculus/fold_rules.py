@@ -12,7 +12,7 @@ from symgrad.calculus.fold_merging import equal_carries
 from symgrad.graph.folds import Chain, Fold, Proj, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Einsum, Input, Map, Node, Reindex, einsum_node
-from symgrad.graph.provenance import provenance
+from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import reconnect, replace, toposort
 
 Simplify = Callable[[Graph], Graph]
@@ -49,14 +49,15 @@ def tidy_folds(outputs: Sequence[Node], simplified: Simplify) -> tuple[list[Node
 
 def tidied(fold: Fold, read: Collection[int], simplified: Simplify) -> dict[int, Node]:
     """The results of a Fold that are read, of a Fold with as little in it as possible."""
-    work = _Work(fold, simplified(fold.body))
-    for rule in (
-        _literals, _moved_consts, _equal_arguments, _still_sequences, _still_carries,
-        _equal_carries,
-    ):
-        rule(work)
-    work.keep(read)
-    _hoist(work)
+    with own_provenance():
+        work = _Work(fold, simplified(fold.body))
+        for rule in (
+            _literals, _moved_consts, _equal_arguments, _still_sequences, _still_carries,
+            _equal_carries,
+        ):
+            rule(work)
+        work.keep(read)
+        _hoist(work)
     return work.results(fold, read)
 
 

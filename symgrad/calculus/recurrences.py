@@ -19,6 +19,7 @@ from symgrad.graph.dims import Shape
 from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, einsum_node
+from symgrad.graph.provenance import own_provenance
 from symgrad.graph.traversal import replace
 
 Pull = Callable[[Sequence[tuple[Node, Node]], Sequence[Node], int], tuple[Node, ...]]
@@ -50,7 +51,8 @@ def batch_first(node: Node, batch: int) -> Node:
 def _renewed(fold: Fold) -> tuple[list[Input], list[Node]]:
     """The body over binders of its own: no two bodies share one. Binders, then outputs."""
     fresh: list[Input] = [binder(b.name, b.shape, b.dtype) for b in fold.body.inputs]
-    return fresh, replace(fold.body.outputs, dict(zip(fold.body.inputs, fresh, strict=True)))
+    with own_provenance():
+        return fresh, replace(fold.body.outputs, dict(zip(fold.body.inputs, fresh, strict=True)))
 
 
 def fold_vjp(

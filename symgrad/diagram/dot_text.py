@@ -36,7 +36,12 @@ _OUTLINE = {
     "operation": "box",
     "result": "box",
     "summary": "box",
+    "carry": "ellipse",
+    "element": "ellipse",
+    "shared": "box",
+    "between": "plain",
 }
+_STRONG = ("input", "parameter", "result", "carry")
 _EDGE_COLOR = {"forward": FORWARD, "backward": BACKWARD, "residual": RESIDUAL}
 
 
@@ -106,9 +111,14 @@ def dot_text(diagram: Diagram) -> str:
     )
     by_id = {box.id: box for box in diagram.boxes}
     clustered: set[str] = set()
-    for cluster in diagram.clusters:
+    drawn = {cluster.id: _cluster(cluster, by_id) for cluster in diagram.clusters}
+    for cluster in reversed(diagram.clusters):  # inner ones come after those around them
         clustered.update(cluster.boxes)
-        graph.subgraph(_cluster(cluster, by_id))
+        if cluster.parent:
+            drawn[cluster.parent].subgraph(drawn[cluster.id])
+    for cluster in diagram.clusters:
+        if not cluster.parent:
+            graph.subgraph(drawn[cluster.id])
     for box in diagram.boxes:
         if box.id not in clustered:
             _add_box(graph, box)
@@ -152,15 +162,17 @@ def _cluster(cluster: Cluster, boxes: dict[str, Box]) -> graphviz.Digraph:
 
 def _add_box(graph: graphviz.Digraph, box: Box) -> None:
     line, own_fill = (FORWARD, FORWARD_FILL) if box.half == "forward" else (BACKWARD, BACKWARD_FILL)
-    if box.kind in ("input", "parameter"):
+    if box.kind in ("input", "parameter", "element", "shared"):
         own_fill = LEAF_FILL
     fill = box.fill or own_fill
     ink = contrast(fill)
     detail = MUTED if box.fill is None else ink
-    label = _markup(box.label, 13, ink, bold=box.kind in ("input", "parameter", "result"))
+    label = _markup(box.label, 13, ink, bold=box.kind in _STRONG)
     if box.detail:
         label += f"<BR/>{_markup(box.detail, 9, detail)}"
     style = "filled" if box.kind in ("input", "parameter") else "rounded,filled"
+    if box.kind == "shared":
+        style = "filled,dashed"
     graph.node(
         box.id,
         label=f"<{label}>",
@@ -168,7 +180,7 @@ def _add_box(graph: graphviz.Digraph, box: Box) -> None:
         style=style,
         color=line,
         fillcolor=fill,
-        penwidth="2.6" if box.kind == "result" else "1.3",
+        penwidth="2.6" if box.kind in ("result", "carry") else "1.3",
         peripheries="2" if box.kind == "parameter" else "1",
         tooltip=_plain(box.tooltip or box.label),
     )
@@ -189,7 +201,10 @@ def _add_edge(graph: graphviz.Digraph, edge: Edge) -> None:
         parts.append(gap + _markup(edge.label, 9.5, MUTED))
     if parts:
         attributes["label"] = f"< {'  '.join(parts)} >"
-    if edge.kind == "residual":
+    if edge.loop:
+        attributes |= {"penwidth": "2.6", "fontsize": "12"}
+        graph.edge(edge.tail, edge.head, constraint="false", **attributes)
+    elif edge.kind == "residual":
         graph.edge(edge.tail, edge.head, style="dashed", constraint="false", **attributes)
     elif edge.kind == "backward":
         graph.edge(edge.head, edge.tail, dir="back", **attributes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from symgrad.diagram import palette
+from symgrad.diagram.cells import Cells, in_cells
 from symgrad.diagram.dot_text import printable, shorten
 from symgrad.diagram.folding import (
     CAP,
@@ -20,6 +21,7 @@ from symgrad.diagram.formulas import Formula, formula_of, is_literal, shape_text
 from symgrad.diagram.joint import joint
 from symgrad.diagram.layers import Structure, segmented, structure_of
 from symgrad.diagram.magnitude_scale import MagnitudeScale
+from symgrad.diagram.moments import Moment
 from symgrad.diagram.records import (
     Box,
     Cluster,
@@ -33,10 +35,12 @@ from symgrad.diagram.records import (
     Swatch,
 )
 from symgrad.graph.errors import GradError, SymgradError
+from symgrad.graph.folds import Fold
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.traversal import toposort
 
-Level = Literal["auto", "nodes", "layers"]
+Level = Literal["auto", "nodes", "layers", "unrolled"]
 Expressions = Node | Sequence[Node] | Mapping[str, Node] | Graph
 _NAME = 18  # characters of a user's name that are shown in a box
 _LABEL = 40  # characters of a formula that are shown in a box
@@ -59,7 +63,9 @@ def draw(
         wrt: the nodes to differentiate `expr` (then one scalar) with respect to.
         flow: measured magnitudes to overlay as colour and width; see `gradient_flow`.
         level: "nodes" draws every node, "layers" one box per layer and half; "auto" draws nodes up
-            to about 250 boxes, then repeated layers once with a counter, then layers.
+            to about 250 boxes, then repeated layers once with a counter, then layers. A recurrence
+            is a cell, one step with its loop; "unrolled" draws its steps one after the other, the
+            first two and the last one where they are many.
     Returns: a Diagram with `.dot`, `.svg` and `.save(path)`.
     Raises: SymgradError for an unknown level, GradError when `wrt` meets several expressions.
 
@@ -69,10 +75,10 @@ def draw(
     >>> [edge.kind for edge in picture.edges if edge.kind == "residual"]
     ['residual']
     """
-    if level not in ("auto", "nodes", "layers"):
+    if level not in ("auto", "nodes", "layers", "unrolled"):
         raise SymgradError(
-            f'draw: no level {level!r}. Use "auto", "nodes" (every node) or "layers" (one box per '
-            "layer)."
+            f'draw: no level {level!r}. Use "auto", "nodes" (every node), "layers" (one box per '
+            'layer) or "unrolled" (recurrences step by step).'
         )
     outputs, names = _outputs(expr)
     gradients: dict[Node, list[str]] = {}
@@ -88,7 +94,15 @@ def draw(
         outputs, names = [loss], {loss: title}
         for leaf, gradient in zip(leaves, found, strict=True):
             gradients.setdefault(gradient, []).append(f"∂{title}/∂{_name(leaf)}")
-    structure = structure_of(outputs, list(gradients))
+    cells = Cells()
+    if level != "layers":
+        roots, cells = in_cells([*outputs, *gradients], level == "unrolled")
+        if level == "auto" and len(toposort(roots)) > CAP:
+            roots, cells = [*outputs, *gradients], Cells()
+        names = {cells.new.get(node, node): name for node, name in names.items()}
+        gradients = dict(zip(roots[len(outputs) :], gradients.values(), strict=True))
+        outputs = roots[: len(outputs)]
+    structure = structure_of(outputs, list(gradients), cells)
     results: dict[Node, str] = dict(names)
     direct: dict[Node, str] = {}
     for node, titles in gradients.items():
@@ -96,7 +110,7 @@ def draw(
         own = structure.half[node] == "backward" and not is_literal(node)
         (results if own else direct)[node] = ", ".join(titles)
     structure, folding = _fold(structure, level, flow)
-    return _Picture(structure, folding, results, direct, flow, bool(gradients)).diagram()
+    return _Picture(structure, folding, results, direct, flow, bool(gradients), cells).diagram()
 
 
 def _outputs(expr: Expressions) -> tuple[list[Node], dict[Node, str]]:
@@ -122,7 +136,7 @@ def _name(node: Node) -> str:
 
 
 def _fold(structure: Structure, level: Level, flow: Magnitudes | None) -> tuple[Structure, Folding]:
-    if level == "nodes" or (level == "auto" and len(structure.nodes) <= CAP):
+    if level in ("nodes", "unrolled") or (level == "auto" and len(structure.nodes) <= CAP):
         return structure, unfolded(structure)
     if level == "auto" and flow is None:
         folding = repeats_folded(structure)
@@ -130,6 +144,8 @@ def _fold(structure: Structure, level: Level, flow: Magnitudes | None) -> tuple[
             return structure, folding
     layered = any(number > 0 for number in structure.layer.values())
     if not layered and len(structure.nodes) > 1:
+        if len(structure.nodes) <= CAP and any(isinstance(n, Fold) for n in structure.nodes):
+            return structure, unfolded(structure)  # a recurrence is one box
         structure = segmented(structure)
     return structure, layers_folded(structure, repeats=flow is None)
 
@@ -160,6 +176,7 @@ class _Picture:
     direct: Mapping[Node, str]
     flow: Magnitudes | None
     joint: bool
+    cells: Cells
     groups: dict[Hashable, _Group] = field(default_factory=dict)
     scale: MagnitudeScale = field(default_factory=MagnitudeScale)
 
@@ -274,14 +291,20 @@ class _Picture:
             return "parameter" if node.kind == "parameter" else "input"
         if isinstance(node, Constant):
             return "constant"
+        if isinstance(node, Moment) and node.role != "result":
+            return node.role
         return "result" if node in self.results else "operation"
 
     # -- magnitudes -------------------------------------------------------------------------------
     def _magnitude(self, group: _Group) -> float | None:
         """The largest magnitude among the group's nodes."""
         assert self.flow is not None
-        known = [m for n in group.nodes if (m := self.flow.magnitudes.get(n)) is not None]
+        known = [m for n in group.nodes if (m := self._measured(n)) is not None]
         return max(known, key=lambda m: (m != m, m)) if known else None
+
+    def _measured(self, node: Node) -> float | None:
+        assert self.flow is not None
+        return self.flow.magnitudes.get(self.cells.old.get(node, node))
 
     def _shows_flow(self, group: _Group) -> bool:
         """Beside its gradients the forward half stays neutral; alone it bears the colours."""
@@ -310,7 +333,18 @@ class _Picture:
                 elif letter and letter not in known.letter.split(", "):
                     both = ", ".join(part for part in (known.letter, letter) if part)
                     found[tail.id, head.id] = replace(known, letter=both)
-        return list(found.values())
+        return [*found.values(), *self._loops()]
+
+    def _loops(self) -> list[Edge]:
+        """From the end of a step to the beginning of the next one."""
+        found = []
+        for loop in self.cells.loops:
+            tail, head = (self.folding.group.get(n) for n in (loop.tail, loop.head))
+            if tail in self.groups and head in self.groups and tail is not head:
+                ends = self.groups[tail], self.groups[head]
+                kind: EdgeKind = ends[0].half
+                found.append(Edge(ends[0].id, ends[1].id, loop.label, "", kind, loop=True))
+        return found
 
     def _edge(
         self, tail: _Group, head: _Group, value: Node, letter: str, labelled: set[str]
@@ -319,7 +353,7 @@ class _Picture:
         if tail.half == "forward" and head.half == "backward":
             kind = "residual"
         shape = shape_text(value.shape)
-        own = "" if kind == "residual" or isinstance(value, Input) else shape
+        own = "" if kind == "residual" or isinstance(value, (Input, Fold)) else shape
         if tail.id in labelled and tail.formula is not None and kind != "backward":
             own = ""
         if isinstance(value, Input) and value.kind == "input" and kind == "forward":
@@ -352,11 +386,20 @@ class _Picture:
         if self.folding.summary:
             return ()
         boxes: dict[Run, list[str]] = {}
+        steps: dict[str, list[str]] = {key: [] for key in self.cells.titles}
+        broken: set[Run] = set()  # layers of which a part stands in a cell
         for group in self.groups.values():
-            if group.run.first in self.structure.titles:
+            if group.node in self.cells.home:
+                steps[self.cells.home[group.node]].append(group.id)
+                broken.add(group.run)
+            elif group.run.first in self.structure.titles and not isinstance(group.node, Moment):
                 boxes.setdefault(group.run, []).append(group.id)
-        runs = sorted(boxes, key=lambda run: run.first)
-        return tuple(
+        runs = sorted((run for run in boxes if run not in broken), key=lambda run: run.first)
+        cells = tuple(
+            Cluster(key, self.cells.titles[key], tuple(inner), 1, self.cells.parents.get(key, ""))
+            for key, inner in steps.items()
+        )
+        return cells + tuple(
             Cluster(
                 str(run.first),
                 self.structure.titles[run.first]
@@ -372,6 +415,8 @@ class _Picture:
         self, clusters: Sequence[Cluster], edges: Sequence[Edge]
     ) -> tuple[tuple[str, str], ...]:
         """Pairs of boxes, left before right: what leaves a layer stands before the next layer."""
+        if self.cells.titles:
+            return ()
         home = {box: k for k, cluster in enumerate(clusters) for box in cluster.boxes}
         ahead = [e for e in edges if e.kind == "forward" and e.tail in home and e.head in home]
         exits = {home[e.tail]: e.tail for e in ahead if home[e.head] == home[e.tail] + 1}

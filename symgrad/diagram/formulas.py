@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import sympy
 
+from symgrad.diagram.moments import Moment, is_named
 from symgrad.graph.dims import Dim, Extent, Shape
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import AxisIndex, Placeholder, function_of
 from symgrad.graph.nodes import (
     Constant,
@@ -96,6 +98,13 @@ def formula_of(node: Node) -> Formula:
     if isinstance(node, Constant):
         value = number_text(node.value.reshape(-1)[0]) if node.value.size == 1 else "const"
         return Formula(value, shape_text(node.shape) if node.shape else "")
+    if isinstance(node, Moment):
+        return Formula(node.label, node.detail or shape_text(node.shape))
+    if isinstance(node, Fold):
+        inner = sum(not isinstance(n, (Input, Constant)) for n in node.body.nodes)
+        return Formula(f"fold over {extent_text(node.structure.length)}", f"{inner} nodes per step")
+    if isinstance(node, Proj):
+        return Formula(node.name, shape_text(node.shape))
     if isinstance(node, Map):
         return _map(node)
     if isinstance(node, Einsum):
@@ -133,7 +142,7 @@ def _operands(node: Map) -> tuple[dict[sympy.Basic, str], tuple[str, ...]]:
     given: dict[Node, str] = {}
     for k, arg in enumerate(node.args):
         letter = ""
-        if isinstance(arg, Input):
+        if is_named(arg):
             text = arg.name
         elif is_literal(arg):
             text = number_text(arg.value.reshape(-1)[0])  # type: ignore[attr-defined]
@@ -160,7 +169,7 @@ def _short(node: Map, names: dict[sympy.Basic, str], unknown: Sequence[int]) -> 
     if function is not None and len(arguments) == 1 and isinstance(arguments[0], Placeholder):
         if function.name.startswith("cast_"):
             return "as " + function.name[5:]
-        return None if isinstance(node.args[0], Input) else function.name
+        return None if is_named(node.args[0]) else function.name
     plain = all(isinstance(a, Placeholder) for a in arguments) and len(arguments) == 2
     if not plain or not isinstance(body, (sympy.Add, sympy.Mul)):
         return None
@@ -174,7 +183,7 @@ def _short(node: Map, names: dict[sympy.Basic, str], unknown: Sequence[int]) -> 
 def _has_letter(symbol: sympy.Basic, node: Map) -> bool:
     for k, arg in enumerate(node.args):
         if symbol == _placeholder(k):
-            return not isinstance(arg, Input) and not is_literal(arg)
+            return not is_named(arg) and not is_literal(arg)
     return True
 
 
@@ -338,7 +347,7 @@ def _einsum(node: Einsum) -> Formula:
 
 def _single(node: Einsum, k: int) -> str:
     labels = node.labels[k]
-    name = f" {node.args[k].name}" if isinstance(node.args[k], Input) else ""
+    name = f" {node.args[k].name}" if is_named(node.args[k]) else ""
     if any(label not in node.out for label in labels):
         return f"sum{name}"
     if len(node.out) > len(labels):
@@ -351,7 +360,7 @@ def _factors(node: Einsum, rest: Sequence[int]) -> tuple[dict[int, str], tuple[s
     letters = [""] * len(node.args)
     for k in rest:
         arg = node.args[k]
-        if isinstance(arg, Input):
+        if is_named(arg):
             names[k] = arg.name
         else:
             used = sum(1 for letter in letters if letter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.vjp import grad
@@ -22,5 +23,10 @@ def joint(loss: Node, wrt: Sequence[Node]) -> tuple[Node, tuple[Node, ...]]:
     >>> joint((x * w).sum(), [w])[1][0] is x
     True
     """
-    first, *gradients = simplify((loss, *grad(loss, list(wrt))))
+    return _joint(loss, tuple(wrt))
+
+
+@lru_cache(maxsize=4)  # what was measured is drawn: bodies of recurrences have identity
+def _joint(loss: Node, wrt: tuple[Node, ...]) -> tuple[Node, tuple[Node, ...]]:
+    first, *gradients = simplify((loss, *grad(loss, wrt)))
     return first, tuple(gradients)

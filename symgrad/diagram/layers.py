@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from symgrad.diagram.cells import Cells
 from symgrad.diagram.formulas import extent_text, is_literal
 from symgrad.diagram.records import Half
 from symgrad.graph.dims import size
@@ -40,16 +41,26 @@ class Structure:
     loss: int | None
 
 
-def structure_of(outputs: Sequence[Node], gradients: Sequence[Node] = ()) -> Structure:
+def structure_of(
+    outputs: Sequence[Node],
+    gradients: Sequence[Node] = (),
+    cells: Cells | None = None,
+) -> Structure:
     """Find halves and layers.
 
     Args:
         outputs: the roots of the forward half.
         gradients: the roots of the backward half; without any, nodes that differentiation made
             are taken for it.
+        cells: the recurrences among them; the ends of their loops are drawn too.
     """
-    order = toposort([*outputs, *gradients])
-    primal = set(toposort(outputs)) if gradients else set(order)
+    cells = cells or Cells()
+    ends = [(loop.tail, loop.head) for loop in cells.loops]
+    order = toposort([*outputs, *gradients, *(tail for tail, _ in ends)])
+    primal = set(order)
+    if gradients:
+        primal = set(toposort(outputs))
+        primal = set(toposort([*outputs, *(tail for tail, head in ends if head in primal)]))
     half: dict[Node, Half] = {}
     for node in order:
         apart = node not in primal or (not gradients and _is_backward(node))
@@ -57,7 +68,7 @@ def structure_of(outputs: Sequence[Node], gradients: Sequence[Node] = ()) -> Str
     forward = [n for n in order if half[n] == "forward"]
     backward = [n for n in order if half[n] == "backward"]
     layer, titles, loss = _forward_layers(forward, outputs)
-    _place_backward(backward, layer, loss)
+    _place_backward(backward, layer, loss, cells.new)
     roots = set(outputs)
     hidden = {n for n in order if is_literal(n)} | _behind_draws(order)
     drawn = tuple(n for n in (*forward, *backward) if n not in hidden or n in roots)
@@ -203,15 +214,20 @@ def _title(number: int, begins: Sequence[Node], weight: set[Node]) -> str:
 
 
 # -- backward -------------------------------------------------------------------------------------
-def _place_backward(backward: Sequence[Node], layer: dict[Node, int], loss: int | None) -> None:
+def _place_backward(
+    backward: Sequence[Node],
+    layer: dict[Node, int],
+    loss: int | None,
+    drawn_as: Mapping[Node, Node],
+) -> None:
     top = max(layer.values(), default=0)
     made = set(backward)
     for node in backward:
         primal = node.backward_of
-        while primal is not None and primal not in layer:
+        while primal is not None and drawn_as.get(primal, primal) not in layer:
             primal = primal.backward_of
         if primal is not None:
-            layer[node] = layer[primal]
+            layer[node] = layer[drawn_as.get(primal, primal)]
         else:
             # It reads a cotangent of this layer or the one above, and primals of this layer.
             inner = [a for a in node.args if not isinstance(a, (Input, Constant))]
@@ -229,7 +245,7 @@ def segmented(structure: Structure) -> Structure:
     backward = [n for n in structure.nodes if structure.half[n] == "backward"]
     step = max(1, -(-len(forward) // SEGMENTS))
     layer = {node: 1 + k // step for k, node in enumerate(forward)}
-    _place_backward(backward, layer, None)
+    _place_backward(backward, layer, None, {})
     count = max(layer.values(), default=0)
     titles = {
         k: f"nodes {(k - 1) * step + 1}–{min(k * step, len(forward))}" for k in range(1, count + 1)

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from symgrad.graph.nodes import Node
 
-Kind = Literal["input", "parameter", "constant", "operation", "result", "summary"]
+Kind = Literal[
+    "input", "parameter", "constant", "operation", "result", "summary", "carry", "element", "shared",
+    "between",
+]
 Half = Literal["forward", "backward"]
 EdgeKind = Literal["forward", "backward", "residual"]
 
@@ -63,6 +66,7 @@ class Edge:
     Fields:
         label: the value's shape.
         letter: what the formula in `head` calls the value.
+        loop: whether it leads back, to the next step of a recurrence.
         color, width: of the line; the kind's own where color is None.
     """
 
@@ -74,16 +78,21 @@ class Edge:
     tooltip: str = ""
     color: str | None = None
     width: float = 1.2
+    loop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Boxes that belong together: a layer, or the loss; `times` layers alike are drawn once."""
+    """Boxes that belong together: a layer, the loss, a step; `times` layers alike are drawn once.
+
+    The step of a recurrence inside another's stands in its `parent`.
+    """
 
     id: str
     label: str
     boxes: tuple[str, ...]
     times: int = 1
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
 """Philox4x32-10: random words as a pure function of a counter and a key.
 
-    block(counter, key) = 10 rounds of  (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2),
-                                                             hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
-                          with          (k0, k1) <- (k0 + W0, k1 + W1)   between rounds
+    block(counter, key) = 10 rounds of  (c0, c1) <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2))
+                                        (c2, c3) <- (hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
+                                        (k0, k1) <- (k0 + W0, k1 + W1)   between rounds
 
-All words have 32 bits. The same counter and key give the same four words on every machine, so random
-arrays need no state: an element draws its own block. Here is the meaning in NumPy; compiled programs
-have `codegen/runtime/draws.py`.
+All at once, in words of 32 bits. The same counter and key give the same four words on every
+machine, so random arrays need no state: an element draws its own block. Here is the meaning in
+NumPy; compiled programs have `codegen/runtime/draws.py`.
 
 Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3, SC 2011.
 """

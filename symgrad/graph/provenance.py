@@ -75,6 +75,17 @@ def provenance(
         CONTEXT.origin, CONTEXT.backward_of, CONTEXT.where = before
 
 
+@contextmanager
+def own_provenance() -> Iterator[None]:
+    """Nodes that are rebuilt inside keep origin, primal and line as they are, absent ones too."""
+    before = (CONTEXT.origin, CONTEXT.backward_of, CONTEXT.where)
+    CONTEXT.origin, CONTEXT.backward_of, CONTEXT.where = None, None, None
+    try:
+        yield
+    finally:
+        CONTEXT.origin, CONTEXT.backward_of, CONTEXT.where = before
+
+
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Give the nodes that a verb makes its name as their origin; an outer verb's name wins."""
     name = function.__name__.rstrip("_")

@@ -57,8 +57,7 @@ def scan(
     carry = [binder(name, n.shape, n.dtype) for name, n in _named(init, start, "carry")]
     elements = [binder(name, n.shape[1:], n.dtype) for name, n in _named(xs, sequences, "x")]
     first = births()
-    with provenance("scan"):
-        result = step(carry_of(carry), element_of(elements))
+    result = step(carry_of(carry), element_of(elements))
     if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
         got = _outline(result)
         raise SymgradError(
@@ -70,9 +69,10 @@ def scan(
     _check_carry(init, start, after)
     with provenance("scan"):
         inner, drawn = _per_step([*after, *outputs], first, length)
-        elements += [binder for binder, _ in drawn]
-        sequences += [values for _, values in drawn]
-        body, outer = close(carry, elements, inner)
+    elements += [leaf for leaf, _ in drawn]
+    sequences += [values for _, values in drawn]
+    body, outer = close(carry, elements, inner)
+    with provenance("scan"):
         fold = Fold(
             (*start, *sequences, *outer), body, Chain(length, reverse), len(carry), len(elements)
         )
