@@ -88,10 +88,11 @@ def _per_step(
     What is drawn outside and used in the step stays the same in all steps.
     """
     streams = [n for n in toposort(outputs) if isinstance(n, Input) and n.kind == "random"]
-    drawn = {s: binder(s.name, (), s.dtype) for s in streams if s.init >= first}
-    mapping: dict[Node, Node] = {**drawn}
-    found = replace(outputs, mapping) if drawn else list(outputs)
-    return found, [(leaf, stepped(s, length)) for s, leaf in drawn.items()]
+    own = [s for s in streams if s.init >= first]
+    leaves = [binder(s.name, (), s.dtype) for s in own]
+    drawn: dict[Node, Node] = dict(zip(own, leaves, strict=True))
+    found = replace(outputs, drawn) if drawn else list(outputs)
+    return found, [(leaf, stepped(s, length)) for s, leaf in zip(own, leaves, strict=True)]
 
 
 def _check_supported(truncate: object, lengths: object) -> None:
