@@ -113,7 +113,7 @@ def describe(node: Node) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Input(Node):
-    """A binder: an input, a parameter, or what a run supplies (see `streams.py`). Never interned."""
+    """A binder: an input, a parameter, or what a run supplies (`streams.py`). Never interned."""
 
     label: str
     shape: Shape
