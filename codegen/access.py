@@ -1,7 +1,8 @@
 """Which element of its arguments a node reads, as affine functions of its own position.
 
-Nodes that only rename positions (transposes, broadcasts, slices, axes of extent one) and literals
-are *inline*: they never get memory, and readers look through them.
+Nodes that only rename positions (transposes, broadcasts, slices, axes of extent one), literals and
+uniform random numbers are *inline*: they never get memory, and readers look through them. So a mask
+is drawn again by each pass that reads it, backpropagation too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from symgrad.graph.nodes import (
     Scatter,
     is_reshape,
 )
+from symgrad.graph.streams import is_draw
 
 Index: TypeAlias = tuple[Affine, ...]
 ZERO = Affine()
@@ -64,7 +66,7 @@ def can_inline(node: Node) -> bool:
     if isinstance(node, Constant):
         return node.ndim == 0
     if isinstance(node, Map):
-        return not node.args
+        return not node.args or is_draw(node)
     if isinstance(node, Einsum):
         return len(node.args) == 1 and not node.summed
     return squeezes(node) or slices(node)

@@ -15,7 +15,16 @@ import numpy as np
 from codegen.access import Index
 from codegen.loop_ir import Affine
 from symgrad.graph.dims import Extent
-from symgrad.graph.dtypes import BOOL, DEFAULT, INT64, DType, is_bool, is_float, promote
+from symgrad.graph.dtypes import (
+    BOOL,
+    DEFAULT,
+    INT64,
+    DType,
+    is_bool,
+    is_float,
+    is_int,
+    promote,
+)
 from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.nodes import Map
 from symgrad.graph.scalars import operations
@@ -100,6 +109,8 @@ class BodyWriter:
 
     def arithmetic(self, kind: str, parts: Sequence[_Part], wanted: DType) -> _Part:
         """One of add sub mul div neg, on operands cast to their common dtype."""
+        if is_int(wanted) and (place := _place(kind, parts)) is not None:
+            return place
         dtype = self.common(parts, wanted)
         if kind == "div" and not is_float(dtype):
             dtype = wanted if is_float(wanted) else DEFAULT
@@ -117,6 +128,10 @@ class BodyWriter:
                 return self.sink.literal(number.item(), function.dtype), function.dtype
             have = INT64 if isinstance(part, _Weak) else part[1]
             return self.settle((self.settle(part, have), have), function.dtype), function.dtype
+        if function.result == "draw":
+            assert function.dtype is not None
+            operands = tuple(self.settle(p, INT64) for p in parts)
+            return self.sink.apply(name, operands, function.dtype), function.dtype
         if function.result == "select":
             dtype = self.common(parts[1:], wanted)
             operands = (self.settle(parts[0], BOOL), *(self.settle(p, dtype) for p in parts[1:]))
@@ -130,3 +145,28 @@ class BodyWriter:
         operands = tuple(self.settle(p, dtype) for p in parts)
         out = BOOL if function.result == "bool" else dtype
         return self.sink.apply(name, operands, out), out
+
+
+def _place(kind: str, parts: Sequence[_Part]) -> _Weak | None:
+    """Integer arithmetic on axis positions as one affine place, `i0 n + i1`; None for other things.
+
+    Loops over it collapse, and it counts up by one from element to element.
+    """
+    places: list[Affine] = []
+    for part in parts:
+        if not isinstance(part, _Weak) or isinstance(part.payload, float):
+            return None
+        place = part.payload
+        places.append(place if isinstance(place, Affine) else Affine((), place))
+    if not any(place.terms for place in places):
+        return None
+    first, *rest = places
+    if kind == "neg":
+        return _Weak("axis", first * -1)
+    (second,) = rest
+    if kind in ("add", "sub"):
+        return _Weak("axis", first + (second if kind == "add" else second * -1))
+    if kind == "mul" and not (first.terms and second.terms):
+        moving, factor = (first, second) if first.terms else (second, first)
+        return _Weak("axis", moving * factor.const)
+    return None

@@ -24,6 +24,7 @@ from symgrad.graph.errors import DataError, DataShapeError, LeafError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.streams import supplied
 
 Array = npt.NDArray[Any]
 
@@ -179,7 +180,7 @@ class Compiled:
         self._updated = tuple(updated)
         self._dims = stages.graph.dims
         self._binding = Binding(stages.graph)
-        self._names = frozenset(leaf.name for leaf in stages.graph.inputs)
+        self._names = frozenset(x.name for x in stages.graph.inputs if not x.is_supplied)
         self._defaults: dict[str, Array] = {}
         self._leaves = stages.plan.leaves
         self._state: State | None = None
@@ -248,7 +249,8 @@ class Compiled:
         """
         unknown = [name for name in values if name not in self._names]
         if unknown:
-            known = ", ".join(map(repr, sorted(self._names))) or "none"
+            told = sorted(x.name for x in self._leaves if x.kind in ("input", "parameter"))
+            known = ", ".join(map(repr, told)) or "none"
             raise LeafError(f"no leaf is named {', '.join(map(repr, unknown))}. Leaves: {known}.")
         if not self._updated:
             return self._called(values)
@@ -256,7 +258,8 @@ class Compiled:
             return self._called(values)
 
     def _called(self, values: Mapping[str, Any]) -> Any:
-        arrays, dims = self._binding({**self._held(), **values}, self._seed, self._steps)
+        given = {**self._held(), **values}
+        arrays, dims = self._binding(given, self._seed, self._steps, draws=self._seed)
         if self._updated:
             self._take_state(arrays)
         call = self._invocation()
@@ -286,6 +289,8 @@ class Compiled:
         """The value that a leaf starts from."""
         if leaf.kind == "parameter":
             return initial_value(leaf, self._seed)
+        if leaf.is_supplied:
+            return supplied(leaf, self._binding.numbers, self._seed)
         return np.zeros(dm.values(leaf.shape, {}), leaf.dtype)
 
     def _held(self) -> Mapping[str, Array]:
@@ -329,7 +334,9 @@ class Compiled:
         given = {**self._held(), **values}
         call.set_leaves(
             [
-                given[leaf.name] if leaf.name in given else self.initial(leaf)
+                given[leaf.name]
+                if leaf.name in given and not leaf.is_supplied
+                else self.initial(leaf)
                 for leaf in self._leaves
             ]
         )
@@ -439,7 +446,7 @@ class Compiled:
         save_program(self, Path(path))
 
     def __repr__(self) -> str:
-        names = ", ".join(printable(leaf.name) for leaf in self._leaves)
+        names = ", ".join(printable(leaf.name) for leaf in self._leaves if leaf.name in self._names)
         return f"<compiled f({names}) -> {len(self._outputs)} outputs>"
 
     def _repr_html_(self) -> str:

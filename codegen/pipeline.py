@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from codegen import targets
 from codegen.access import root_of
 from codegen.compiled import Compiled, Stages
@@ -14,6 +16,7 @@ from codegen.fusion import in_memory, make_schedule
 from codegen.memory import plan_memory
 from codegen.recurrences import lower
 from symgrad.calculus.simplification import simplify
+from symgrad.graph import streams
 from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
 from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
@@ -32,7 +35,7 @@ from symgrad.graph.nodes import (
 )
 from symgrad.graph.provenance import provenance
 from symgrad.graph.structure import flatten
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import replace, toposort
 
 
 def compile(
@@ -64,12 +67,14 @@ def compile(
     """
     if threads != 1:
         raise CompileError(f"threads={threads}: programs run on one thread so far; use threads=1.")
+    streams.as_seed(seed)
     nodes, rebuild = flatten(outputs)
     pairs = _updates(updates or {})
     clock = _Clock()
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
-    wanted = [*nodes, *(n for _, n in pairs)]
-    wanted = clock("simplify", lambda: simplify_checked(wanted, written))
+    told: dict[Node, Node] = {streams.training: Constant(np.asarray(bool(training)))}
+    wanted = replace([*nodes, *(n for _, n in pairs)], told)
+    wanted = clock("simplify", lambda: simplify_checked(wanted))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [
@@ -99,13 +104,13 @@ def compile(
     return Compiled(stages, loaded, nodes, rebuild, [leaf for leaf, _ in pairs], final, seed)
 
 
-def simplify_checked(outputs: Sequence[Node], written: Graph) -> list[Node]:
+def simplify_checked(outputs: Sequence[Node]) -> list[Node]:
     """Simplify, and keep every index check of the graph as written.
 
     A Scatter of labels may become a comparison with an axis index, which proves nothing about the
     labels; then an extra output reads `arange(extent)` at them, and with that they are checked.
     """
-    asked = _index_uses(written.nodes)
+    asked = _index_uses(toposort(outputs))
     done = list(simplify([*outputs, *(index for index, _, _ in asked)]))
     kept, indices = done[: len(outputs)], done[len(outputs) :]
     checked = {(id(i), e) for i, e, _ in _index_uses(toposort(kept))}

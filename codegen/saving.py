@@ -23,6 +23,7 @@ import sys
 NAMES = {names}
 DTYPES = {dtypes}
 UPDATED = {updated}
+SUPPLIED = {supplied}
 
 
 def shapes(n):
@@ -48,12 +49,13 @@ EXTENTS = {extents}
 def run(values, n):
     """Run the program once.
 
-    values: {{name: array}} for all of NAMES; those in UPDATED are changed in place.
+    values: {{name: array}} for all of NAMES; those in UPDATED are changed in place. An entry of
+            NAMES that is None has its value in SUPPLIED.
     n:      the extents, in the order of EXTENTS.
     """
     leaves = []
-    for name, dtype, shape in zip(NAMES, DTYPES, shapes(n)):
-        array = values[name]
+    for place, (name, dtype, shape) in enumerate(zip(NAMES, DTYPES, shapes(n))):
+        array = np.array(SUPPLIED[place], dtype) if name is None else values[name]
         if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
             raise ValueError(f"{{name!r}} must be a contiguous {{dtype}} array of shape {{shape}}")
         leaves.append(array)
@@ -78,9 +80,10 @@ if __name__ == "__main__":
     values = {{
         name: np.asarray(0.1 * rng.standard_normal(shape), dtype)
         for name, dtype, shape in zip(NAMES, DTYPES, shapes(extents))
+        if name is not None
     }}
     for name, dtype in zip(NAMES, DTYPES):
-        if not dtype.startswith("float"):
+        if name is not None and not dtype.startswith("float"):
             values[name][...] = 0
     for result in run(values, extents):
         print(result)
@@ -114,9 +117,12 @@ def program_text(compiled: Compiled) -> str:
     names = {d: f"n[{k}]" for k, d in enumerate(compiled.dims)}
     source = standalone(compiled.stages.source).replace("cache=True, ", "")
     harness = HARNESS.format(
-        names=_listed(ascii(leaf.name) for leaf in plan.leaves),
+        names=_listed("None" if x.is_supplied else ascii(x.name) for x in plan.leaves),
         dtypes=_listed(repr(leaf.dtype.name) for leaf in plan.leaves),
         updated=_listed(ascii(name) for name in compiled.state),
+        supplied={
+            k: compiled.initial(x).item() for k, x in enumerate(plan.leaves) if x.is_supplied
+        },
         leaf_shapes=", ".join(_shape(leaf.shape, names) for leaf in plan.leaves),
         result_shapes=", ".join(_shape(n.shape, names) for n in plan.results),
         result_dtypes=_listed(repr(n.dtype.name) for n in plan.results),

@@ -177,12 +177,13 @@ class Values(Writer):
     # -- values ------------------------------------------------------------------------------------
     def value(self, node: Node, index: Index) -> str:
         """The name of `node[index]`."""
-        while node.args and self.plan.inline(node):
+        while node.args and not isinstance(node, Map) and self.plan.inline(node):
             node, index = node.args[0], reads(node, index)[0]
         if isinstance(node, Constant) and node.ndim == 0:
             return self.literal(node.value.item(), node.dtype)
         if isinstance(node, Map) and self.plan.inline(node):
-            return self.bodies.write(node, [], index)
+            names = [self.value(a, p) for a, p in zip(node.args, reads(node, index), strict=True)]
+            return self.bodies.write(node, names, index)
         if is_view(node) or isinstance(node, (Input, Constant)):
             return self.load(node, index)
         return self.member(node, index)

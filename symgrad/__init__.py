@@ -130,10 +130,11 @@ _ROOMS: dict[str, list[str]] = {
         "tile",
         "transpose",
     ],
+    "graph.streams": ["dropout"],
     "insight.flow": ["gradient_flow"],
     "train.trainer": ["Trainer"],
 }
-_SUBMODULES: list[str] = ["init", "optim"]
+_SUBMODULES: list[str] = ["init", "optim", "random"]
 _COMPILER: dict[str, list[str]] = {"pipeline": ["compile"]}
 
 
@@ -192,7 +193,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from codegen.pipeline import compile as compile
-    from symgrad import init as init, optim as optim
+    from symgrad import init as init, optim as optim, random as random
     from symgrad.calculus.costs import cost as cost
     from symgrad.calculus.derivation import derive as derive
     from symgrad.calculus.jvp import jvp as jvp
@@ -322,5 +323,6 @@ if TYPE_CHECKING:
         tile as tile,
         transpose as transpose,
     )
+    from symgrad.graph.streams import dropout as dropout
     from symgrad.insight.flow import gradient_flow as gradient_flow
     from symgrad.train.trainer import Trainer as Trainer

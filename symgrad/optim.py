@@ -12,6 +12,9 @@ read old values. Below, g is the gradient, W the parameter, r the learning rate,
               v' = b2 v + (1 - b2) g^2                  m^ = m' / (1 - b1^t),  v^ = v' / (1 - b2^t)
     adamw     as adam                                   W' = (1 - r w) W - r m^ / (sqrt(v^) + eps)
 
+`step` is the number of steps taken so far, a leaf that every optimiser's updates advance. A
+learning rate may be an expression of it: `sgd(0.1 * 0.99 ** (step / 100))`.
+
 A new optimiser is one rule in `RULES` and one function for the user.
 
 Sources: Polyak 1964; Nesterov 1983 in the form of Sutskever et al. 2013; Duchi et al. 2011;
@@ -28,16 +31,13 @@ from types import MappingProxyType
 
 from symgrad.graph.arithmetic import square
 from symgrad.graph.dims import same, show
-from symgrad.graph.dtypes import INT32, DType, is_float
+from symgrad.graph.dtypes import DType, is_float
 from symgrad.graph.elementwise import expm1, rsqrt, sqrt
 from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
 from symgrad.graph.leaves import cast
 from symgrad.graph.nodes import Input, Node, describe
+from symgrad.graph.streams import step as step
 from symgrad.init import zeros
-
-#: The number of steps taken so far, a leaf that every optimiser's updates advance. A learning rate
-#: may be an expression of it: `sgd(0.1 * 0.99 ** (step / 100))`.
-step = Input("optim.step", (), INT32, kind="step")
 
 Rate = float | Node
 Updates = dict[Input, Node]

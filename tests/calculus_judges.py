@@ -283,4 +283,4 @@ def applied(function: ScalarFunction) -> tuple[Node, list[Node]]:
     return out, leaves
 
 
-FUNCTION_NAMES = sorted(FUNCTIONS)
+FUNCTION_NAMES = sorted(name for name, f in FUNCTIONS.items() if f.result != "draw")

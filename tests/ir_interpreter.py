@@ -282,9 +282,12 @@ class _Translator:
         if not v.operation.startswith("cast_"):
             wanted = own[1:] if v.operation == "select" else own
             assert len(set(wanted)) == 1, (let, own)
-            comparison = FUNCTIONS.get(v.operation)
-            truth = comparison is not None and comparison.result == "bool"
-            assert let.dtype == (BOOL if truth else wanted[0]), (let, own)
+            function = FUNCTIONS.get(v.operation)
+            result = function.result if function is not None else "same"
+            if function is not None and result == "draw":
+                assert (wanted[0], let.dtype) == (INT64, function.dtype), (let, own)
+            else:
+                assert let.dtype == (BOOL if result == "bool" else wanted[0]), (let, own)
             assert let.dtype != BOOL or v.operation not in ("add", "sub", "mul", "div", "neg"), let
         if v.operation in ARITHMETIC:
             return f"{short}({ARITHMETIC[v.operation].format(*v.operands)})"

@@ -26,7 +26,7 @@ TRANSFORMS = """
 grad value_and_grad vjp jvp jacobian hessian hvp simplify substitute derive cost
 parameters inputs latex
 """
-VALUES = "evaluate compile Trainer optim draw gradient_flow"
+VALUES = "evaluate compile Trainer optim draw gradient_flow random dropout"
 ERRORS = "SymgradError ShapeError DTypeError LeafError GradError CompileError DataError"
 NAMES = [*LEAVES.split(), *VERBS.split(), *TRANSFORMS.split(), *VALUES.split(), *ERRORS.split()]
 
@@ -50,7 +50,7 @@ def test_name_is_reachable(name: str) -> None:
     if name in ERRORS.split():
         assert issubclass(value, sg.SymgradError)
     else:
-        assert callable(value) or name in ("init", "optim")
+        assert callable(value) or name in ("init", "optim", "random")
 
 
 def test_every_name_resolves_and_unknown_ones_are_refused() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-MODULES = ("memory", "checks", "linalg", "lanes", "vector_math")
+MODULES = ("memory", "checks", "linalg", "lanes", "vector_math", "draws")
 
 
 class Definition(NamedTuple):

@@ -18,7 +18,8 @@ from codegen import loop_ir as ir
 from codegen.loading import Loaded, load
 from codegen.loop_ir import Affine, For, Kernel, Let, Load, Statement, Store
 from codegen.memory import Invoked, InvokedLoop, Plan
-from codegen.runtime import checks, linalg, memory, vector_math
+from codegen.runtime import checks, draws, linalg, memory, vector_math
+from codegen.runtime.draws import DRAWS
 from codegen.runtime.vector_math import PRIMITIVES
 from symgrad.graph.dims import Dim, Extent, free_dims
 from symgrad.graph.dtypes import BOOL, FLOAT64, INT32, INT64, SHORT, DType
@@ -273,7 +274,7 @@ _SCALARS = {
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, linalg, vector_math):
+        for module in (memory, checks, linalg, vector_math, draws):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -381,7 +382,7 @@ class _KernelPrinter:
             return f"not {operands[0]}"
         if operation == "stop_gradient":
             return operands[0]
-        if operation not in PRIMITIVES:
+        if operation not in PRIMITIVES and operation not in DRAWS:
             raise CompileError(
                 f"{operation}: no CPU primitive; add one in codegen/runtime/vector_math.py"
             )

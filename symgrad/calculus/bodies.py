@@ -164,6 +164,23 @@ def restrict(condition: sympy.Expr, body: sympy.Expr) -> sympy.Expr:
 
 
 @cache
+def decided(body: sympy.Expr, k: int, truth: bool) -> sympy.Expr:
+    """The body with every `select(p_k, a, b)` replaced by `a`, or by `b` where `truth` is False.
+
+    >>> decided(fn.select(P[1], fn.exp(P[0]), P[0]), 1, False)
+    p0
+    """
+    chosen = {
+        term: term.args[1 if truth else 2]
+        for term in body.atoms(_SELECT)
+        if term.args[0] == placeholder(k)
+    }
+    while chosen and not chosen.keys().isdisjoint(sympy.preorder_traversal(body)):
+        body = body.xreplace(chosen)
+    return body
+
+
+@cache
 def either(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
     """The condition that one of two holds."""
     return a if a == b else _OR(a, b)

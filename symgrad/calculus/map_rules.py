@@ -10,7 +10,7 @@ from symgrad.calculus import bodies
 from symgrad.calculus.building import axes_of_one, delta_body, is_extent_one, zeros_node
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Dim, Shape
-from symgrad.graph.dtypes import DType, is_float
+from symgrad.graph.dtypes import DType, is_bool, is_float
 from symgrad.graph.functions import P, function_of, placeholder
 from symgrad.graph.nodes import Constant, Einsum, Map, Node, broadcast, einsum_node
 from symgrad.graph.scalars import evaluate_scalar, placeholders_in
@@ -176,6 +176,15 @@ def number_argument(node: Map, once: Once) -> Node | None:
         if derived(node) or len(placeholders_in(body)) == left:
             return build(body, node.args, node.shape, node.dtype)
     return _folded(node) if derived(node) and not node.shape else None
+
+
+def settled_condition(node: Map, once: Once) -> Node | None:
+    """rewrite: select(True, a, b) -> a;  select(False, a, b) -> b."""
+    body = node.body
+    for k, arg in enumerate(node.args):
+        if isinstance(arg, Constant) and not arg.shape and is_bool(arg.dtype):
+            body = bodies.decided(body, k, bool(arg.value))
+    return None if body is node.body else build(body, node.args, node.shape, node.dtype)
 
 
 def _folded(node: Map) -> Node | None:

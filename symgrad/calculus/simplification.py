@@ -41,6 +41,7 @@ RULES: Mapping[type[Node], tuple[Rule, ...]] = {
         map_rules.equal_arguments,
         map_rules.stretched_argument,
         map_rules.number_argument,
+        map_rules.settled_condition,
         map_rules.sum_of_maps,
         map_rules.stretched_result,
     ),

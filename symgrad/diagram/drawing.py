@@ -317,7 +317,7 @@ class _Picture:
         for node in self.structure.nodes:
             head = self.groups[self.folding.group[node]]
             for k, arg in enumerate(node.args):
-                if is_literal(arg) and arg not in self.folding.group:
+                if arg not in self.folding.group:
                     continue
                 tail = self.groups[self.folding.group[arg]]
                 if tail is head or self._between_copies(tail, head, arg, node):

@@ -28,6 +28,7 @@ from symgrad.graph.nodes import (
     Scatter,
     is_reshape,
 )
+from symgrad.graph.streams import is_draw
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _INFIX = {
@@ -123,6 +124,8 @@ def formula_of(node: Node) -> Formula:
 
 # -- Map ------------------------------------------------------------------------------------------
 def _map(node: Map) -> Formula:
+    if is_draw(node):
+        return Formula("uniform", "", ("",) * len(node.args))
     names, letters = _operands(node)
     unknown = [k for k, letter in enumerate(letters) if letter]
     short = _short(node, names, unknown)

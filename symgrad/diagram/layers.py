@@ -16,6 +16,7 @@ from symgrad.diagram.formulas import extent_text, is_literal
 from symgrad.diagram.records import Half
 from symgrad.graph.dims import size
 from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node
+from symgrad.graph.streams import is_draw
 from symgrad.graph.traversal import toposort
 
 SEGMENTS = 16  # parts that a graph without layers is cut into when it is too large to draw
@@ -25,7 +26,8 @@ SEGMENTS = 16  # parts that a graph without layers is cut into when it is too la
 class Structure:
     """Nodes of a picture with half and layer.
 
-    nodes:   what is drawn, arguments first, forward before backward; no literals.
+    nodes:   what is drawn, arguments first, forward before backward; no literals, and not what
+             random numbers are made of.
     half:    "forward" or "backward" of each.
     layer:   0 before the first layer, then 1, 2, ..; the loss is one above the last layer.
     titles:  a name per layer.
@@ -68,8 +70,17 @@ def structure_of(
     layer, titles, loss = _forward_layers(forward, outputs)
     _place_backward(backward, layer, loss, cells.new)
     roots = set(outputs)
-    drawn = tuple(n for n in (*forward, *backward) if not is_literal(n) or n in roots)
+    hidden = {n for n in order if is_literal(n)} | _behind_draws(order)
+    drawn = tuple(n for n in (*forward, *backward) if n not in hidden or n in roots)
     return Structure(drawn, half, layer, titles, loss)
+
+
+def _behind_draws(order: Sequence[Node]) -> set[Node]:
+    """What only random numbers read, and the leaf that tells dropout to drop."""
+    inside = {arg for node in order if is_draw(node) for arg in node.args}
+    outside = {arg for node in order if not is_draw(node) for arg in node.args}
+    supplied = {node for node in order if isinstance(node, Input) and node.is_supplied}
+    return (inside - outside) | supplied
 
 
 def _is_backward(node: Node) -> bool:
@@ -100,13 +111,14 @@ def _forward_layers(
 
 
 def _weights(forward: Sequence[Node]) -> set[Node]:
-    """Nodes made of parameters and constants alone."""
+    """Nodes made of parameters, constants and random numbers alone."""
     found: set[Node] = set()
     for node in forward:
         if isinstance(node, Input):
-            if node.kind == "parameter":
+            if node.kind == "parameter" or node.is_supplied:
                 found.add(node)
-        elif isinstance(node, Constant) or (bool(node.args) and all(a in found for a in node.args)):
+        elif isinstance(node, Constant) or is_draw(node) or (
+            bool(node.args) and all(a in found for a in node.args)):
             found.add(node)
     return found
 

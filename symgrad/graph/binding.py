@@ -20,6 +20,7 @@ from symgrad.graph.errors import DataError, DataShapeError, DataTypeError, LeafE
 from symgrad.graph.graph import Graph, Guard
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Input, Node, Reduce, Reindex, describe
+from symgrad.graph.streams import numbers, supplied
 
 Array = np.ndarray[Any, Any]
 
@@ -61,6 +62,7 @@ class Binding:
         "graph",
         "guards",
         "leaves",
+        "numbers",
         "requirements",
     )
 
@@ -71,6 +73,7 @@ class Binding:
         self.requirements: tuple[Requirement, ...] = requirements(graph)
         self._sources = _sources(graph)
         self._dims = _first_uses(graph)
+        self.numbers = numbers(self.leaves)
         self._fixed = tuple(
             leaf.shape if all(type(e) is int for e in leaf.shape) else None for leaf in self.leaves
         )
@@ -86,6 +89,8 @@ class Binding:
         seed: int = 0,
         step: int = 0,
         dims: Mapping[Dim, int] | None = None,
+        draws: int = 0,
+        training: bool = False,
     ) -> tuple[list[Array], dict[Dim, int]]:
         """Arrays in the order of the graph's leaves, and the values of the dims.
 
@@ -94,12 +99,17 @@ class Binding:
             seed:   for initial values.
             step:   the value of a leaf of kind "step" that is left out.
             dims:   of dims that no leaf tells.
+            draws:  the seed of random numbers.
+            training: whether dropout drops.
         Returns: C-contiguous arrays of the leaves' dtypes, not copied where they fit, and the dims.
         Raises: LeafError for a missing leaf, DataError for values that do not fit.
         """
         arrays: list[Array | None] = []
         absent: list[int] = []
         for k, leaf in enumerate(self.leaves):
+            if leaf.is_supplied:
+                arrays.append(supplied(leaf, self.numbers, draws, training))
+                continue
             value = values.get(leaf.label)
             if value is None:
                 absent.append(k)

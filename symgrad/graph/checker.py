@@ -48,9 +48,10 @@ def check(graph: Graph) -> Graph:
     """
     names: set[str] = set()
     for leaf in graph.inputs:
-        if leaf.name in names:
+        if leaf.name in names and not leaf.is_supplied:
             raise _broken(leaf, "two leaves have one name")
-        names.add(leaf.name)
+        if not leaf.is_supplied:
+            names.add(leaf.name)
         if leaf.kind == "bound":
             raise _broken(leaf, "a binder of a recurrence, outside its body")
     waiting: list[tuple[Graph, frozenset[Input]]] = [(graph, frozenset())]
@@ -125,7 +126,7 @@ def _input(node: Input) -> Broken:
         yield "a leaf has no arguments"
     if not isinstance(node.label, str) or not node.label:
         yield f"its name {node.label!r} is no string"
-    if node.kind not in ("input", "parameter", "step", "bound"):
+    if node.kind not in ("input", "parameter", "step", "bound") and not node.is_supplied:
         yield f"its kind {node.kind!r} is unknown"
 
 

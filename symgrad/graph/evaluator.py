@@ -76,8 +76,8 @@ def evaluate(
         values:   arrays by leaf or by name. A parameter left out takes its initial value (of seed
                   0). Further entries are ignored, unless they tell a dim that nothing else tells:
                   a leaf of that dim, or the dim's name with its value.
-        seed:     of random expressions.
-        step:     how many steps came before: what `optim.step` stands for.
+        seed:     of random numbers.
+        step:     how many steps came before: what `optim.step` stands for; each draws anew.
         training: whether dropout drops.
     Returns: fresh arrays, in the structure of `expr`.
     Raises: LeafError for a missing input; DataError for values that do not fit, and for positions
@@ -104,7 +104,7 @@ def evaluate(
             f"{type(values).__name__}."
         )
     named, dims = named_values(graph, values or {})
-    arrays, dims = Binding(graph)(named, step=step, dims=dims)
+    arrays, dims = Binding(graph)(named, step=step, dims=dims, draws=seed, training=training)
     results = [
         np.array(v, order="C")
         for v in evaluate_many(outputs, dict(zip(graph.inputs, arrays, strict=True)), dims)
@@ -123,7 +123,7 @@ def named_values(graph: Graph, values: Mapping[Any, Any]) -> tuple[dict[str, Any
 
     Raises: LeafError for a key that is neither, and for a leaf that is given twice.
     """
-    own = {leaf.name: leaf for leaf in graph.inputs}
+    own = {leaf.name: leaf for leaf in graph.inputs if not leaf.is_supplied}
     found: dict[str, Any] = {}
     dims: dict[Dim, int] = {}
     for key, value in values.items():

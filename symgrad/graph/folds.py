@@ -161,6 +161,8 @@ def binder(name: str, shape: Shape, dtype: DType) -> Input:
 
 def with_outputs(fold: Fold, outputs: Sequence[Node]) -> Fold:
     """The Fold with other outputs of its body, which are equal to the ones it has."""
+    from symgrad.graph.graph import Graph
+
     if all(a is b for a, b in zip(outputs, fold.body.outputs, strict=True)):
         return fold
     body = Graph(fold.body.inputs, tuple(outputs))

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import sympy
 
-from symgrad.graph.dtypes import ALL, DType
+from symgrad.graph import philox
+from symgrad.graph.dtypes import ALL, FLOAT32, FLOAT64, DType
 
 
 class Placeholder(sympy.Symbol):  # type: ignore[misc]  # SymPy ships no types
@@ -48,7 +49,7 @@ P = tuple(placeholder(k) for k in range(16))
 AXIS = tuple(axis_index(k) for k in range(16))
 Y = Placeholder("y")
 
-Result = Literal["float", "same", "bool", "select", "cast"]
+Result = Literal["float", "same", "bool", "select", "cast", "draw"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class ScalarFunction:
     numpy:       its meaning on arrays.
     derivatives: by argument, in `P` and `Y`; None where it is zero everywhere.
     result:      "float" (floats in, the same float out), "same" (the promoted type),
-                 "bool", "select" (the type of the branches) or "cast".
+                 "bool", "select" (the type of the branches), "cast", or "draw": random, of three
+                 64-bit integers (`philox.py`), in the dtype that its name says.
     latex:       a template with one `{}` per argument.
     kink:        what is declared where the derivative does not exist.
     """
@@ -215,6 +217,14 @@ CAST = {
         dtype,
     )
     for dtype in ALL
+}
+UNIFORM = {
+    dtype: _define(f"uniform_{dtype.name}", draw, 3, "draw", r"\operatorname{{uniform}}", dtype)
+    for dtype, draw in ((FLOAT32, philox.uniform_float32), (FLOAT64, philox.uniform_float64))
+}
+SECOND = {
+    dtype: _define(f"second_{dtype.name}", draw, 3, "draw", r"\operatorname{{uniform}}'", dtype)
+    for dtype, draw in ((FLOAT32, philox.second_float32), (FLOAT64, philox.second_float64))
 }
 
 # -- derivatives, in p0, p1 and the output y ------------------------------------------------------

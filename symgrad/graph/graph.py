@@ -61,6 +61,8 @@ class Graph:
         leaves = tuple(n for n in toposort(outputs) if isinstance(n, Input))
         named: dict[str, Input] = {}
         for leaf in leaves:
+            if leaf.is_supplied:
+                continue
             other = named.setdefault(leaf.name, leaf)
             if other is not leaf:
                 raise LeafError(

@@ -113,12 +113,12 @@ def describe(node: Node) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Input(Node):
-    """A binder: an input, a parameter, or the optimiser's step count. Never interned."""
+    """A binder: an input, a parameter, or what a run supplies (`streams.py`). Never interned."""
 
     label: str
     shape: Shape
     dtype: DType
-    kind: Literal["input", "parameter", "step", "bound"] = "input"
+    kind: Literal["input", "parameter", "step", "seed", "training", "random", "bound"] = "input"
     init: Any = None
     args: tuple[Node, ...] = ()
 
@@ -136,6 +136,11 @@ class Input(Node):
     def name(self) -> str:
         """The user's name of the leaf."""
         return self.label
+
+    @property
+    def is_supplied(self) -> bool:
+        """Whether the run supplies the value, so that no user names the leaf."""
+        return self.kind in ("seed", "training", "random")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -86,7 +86,7 @@ def _infer(expr: sympy.Expr, args: tuple[DType, ...]) -> DType | str | None:
     if function is not None:
         if function.result == "bool":
             return BOOL
-        if function.result == "cast":
+        if function.result in ("cast", "draw"):
             return function.dtype
         if function.result == "select":
             parts = parts[1:]

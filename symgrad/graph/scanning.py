@@ -8,9 +8,11 @@ from typing import Any
 from symgrad.graph.dims import Extent, same, show
 from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
 from symgrad.graph.folds import Chain, Fold, binder, close, projections
-from symgrad.graph.nodes import Node, describe
+from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.provenance import provenance
+from symgrad.graph.streams import births, stepped
 from symgrad.graph.structure import flatten
+from symgrad.graph.traversal import replace, toposort
 
 
 def scan(
@@ -54,6 +56,7 @@ def scan(
     length = _length(sequences)
     carry = [binder(name, n.shape, n.dtype) for name, n in _named(init, start, "carry")]
     elements = [binder(name, n.shape[1:], n.dtype) for name, n in _named(xs, sequences, "x")]
+    first = births()
     result = step(carry_of(carry), element_of(elements))
     if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
         got = _outline(result)
@@ -64,13 +67,32 @@ def scan(
     after, rebuild_after = flatten(_in_order(init, result[0]), "scan: the step's carry")
     outputs, rebuild_ys = flatten(result[1], "scan: the step's y")
     _check_carry(init, start, after)
-    body, outer = close(carry, elements, [*after, *outputs])
+    with provenance("scan"):
+        inner, drawn = _per_step([*after, *outputs], first, length)
+    elements += [leaf for leaf, _ in drawn]
+    sequences += [values for _, values in drawn]
+    body, outer = close(carry, elements, inner)
     with provenance("scan"):
         fold = Fold(
             (*start, *sequences, *outer), body, Chain(length, reverse), len(carry), len(elements)
         )
         found = projections(fold)
     return rebuild_after(found[: len(carry)]), rebuild_ys(found[len(carry) :])
+
+
+def _per_step(
+    outputs: Sequence[Node], first: int, length: Extent
+) -> tuple[list[Node], list[tuple[Input, Node]]]:
+    """Outputs of a step that draws anew in every step: streams born in it become sequences.
+
+    What is drawn outside and used in the step stays the same in all steps.
+    """
+    streams = [n for n in toposort(outputs) if isinstance(n, Input) and n.kind == "random"]
+    own = [s for s in streams if s.init >= first]
+    leaves = [binder(s.name, (), s.dtype) for s in own]
+    drawn: dict[Node, Node] = dict(zip(own, leaves, strict=True))
+    found = replace(outputs, drawn) if drawn else list(outputs)
+    return found, [(leaf, stepped(s, length)) for s, leaf in zip(own, leaves, strict=True)]
 
 
 def _check_supported(truncate: object, lengths: object) -> None:

@@ -137,7 +137,10 @@ def references(
     number = 0
     for node in graph.nodes:
         if isinstance(node, Input):
-            names.setdefault(node, quoted(node.name))
+            name = quoted(node.name)
+            while node.is_supplied and name in names.values():
+                name += "'"
+            names.setdefault(node, name)
         elif isinstance(node, Constant):
             names[node] = literal(node)
         else:

@@ -61,7 +61,7 @@ class Objective:
     @property
     def kept(self) -> tuple[Input, ...]:
         """The leaves whose values live in the trainer: parameters, their state, the step count."""
-        return tuple(x for x in self.leaves if x.kind != "input")
+        return tuple(x for x in self.leaves if x.kind != "input" and not x.is_supplied)
 
 
 def make_objective(

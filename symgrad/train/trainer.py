@@ -299,7 +299,7 @@ class Trainer:
             row of the data. Where something else is asked for, all rows are computed together.
         """
         outputs, rebuild = flatten(expr)
-        leaves = Graph.of(outputs).inputs
+        leaves = [x for x in Graph.of(outputs).inputs if not x.is_supplied]
         inputs = [x for x in leaves if x.kind == "input"]
         batch = self.objective.batch
         bound = bind("predict", data, inputs, batch, self.objective.inputs)
