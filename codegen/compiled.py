@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.access import root_of
+from codegen.blas import one_blas_thread
 from codegen.loading import Loaded
 from codegen.memory import Plan, kernels_of
 from codegen.schedule import Schedule
@@ -308,7 +309,9 @@ class Compiled:
 
         Raises: DataError when an index was out of range.
         """
-        if self._run(call.table.ctypes.data, call.dims.ctypes.data):
+        with one_blas_thread():
+            status = self._run(call.table.ctypes.data, call.dims.ctypes.data)
+        if status:
             raise self.index_error(call)
 
     def index_error(self, call: Invocation) -> DataError:

@@ -313,7 +313,10 @@ class Run:
 
     def _run(self, steps: int) -> int:
         self._cursor[2] = steps
-        return int(self._loop(self._job.ctypes.data, self._cursor.ctypes.data))
+        from codegen.blas import one_blas_thread
+
+        with one_blas_thread():
+            return int(self._loop(self._job.ctypes.data, self._cursor.ctypes.data))
 
     def _affordable(self) -> int:
         """Steps in one chunk: one at first, then as many as fit, growing at most eightfold."""
