@@ -1,8 +1,8 @@
 """One thread for BLAS while a program runs.
 
-A program of `threads=1` must keep to one core, and products of small matrices lose by being shared among
-threads. SciPy's OpenBLAS has one setting for the process: it is lowered while programs run and then
-put back. Where SciPy brings another BLAS, nothing is changed.
+A program of `threads=1` must keep to one core, and products of small matrices lose by being shared
+among threads. SciPy's OpenBLAS has one setting for the process: it is lowered while programs run
+and then put back. Where SciPy brings another BLAS, nothing is changed.
 """
 
 from __future__ import annotations
