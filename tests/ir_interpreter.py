@@ -254,6 +254,7 @@ class _Translator:
             comparison = FUNCTIONS.get(v.operation)
             truth = comparison is not None and comparison.result == "bool"
             assert let.dtype == (BOOL if truth else wanted[0]), (let, own)
+            assert let.dtype != BOOL or v.operation not in ("add", "sub", "mul", "div", "neg"), let
         if v.operation in ARITHMETIC:
             return f"{short}({ARITHMETIC[v.operation].format(*v.operands)})"
         return f"{short}(F[{v.operation!r}]({', '.join(v.operands)}))"

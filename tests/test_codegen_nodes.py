@@ -321,6 +321,13 @@ def truth(c: Case) -> None:
 
 
 @cases.add
+def products_of_truth(c: Case) -> None:
+    a, b = c.input(whole(1, 5, 1, dtype=np.bool_)), c.input(whole(2, 5, dtype=np.bool_, high=1))
+    c.out(einsum_node([a, b], [(0, 1), (0,)], (0,)), einsum_node([b, b], [(0,), (1,)], (1, 0)))
+    c.out(einsum_node([a], [(0, 1)], (0,)) | b, einsum_node([b], [(0,)], (1, 0), {1: 3}))
+
+
+@cases.add
 def whole_numbers_wrap(c: Case) -> None:
     for dtype in (np.int32, np.int64):
         info = np.iinfo(dtype)
