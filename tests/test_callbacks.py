@@ -74,7 +74,7 @@ def test_the_best_state_comes_back_and_training_goes_on_from_it() -> None:
         np.testing.assert_array_equal(value, other.state[name], err_msg=name)
     assert trainer.epoch == len(history)
     again = trainer.fit(data, epochs=1, batch_size=7)
-    assert again.records[0].epoch == len(history) + 1 + 1
+    assert again.records[0].epoch == len(history) + 1
 
 
 def test_without_restoring_the_last_state_stays() -> None:

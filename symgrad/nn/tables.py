@@ -107,9 +107,9 @@ def summary(
     layer    output  parameters  flops  bytes
     -----------------------------------------
     dense_1  (7, 5)          20    245    584
-    dense_2  (7, 2)          12    154    412
+    dense_2  (7, 2)          12    154    356
     -----------------------------------------
-    total                    32    399    996
+    total                    32    399    940
     """
     known = dict(dims or {})
     if isinstance(model, Layer):
