@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codegen.loading import Loaded
-from codegen.memory import Plan
-from codegen.schedule import Schedule
 from codegen.access import root_of
+from codegen.loading import Loaded
+from codegen.memory import Plan, kernels_of
+from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, printable, show
@@ -53,7 +53,7 @@ class Stages:
             "rewritten": self.rewritten,
             "schedule (* in memory)": self.schedule,
             "memory": self.plan,
-            "kernels": "\n".join(str(call.kernel) for call in self.plan.calls),
+            "kernels": "\n".join(map(str, kernels_of(self.plan.calls))),
         }
         return "\n\n".join(f"== {title} ==\n{part}" for title, part in parts.items())
 
@@ -309,7 +309,7 @@ class Compiled:
     def index_error(self, call: Invocation) -> DataError:
         """The error that the report of a call describes."""
         number, index, extent = (int(v) for v in call.report[:3])
-        node = self.stages.schedule.graph.nodes[number - 1]
+        node = self.stages.schedule.checked[number - 1]
         line = f" ({node.where})" if node.where is not None else ""
         return DataError(
             f"{node.origin or node.name}: index {index} is out of range for extent {extent}{line}. "

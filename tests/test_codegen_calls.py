@@ -53,7 +53,19 @@ def expected(**changed: Any) -> dict[str, Any]:
         ROWS[:0],
         ROWS[:1],
     ],
-    ids=["f64", "list", "i64", "fortran", "strided", "turned", "stuck", "big", "odd", "none", "one"],
+    ids=[
+        "f64",
+        "list",
+        "i64",
+        "fortran",
+        "strided",
+        "turned",
+        "stuck",
+        "big",
+        "odd",
+        "none",
+        "one",
+    ],
 )
 def test_values_of_other_layouts_and_dtypes(f: Compiled, given: Any) -> None:
     size = len(given)
@@ -108,7 +120,9 @@ def test_outputs_keep_their_structure() -> None:
 
 # -- what is refused -------------------------------------------------------------------------------
 def test_names(f: Compiled) -> None:
-    with pytest.raises(LeafError, match=r"no leaf is named 'z'. Leaves: 'k', 'scale', 'table', 'x'"):
+    with pytest.raises(
+        LeafError, match=r"no leaf is named 'z'. Leaves: 'k', 'scale', 'table', 'x'"
+    ):
         f(x=ROWS, k=PLACES, table=TABLE, z=1)
     with pytest.raises(LeafError, match=r"no value for the input 'table'\n.*table"):
         f(x=ROWS, k=PLACES)
@@ -157,7 +171,9 @@ def test_labels_out_of_range_name_the_loss() -> None:
     with interpreted():
         g = compile([loss, sg.grad(loss, logits)])
         values = {"logits": ROWS, "y": np.array([0, 1, 2, 3, 0], np.int32)}
-        with pytest.raises(DataError, match=r"cross_entropy.*index 3 .*extent 3.*test_codegen_calls"):
+        with pytest.raises(
+            DataError, match=r"cross_entropy.*index 3 .*extent 3.*test_codegen_calls"
+        ):
             g(**values)
         with pytest.raises(DataError, match="index 3"):
             compile(sg.grad(loss, logits))(**values)
@@ -224,8 +240,7 @@ def test_threads_update_one_state_one_after_the_other() -> None:
     seen: list[float] = []
 
     def work() -> None:
-        for _ in range(50):
-            seen.append(float(g()))
+        seen.extend(float(g()) for _ in range(50))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

@@ -19,7 +19,8 @@ from symgrad.graph.leaves import (
     parameter,
     parameters,
 )
-from symgrad.graph.nodes import NODES, Einsum, Gather, Input, Reduce, Scatter, einsum_node
+from symgrad.graph.folds import NODES
+from symgrad.graph.nodes import Einsum, Gather, Input, Reduce, Scatter, einsum_node
 from symgrad.graph.operators import VERBS, load_verbs
 
 load_verbs()

@@ -16,6 +16,7 @@ from symgrad.graph import dims as dm
 from symgrad.graph.binding import Array, Binding
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataError, LeafError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     Constant,
@@ -152,14 +153,19 @@ def evaluate_many(
     outputs: Sequence[Node], arrays: Mapping[Input, Array], dims: Dims
 ) -> list[Array]:
     """The values of nodes, given those of leaves and dims; intermediate ones are freed early."""
-    nodes = Graph.of(outputs).nodes
+    return evaluate_graph(Graph.of(outputs), arrays, dims)
+
+
+def evaluate_graph(graph: Graph, arrays: Mapping[Input, Array], dims: Dims) -> list[Array]:
+    """The values of a graph's outputs."""
+    nodes, outputs = graph.nodes, graph.outputs
     reads: dict[Node, int] = {}
     for node in nodes:
         for arg in node.args:
             reads[arg] = reads.get(arg, 0) + 1
     for node in outputs:
         reads[node] = reads.get(node, 0) + 1
-    values: dict[Node, Array] = {}
+    values: dict[Node, Any] = {}
     with np.errstate(all="ignore"):
         for node in nodes:
             args = [values[a] for a in node.args]
@@ -353,7 +359,29 @@ def _positions(
     return tuple(found)
 
 
-MEANING: dict[type[Node], Callable[[Any, list[Array], Dims], Array]] = {
+def _fold(node: Fold, args: list[Array], dims: Dims) -> list[Array]:
+    a, b = node.carries, node.carries + node.sequences
+    carry, xs, consts = args[:a], args[a:b], args[b:]
+    length = dm.value(node.structure.length, dims)
+    shapes = [dm.values(n.shape, dims) for n in node.body.outputs[a:]]
+    ys = [
+        np.empty((length, *s), n.dtype) for s, n in zip(shapes, node.body.outputs[a:], strict=True)
+    ]
+    for t in reversed(range(length)) if node.structure.reverse else range(length):
+        given = [*carry, *(x[t, ...] for x in xs), *consts]
+        found = evaluate_graph(node.body, dict(zip(node.body.inputs, given, strict=True)), dims)
+        carry = found[:a]
+        for y, value in zip(ys, found[a:], strict=True):
+            y[t] = value
+    return [*carry, *ys]
+
+
+def _proj(node: Proj, args: list[Any], dims: Dims) -> Array:
+    value: Array = args[0][node.place]
+    return value
+
+
+MEANING: dict[type[Node], Callable[[Any, list[Any], Dims], Any]] = {
     Constant: _constant,
     Map: _map,
     Einsum: _einsum,
@@ -361,5 +389,7 @@ MEANING: dict[type[Node], Callable[[Any, list[Array], Dims], Array]] = {
     Reindex: _reindex,
     Gather: _gather,
     Scatter: _scatter,
+    Fold: _fold,
+    Proj: _proj,
 }
 """What each class of node means; Input is given."""

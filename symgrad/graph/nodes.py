@@ -9,8 +9,8 @@
     Gather    a data-dependent read
     Scatter   accumulation by index
 
-The derivative of each is made of the same nodes. Recurrences (Fold and its projection) join here as
-further classes; nothing above asks for a closed list.
+The derivative of each is made of the same nodes. A recurrence and its results, Fold and Proj, stand
+in `folds.py`, and with them the list of all classes.
 
 Everything but `Input` is interned: equal nodes are one object, so equality is `is`. `==` builds an
 expression. Shape, dtype and the user's line are derived at birth; provenance is outside equality.
@@ -118,7 +118,7 @@ class Input(Node):
     label: str
     shape: Shape
     dtype: DType
-    kind: Literal["input", "parameter", "step"] = "input"
+    kind: Literal["input", "parameter", "step", "bound"] = "input"
     init: Any = None
     args: tuple[Node, ...] = ()
 
@@ -328,9 +328,6 @@ class Scatter(Node):
     def derive(self) -> None:
         """The dtype is the updates'."""
         _set(self, "dtype", self.args[0].dtype)
-
-
-NODES: tuple[type[Node], ...] = (Input, Constant, Map, Einsum, Reduce, Reindex, Gather, Scatter)
 
 
 # -- building -------------------------------------------------------------------------------------
