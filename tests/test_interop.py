@@ -146,6 +146,21 @@ def test_sympy_of_integers_bools_and_positions() -> None:
     )
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sympy_writes_a_recurrence_out(reverse) -> None:
+    x, w = sg.input("x", (3, 2), "float64"), sg.input("w", (), "float64")
+    c, ys = sg.scan(lambda c, e: (sg.tanh(c * w + e), c * e), sg.zeros(2, "float64"), x, reverse)
+    values = sample([x, w])
+    for out in (c, ys, sg.grad(c.sum() + (ys * ys).sum(), w)):
+        told = sg.to_sympy(out)
+        got = value_of(told, {leaf.name: value for leaf, value in values.items()})
+        np.testing.assert_allclose(got, sg.evaluate(out, values), rtol=1e-12, atol=1e-14)
+    made = sg.to_networkx([c, ys])
+    assert json.dumps(list(made.nodes(data=True))) and networkx.is_directed_acyclic_graph(made)
+    with pytest.raises(sg.ShapeError, match="a recurrence over T steps"):
+        sg.to_sympy(sg.scan(lambda c, e: (c + e, ()), sg.zeros(()), sg.arange(sg.dim("T")) * 1.0)[0])
+
+
 def test_sympy_refuses_what_it_cannot_tell() -> None:
     x = sg.input("x", (B, 3))
     with pytest.raises(sg.ShapeError, match=r"to_sympy: the extents of \(B, 3\) must be numbers"):

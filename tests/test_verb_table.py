@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import symgrad as sg
 from symgrad.graph.nodes import Node
 from tests.calculus_judges import Values, adjoint, against_differences, real, sample, weighed
 
-FACE = """
+VERBS = """
 exp log log1p expm1 sqrt rsqrt abs sign floor sin cos tan tanh sinh cosh arctan maximum minimum
 where clip square reciprocal power isnan isfinite stop_gradient astype
 sum mean prod max min var std argmax argmin cumsum cumprod any all
@@ -34,8 +34,9 @@ einsum matmul dot tensordot outer trace diag transpose reshape swapaxes moveaxis
 split pad flip squeeze expand_dims broadcast_to repeat tile take take_along_axis tril triu arange
 ones zeros full eye ones_like zeros_like
 sigmoid softplus relu leaky_relu elu gelu silu erf softmax log_softmax logsumexp one_hot
-cross_entropy mse binary_cross_entropy elementwise
-""".split()
+cross_entropy mse binary_cross_entropy elementwise scan
+"""
+FACE = VERBS.split()
 OPERATORS = [
     "+", "-", "*", "/", "//", "%", "**", "@", "==", "!=", "<", "<=", ">", ">=", "&", "|", "^", "~",
     "negative", "x[a:b]", "x[i]", "x[array]", "numpy.tanh(x)", ".T", ".sum", ".mean", ".max",
@@ -90,6 +91,19 @@ def two(make: Callable[..., Any], low: float = -1.5) -> Row:
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return scipy.special.softmax(x, axis)
+
+
+def scanned(scan: Any, tanh: Any, x: Any, w: Any) -> Any:
+    carry, ys = scan(lambda c, e: (tanh(c * w + e), c * e), x[0], x[1:])
+    return carry + ys
+
+
+def stepped(step: Any, carry: np.ndarray, xs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ys = []
+    for x in xs:
+        carry, y = step(carry, x)
+        ys.append(y)
+    return carry, np.stack(ys)
 
 
 def bce(x: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -231,6 +245,9 @@ ROWS: dict[str, Row] = {
     "ones_like": row(lambda m, x: x * m.ones_like(x)),
     "zeros_like": row(lambda m, x: x + m.zeros_like(x)),
     "one_hot": row(lambda m, x: x * m.one_hot(LABELS, 5), lambda x: x * np.eye(5)[LABELS]),
+    # recurrences
+    "scan": row(lambda m, x, w: scanned(m.scan, m.tanh, x, w),
+                lambda x, w: scanned(stepped, np.tanh, x, w), (4, 5), (5,)),
     # losses
     "cross_entropy": row(
         lambda m, x: m.cross_entropy(x, LABELS),
@@ -255,7 +272,7 @@ class Built:
     outputs: list[Node]
 
 
-@lru_cache(maxsize=None)
+@cache
 def built(name: str) -> Built:
     case = ROWS[name]
     number = list(ROWS).index(name)
@@ -324,7 +341,7 @@ def test_cell(name: str, cell: str) -> None:
 PARTS = 3
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(target: str, part: int) -> dict[str, list[np.ndarray]]:
     """Every third row, all its outputs in one program."""
     names = list(ROWS)[part::PARTS]

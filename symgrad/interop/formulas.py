@@ -1,13 +1,14 @@
 """Expressions as SymPy formulas: what a small expression says, element by element.
 
 Every element of every node becomes a SymPy expression of the elements of the leaves. That is exact
-mathematics over the reals: there is no rounding in it, no NaN, and a cast between floats is nothing.
+mathematics over the reals: no rounding, no NaN, and a cast between floats is nothing. A recurrence
+is written out, step by step.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from symgrad.graph import functions as fn
 from symgrad.graph.dims import printable, show
 from symgrad.graph.dtypes import is_bool, is_float, is_int
 from symgrad.graph.errors import ShapeError, SymgradError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import AXIS, P, function_of
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
@@ -55,20 +57,25 @@ def to_sympy(e: Node) -> sympy.Expr | sympy.Array:
     >>> sympy.simplify(to_sympy(sg.grad(sg.sigmoid(x), x)) - to_sympy(sg.sigmoid(x)).diff(s))
     0
     """
-    graph = Graph.of([e])
-    values: dict[Node, Elements] = {}
+    result = _told(Graph.of([e]), {})[e]
+    return result[()] if not e.shape else sympy.ImmutableDenseNDimArray(result.ravel(), e.shape)
+
+
+def _told(graph: Graph, known: Mapping[Node, Elements]) -> dict[Node, Any]:
+    """The elements of every node; of a recurrence, those of each of its results."""
+    values: dict[Node, Any] = dict(known)
     for node in graph.nodes:
-        shape = _sizes(node)
+        if node in values:
+            continue
         rule = _RULES.get(type(node))
         if rule is None:
             raise SymgradError(
                 f"to_sympy: {type(node).__name__} has no formula in SymPy\n  {describe(node)}\n"
-                "  Write it out without it, over a small number of steps."
+                "  Leave it out, or evaluate with sg.evaluate."
             )
-        made = rule(node, [values[a] for a in node.args])
-        values[node] = made.reshape(shape)
-    result = values[e]
-    return result[()] if not e.shape else sympy.ImmutableDenseNDimArray(result.ravel(), e.shape)
+        _sizes(node)
+        values[node] = rule(node, [values[a] for a in node.args])
+    return values
 
 
 def _sizes(node: Node) -> tuple[int, ...]:
@@ -111,7 +118,7 @@ def _input(node: Input, args: list[Elements]) -> Elements:
         symbols = [sympy.Symbol(name, **kind)]
     else:
         base = sympy.IndexedBase(name, shape=node.shape, **kind)
-        symbols = [base[k] for k in _positions(node.shape)]  # type: ignore[arg-type]
+        symbols = [base[k] for k in _positions(_sizes(node))]
     if is_bool(node.dtype):
         symbols = [sympy.Eq(s, 1) for s in symbols]
     return _array(symbols, _sizes(node))
@@ -260,11 +267,9 @@ def _reduce(node: Reduce, args: list[Elements]) -> Elements:
     reduced = _REDUCTIONS[node.op]
     if node.op.startswith("cum"):
         (axis,) = node.axes
-        made = [
-            reduced(*x[(*at[:axis], slice(0, at[axis] + 1), *at[axis + 1 :])])
-            for at in _positions(x.shape)
-        ]
-        return _array(made, x.shape)
+        rows = np.moveaxis(x, axis, -1)
+        running = [reduced(*rows[(*at[:-1],)][: at[-1] + 1]) for at in _positions(rows.shape)]
+        return np.moveaxis(_array(running, rows.shape), -1, axis)
     kept = [k for k in range(x.ndim) if k not in node.axes]
     rows = x.transpose(*kept, *node.axes).reshape(*_sizes(node), -1)
     return _array([reduced(*rows[at]) for at in _positions(rows.shape[:-1])], _sizes(node))
@@ -282,6 +287,35 @@ def _reindex(node: Reindex, args: list[Elements]) -> Elements:
 def _moved(piece: Piece, k: tuple[int, ...], write: bool) -> tuple[int, ...]:
     first, step = (piece.offset, piece.stride) if write else (piece.start, piece.step)
     return tuple(int(a) + s * i for a, s, i in zip(first, step, k, strict=True))
+
+
+def _fold(node: Fold, args: list[Elements]) -> list[Elements]:
+    """All results of a recurrence, its steps written out."""
+    if type(node.structure.length) is not int:
+        raise ShapeError(
+            f"to_sympy: a recurrence over {node.structure.length} steps\n  {describe(node)}\n"
+            "  Give the sequences a length in numbers."
+        )
+    steps = range(node.structure.length)
+    carry = args[: node.carries]
+    sequences = args[node.carries : node.carries + node.sequences]
+    outer = args[node.carries + node.sequences :]
+    ys: dict[int, list[Elements]] = {}
+    for t in reversed(steps) if node.structure.reverse else steps:
+        read = [*carry, *(np.asarray(x[t, ...]) for x in sequences), *outer]
+        values = _told(node.body, dict(zip(node.body.inputs, read, strict=True)))
+        results = [values[o] for o in node.body.outputs]
+        carry, ys[t] = results[: node.carries], results[node.carries :]
+    stacked = []
+    for k, (shape, _) in enumerate(node.results[node.carries :]):
+        items = [item for t in steps for item in ys[t][k].ravel()]
+        stacked.append(_array(items, tuple(int(extent) for extent in shape)))
+    return [*carry, *stacked]
+
+
+def _proj(node: Proj, args: list[Any]) -> Elements:
+    result: Elements = args[0][node.place]
+    return result
 
 
 def _gather(node: Gather, args: list[Elements]) -> Elements:
@@ -330,7 +364,7 @@ def _place(
     return tuple(place)
 
 
-_RULES: dict[type[Node], Callable[[Any, list[Elements]], Elements]] = {
+_RULES: dict[type[Node], Callable[[Any, list[Any]], Any]] = {
     Input: _input,
     Constant: _constant,
     Map: _map,
@@ -339,4 +373,6 @@ _RULES: dict[type[Node], Callable[[Any, list[Elements]], Elements]] = {
     Reindex: _reindex,
     Gather: _gather,
     Scatter: _scatter,
+    Fold: _fold,
+    Proj: _proj,
 }

@@ -1,4 +1,4 @@
-"""Layers: functions on expressions that bring their parameters along, and a table of what they cost.
+"""Layers, functions on expressions that bring their parameters along, and a table of their costs.
 
     model = sg.nn.Sequential([sg.nn.Dense(32, sg.tanh), sg.nn.Dense(10)], name="model")
     logits = model(x)

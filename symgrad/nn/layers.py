@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from symgrad.graph.arithmetic import multiply, square, subtract
@@ -25,7 +26,6 @@ from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
 from symgrad.graph.indexing import take
 from symgrad.graph.leaves import ArrayLike, Init, as_node, cast, parameter, parameters
 from symgrad.graph.nodes import Input, Node, describe
-from symgrad.graph.operators import VERBS
 from symgrad.graph.reductions import mean
 from symgrad.init import normal
 
@@ -152,8 +152,9 @@ class Layer:
                         "one layer twice to share its weights."
                     )
             return name
+        layers = {name[:k] for name in taken for k, sign in enumerate(name) if sign == "/"}
         number = 1
-        while any(leaf.startswith(f"{self.prefix}{self.kind}_{number}/") for leaf in taken):
+        while f"{self.prefix}{self.kind}_{number}" in layers:
             number += 1
         return f"{self.prefix}{self.kind}_{number}"
 
@@ -310,7 +311,8 @@ class Dropout(Layer):
 
     def apply(self, x: Node) -> Node:
         """`dropout(x, rate)`."""
-        dropped: Node = VERBS["dropout"](x, self.rate)
+        streams = import_module("symgrad.graph.streams")  # random numbers: only where they are used
+        dropped: Node = streams.dropout(x, self.rate)
         return dropped
 
 

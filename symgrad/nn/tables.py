@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeAlias
 
 import sympy
 
 from symgrad.calculus.costs import Cost, cost
 from symgrad.diagram.layers import structure_of
-from symgrad.graph.dims import Dim, Shape, printable, same, show, size
+from symgrad.graph.dims import Dim, Shape, printable, show, size
 from symgrad.graph.errors import LeafError
+from symgrad.graph.folds import Proj
 from symgrad.graph.leaves import parameters
 from symgrad.graph.nodes import Constant, Input, Node
-from symgrad.graph.traversal import replace, toposort
+from symgrad.graph.traversal import reconnect, toposort
 from symgrad.nn.layers import Layer, Sequential
 
-Count = int | sympy.Expr
+Count: TypeAlias = int | sympy.Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ def summary(
                 "Call it on an expression: shapes follow from it."
             )
         x, y = model.calls[-1]
-        outputs, parts = (y,), list(_called(model, x, y))
+        outputs: tuple[Node, ...] = (y,)
+        parts = list(_called(model, x, y))
     else:
         outputs = (model,) if isinstance(model, Node) else tuple(model)
         parts = _cut(outputs)
@@ -199,11 +202,16 @@ def _layer_names(nodes: Sequence[Node]) -> str:
 
 # -- counts ----------------------------------------------------------------------------------------
 def _alone(nodes: Sequence[Node], dims: Mapping[Dim | str, int]) -> Cost:
-    """The cost of some nodes, as if what they read came in from outside."""
-    inside = set(nodes)
-    read = dict.fromkeys(a for n in nodes for a in n.args if a not in inside)
-    leaves = {a: Input(a.name, a.shape, a.dtype) for a in read if a.args}
-    return cost(replace(nodes, leaves), dims)
+    """The cost of some nodes, arguments first, as if what they read came in from outside."""
+    made: dict[Node, Node] = {}
+    for node in nodes:
+        if isinstance(node, Proj) and node.args[0] not in made:
+            continue  # a result of a recurrence that another row counts
+        for arg in node.args:
+            if arg not in made:
+                made[arg] = Input(arg.name, arg.shape, arg.dtype) if arg.args else arg
+        made[node] = reconnect(node, tuple(made[a] for a in node.args))
+    return cost([made[n] for n in nodes if n in made], dims)
 
 
 def _numbers(leaves: Sequence[Input]) -> int:
@@ -212,8 +220,8 @@ def _numbers(leaves: Sequence[Input]) -> int:
 
 def _known(shape: Shape, dims: Mapping[Dim | str, int]) -> Shape:
     values = {d if isinstance(d, Dim) else Dim(d): sympy.Integer(int(n)) for d, n in dims.items()}
-    known = [e if type(e) is int else sympy.expand(e.xreplace(values)) for e in shape]
-    return tuple(int(e) if type(e) is int or e.is_Integer else e for e in known)
+    known = [sympy.expand(sympy.sympify(e).xreplace(values)) for e in shape]
+    return tuple(int(e) if e.is_Integer else e for e in known)
 
 
 def _told(count: Count) -> str:

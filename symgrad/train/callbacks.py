@@ -58,9 +58,11 @@ class EarlyStopping(Callback):
     After `fit`: `.best` (the figure), `.best_epoch`, and `.stopped`, whether it ended training.
 
     >>> stop = EarlyStopping(patience=2)
-    >>> records = [EpochRecord(k, loss, {}, 1.0, {}, 0.1, 8, 2) for k, loss in enumerate([3, 2, 4, 5])]
-    >>> [stop(record) for record in records], stop.best, stop.best_epoch
-    ([False, False, False, True], 2.0, 1)
+    >>> losses = enumerate([3.0, 2.0, 4.0, 5.0], start=1)
+    >>> [stop(EpochRecord(k, loss, {}, 1.0, {}, 0.1, 8, 2)) for k, loss in losses]
+    [False, False, False, True]
+    >>> stop.best, stop.best_epoch
+    (2.0, 2)
     """
 
     def __init__(
