@@ -81,10 +81,16 @@ def compile(
     computed = [n for n in [*final, *checks, *right] if not _is_leaf(n)]  # updates last: see memory
     schedule = clock("schedule", lambda: make_schedule(computed))
     lowered = clock("lower", lambda: lower(schedule))
-    plan = clock("plan memory", lambda: plan_memory(
-        schedule, lowered, [n for n in [*final, *checks] if not _is_leaf(root_of(n))],
-        [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
-    ))
+    plan = clock(
+        "plan memory",
+        lambda: plan_memory(
+            schedule,
+            lowered,
+            [n for n in [*final, *checks] if not _is_leaf(root_of(n))],
+            [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)],
+            written.inputs,
+        ),
+    )
     back = clock("import numba", lambda: targets.find(target))
     key = schedule.graph.key
     source = clock("print", lambda: back.print_program(plan, written.dims, key))
@@ -154,7 +160,8 @@ def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
         node = as_node(given, leaf.dtype)
         if free_dims(leaf.shape):
             raise ShapeError(
-                f"updates: a leaf of symbolic shape cannot be kept between calls\n  {describe(leaf)}\n"
+                "updates: a leaf of symbolic shape cannot be kept between calls\n"
+                f"  {describe(leaf)}\n"
                 "  Give it a shape of numbers."
             )
         if len(node.shape) != len(leaf.shape) or any(
@@ -171,4 +178,3 @@ def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
             )
         pairs.append((leaf, node))
     return pairs
-
