@@ -157,7 +157,7 @@ def test_sympy_writes_a_recurrence_out(reverse) -> None:
         np.testing.assert_allclose(got, sg.evaluate(out, values), rtol=1e-12, atol=1e-14)
     made = sg.to_networkx([c, ys])
     assert json.dumps(list(made.nodes(data=True))) and networkx.is_directed_acyclic_graph(made)
-    with pytest.raises(sg.ShapeError, match="a recurrence over T steps"):
+    with pytest.raises(sg.ShapeError, match=r"extents of \(T,\) must be numbers"):
         sg.to_sympy(sg.scan(lambda c, e: (c + e, ()), sg.zeros(()), sg.arange(sg.dim("T")) * 1.0)[0])
 
 

@@ -207,6 +207,19 @@ def test_a_model_trains_and_its_file_finds_its_values_again(tmp_path) -> None:
     np.testing.assert_array_equal(loaded.predict(other, data), trainer.predict(logits, data))
 
 
+@pytest.mark.skipif("dropout" not in sg.__all__, reason="the face has no random numbers")
+def test_dropout_drops_only_while_training() -> None:
+    x = sg.input("x", (B, 5), "float64")
+    y = nn.Sequential([nn.Dropout(0.25), sg.tanh, nn.Dropout(0.25)])(x)
+    values = {"x": np.full((700, 5), 0.5)}
+    np.testing.assert_array_equal(sg.evaluate(y, values), np.tanh(values["x"]))
+    got = sg.evaluate(y, values, training=True)
+    kept = got != 0
+    assert abs(kept.mean() - 0.75**2) < 0.03  # each call has a mask of its own
+    np.testing.assert_allclose(got[kept], np.tanh(0.5 / 0.75) / 0.75)
+    np.testing.assert_allclose(sg.compile(y, training=True)(**values), got, rtol=1e-14)
+
+
 # -- the table -------------------------------------------------------------------------------------
 def test_summary_of_a_model() -> None:
     x = sg.input("x", (B, 5))
