@@ -132,9 +132,12 @@ _ROOMS: dict[str, list[str]] = {
     ],
     "graph.streams": ["dropout"],
     "insight.flow": ["gradient_flow"],
+    "interop.digraph": ["to_networkx"],
+    "interop.formulas": ["to_sympy"],
+    "train.callbacks": ["Checkpoint", "CsvLog", "EarlyStopping"],
     "train.trainer": ["Trainer"],
 }
-_SUBMODULES: list[str] = ["init", "optim", "random"]
+_SUBMODULES: list[str] = ["init", "nn", "optim", "random"]
 _COMPILER: dict[str, list[str]] = {"pipeline": ["compile"]}
 
 
@@ -193,7 +196,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from codegen.pipeline import compile as compile
-    from symgrad import init as init, optim as optim, random as random
+    from symgrad import init as init, nn as nn, optim as optim, random as random
     from symgrad.calculus.costs import cost as cost
     from symgrad.calculus.derivation import derive as derive
     from symgrad.calculus.jvp import jvp as jvp
@@ -325,4 +328,11 @@ if TYPE_CHECKING:
     )
     from symgrad.graph.streams import dropout as dropout
     from symgrad.insight.flow import gradient_flow as gradient_flow
+    from symgrad.interop.digraph import to_networkx as to_networkx
+    from symgrad.interop.formulas import to_sympy as to_sympy
+    from symgrad.train.callbacks import (
+        Checkpoint as Checkpoint,
+        CsvLog as CsvLog,
+        EarlyStopping as EarlyStopping,
+    )
     from symgrad.train.trainer import Trainer as Trainer

@@ -17,9 +17,22 @@ learning rate may be an expression of it: `sgd(0.1 * 0.99 ** (step / 100))`.
 
 A new optimiser is one rule in `RULES` and one function for the user.
 
+A learning rate is a number, which stays, or a scalar expression of `step`. The usual ones:
+
+    step_decay         r f^floor(step / every)
+    exponential_decay  r f^(step / every)
+    cosine_decay       l + (r - l) (1 + cos(pi min(step / n, 1))) / 2
+    piecewise          r_k for boundary_k-1 <= step < boundary_k
+    warmup             rate min(1, (step + 1) / n), whatever the rate is
+
+They are formulas: `adam(warmup(cosine_decay(0.1, 1000), 100))` compiles into the step like anything
+else, and any other formula of `step` will do. A Trainer's file does not hold a formula: give the
+optimizer again to `Trainer.load`.
+
 Sources: Polyak 1964; Nesterov 1983 in the form of Sutskever et al. 2013; Duchi et al. 2011;
 Tieleman and Hinton 2012; Kingma and Ba 2015 (arXiv 1412.6980); Loshchilov and Hutter 2019
-(arXiv 1711.05101).
+(arXiv 1711.05101); cosine: Loshchilov and Hutter 2017 (arXiv 1608.03983); warmup: Goyal et al. 2017
+(arXiv 1706.02677).
 """
 
 from __future__ import annotations
@@ -29,12 +42,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from symgrad.graph.arithmetic import square
+from symgrad.graph.arithmetic import minimum, power, square, where
 from symgrad.graph.dims import same, show
-from symgrad.graph.dtypes import DType, is_float
-from symgrad.graph.elementwise import expm1, rsqrt, sqrt
+from symgrad.graph.dtypes import FLOAT64, DType, is_float
+from symgrad.graph.elementwise import cos, expm1, rsqrt, sqrt
 from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
-from symgrad.graph.leaves import cast
+from symgrad.graph.leaves import cast, constant
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.streams import step as step
 from symgrad.init import zeros
@@ -155,12 +168,27 @@ def sgd(learning_rate: Rate, momentum: float = 0.0, nesterov: bool = False) -> O
 
 
 def adagrad(learning_rate: Rate = 1e-2, epsilon: float = 1e-10) -> Optimizer:
-    """Each entry's rate falls with the squares of its gradients so far.  Duchi et al. 2011."""
+    """Each entry's rate falls with the squares of its gradients so far.  Duchi et al. 2011.
+
+        a' = a + g^2,  a = 0 at first        W' = W - r g / (sqrt(a') + epsilon)
+
+    Args:
+        learning_rate: a number or a scalar expression of `step`.
+        epsilon:       keeps the quotient finite.
+    """
     return _make("adagrad", learning_rate, epsilon=_positive("adagrad", "epsilon", epsilon))
 
 
 def rmsprop(learning_rate: Rate = 1e-2, decay: float = 0.99, epsilon: float = 1e-8) -> Optimizer:
-    """Each gradient is divided by its running root mean square.  Tieleman and Hinton 2012."""
+    """Each gradient is divided by its running root mean square.  Tieleman and Hinton 2012.
+
+        s' = decay s + (1 - decay) g^2,  s = 0 at first        W' = W - r g / (sqrt(s') + epsilon)
+
+    Args:
+        learning_rate: a number or a scalar expression of `step`.
+        decay:         in [0, 1): how slowly the mean square forgets.
+        epsilon:       keeps the quotient finite.
+    """
     return _make(
         "rmsprop", learning_rate, decay=_fraction("rmsprop", "decay", decay),
         epsilon=_positive("rmsprop", "epsilon", epsilon),
@@ -190,12 +218,120 @@ def adamw(
     epsilon: float = 1e-8,
     weight_decay: float = 0.01,
 ) -> Optimizer:
-    """Adam with the decay of weights outside the quotient.  Loshchilov and Hutter 2019."""
+    """Adam with the decay of weights outside the quotient.  Loshchilov and Hutter 2019.
+
+        W' = (1 - r weight_decay) W - r m^ / (sqrt(v^) + epsilon)
+
+    Unlike a penalty in the loss, the decay is the same for every weight, however large its
+    gradients are; it follows the schedule of the rate. Biases decay too.
+
+    Args:
+        learning_rate: a number or a scalar expression of `step`.
+        beta1, beta2:  in [0, 1): how slowly the mean and the mean square forget.
+        epsilon:       keeps the quotient finite.
+        weight_decay:  at least 0.
+    """
     return _make(
         "adamw", learning_rate, beta1=_fraction("adamw", "beta1", beta1),
         beta2=_fraction("adamw", "beta2", beta2), epsilon=_positive("adamw", "epsilon", epsilon),
         weight_decay=_positive("adamw", "weight_decay", weight_decay),
     )
+
+
+# -- learning rates as formulas of the step --------------------------------------------------------
+def step_decay(rate: float, every: int, factor: float = 0.1) -> Node:
+    """`rate factor^floor(step / every)`: a fall by `factor` after every so many steps.
+
+    >>> from symgrad.graph.evaluator import evaluate
+    >>> rate = step_decay(0.1, every=100, factor=0.5)
+    >>> [float(evaluate(rate, {step: t})) for t in (0, 99, 100, 250)]
+    [0.1, 0.1, 0.05, 0.025]
+    """
+    falls = step // _steps("step_decay", "every", every)
+    return _number("step_decay", rate) * _power("step_decay", factor, cast(falls, FLOAT64))
+
+
+def exponential_decay(rate: float, every: int, factor: float = 0.1) -> Node:
+    """`rate factor^(step / every)`: the smooth form of `step_decay`."""
+    falls = cast(step, FLOAT64) / _steps("exponential_decay", "every", every)
+    return _number("exponential_decay", rate) * _power("exponential_decay", factor, falls)
+
+
+def cosine_decay(rate: float, steps: int, last: float = 0.0) -> Node:
+    """`last + (rate - last) (1 + cos(pi min(step / steps, 1))) / 2`: from `rate` down to `last`.
+
+    Source: Loshchilov and Hutter 2017, without restarts.
+
+    >>> from symgrad.graph.evaluator import evaluate
+    >>> rate = cosine_decay(0.5, steps=10, last=0.1)
+    >>> [round(float(evaluate(rate, {step: t})), 3) for t in (0, 5, 10, 1000)]
+    [0.5, 0.3, 0.1, 0.1]
+    """
+    low = _number("cosine_decay", last)
+    part = cast(step, FLOAT64) / _steps("cosine_decay", "steps", steps)
+    wave = (1.0 + cos(math.pi * minimum(part, 1.0))) / 2.0
+    return low + (_number("cosine_decay", rate) - low) * wave
+
+
+def piecewise(boundaries: Sequence[int], rates: Sequence[Rate]) -> Node:
+    """`rates[k]` while `boundaries[k - 1] <= step < boundaries[k]`.
+
+    Args:
+        boundaries: step counts, rising.
+        rates:      one more than boundaries; each a number or a scalar expression of `step`.
+
+    >>> from symgrad.graph.evaluator import evaluate
+    >>> rate = piecewise([10, 30], [0.1, 0.01, 0.001])
+    >>> [float(evaluate(rate, {step: t})) for t in (0, 9, 10, 30)]
+    [0.1, 0.1, 0.01, 0.001]
+    """
+    places = [_steps("piecewise", "a boundary", b) for b in boundaries]
+    if len(rates) != len(places) + 1 or places != sorted(set(places)):
+        raise SymgradError(
+            f"piecewise: needs rising boundaries and one rate more than boundaries, got "
+            f"{list(boundaries)!r} and {len(rates)} rates."
+        )
+    *earlier, result = (_number("piecewise", r) for r in rates)
+    for place, rate in zip(reversed(places), reversed(earlier), strict=True):
+        result = where(step < place, rate, result)
+    return result
+
+
+def warmup(rate: Rate, steps: int) -> Node:
+    """`rate min(1, (step + 1) / steps)`: a straight rise over the first steps.
+
+    Args:
+        rate:  what it rises to: a number, or a schedule, which is not shifted.
+        steps: of the rise; the last of them has the whole rate.
+    Source: Goyal et al. 2017.
+
+    >>> from symgrad.graph.evaluator import evaluate
+    >>> rate = warmup(cosine_decay(0.1, 1000), 4)
+    >>> [round(float(evaluate(rate, {step: t})), 4) for t in (0, 1, 3, 500)]
+    [0.025, 0.05, 0.1, 0.05]
+    """
+    rise = (cast(step, FLOAT64) + 1.0) / _steps("warmup", "steps", steps)
+    return _number("warmup", rate) * minimum(rise, 1.0)
+
+
+def _number(asked: str, rate: Rate) -> Node:
+    """A rate as a scalar in float64: it is rounded once, to the dtype of each parameter."""
+    if not isinstance(rate, Node):
+        return constant(_positive(asked, "a rate", rate), FLOAT64)
+    _check_rate(asked, rate)
+    return cast(rate, FLOAT64)
+
+
+def _power(asked: str, factor: float, exponent: Node) -> Node:
+    if not 0.0 < factor <= 1.0:
+        raise SymgradError(f"{asked}: factor must be in (0, 1], got {factor!r}.")
+    return power(constant(float(factor), FLOAT64), exponent)
+
+
+def _steps(asked: str, name: str, value: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+        raise SymgradError(f"{asked}: {name} must be an integer of at least 1, got {value!r}.")
+    return int(value)
 
 
 # -- rules -----------------------------------------------------------------------------------------
@@ -259,14 +395,18 @@ MAKERS: MappingProxyType[str, Callable[..., Optimizer]] = MappingProxyType(
 # -- checks ----------------------------------------------------------------------------------------
 def _make(name: str, rate: Rate, **options: float) -> Optimizer:
     if isinstance(rate, Node):
-        if rate.shape != ():
-            raise ShapeError(
-                f"{name}: the learning rate must be a scalar, got shape {show(rate.shape)}\n"
-                f"  {describe(rate)}\n  Make it an expression of optim.step alone."
-            )
+        _check_rate(name, rate)
     else:
         rate = float(_positive(name, "learning_rate", rate))
     return Optimizer(name, rate, tuple(options.items()))
+
+
+def _check_rate(asked: str, rate: Node) -> None:
+    if rate.shape != ():
+        raise ShapeError(
+            f"{asked}: the learning rate must be a scalar, got shape {show(rate.shape)}\n"
+            f"  {describe(rate)}\n  Make it an expression of optim.step alone."
+        )
 
 
 def _positive(asked: str, name: str, value: float) -> float:

@@ -14,7 +14,7 @@ class EpochRecord:
     """One epoch in figures; losses and metrics are means weighted by rows.
 
     Fields:
-        epoch:         its number, from 0, counted over all calls of `fit`.
+        epoch:         its number, from 1, counted over all calls of `fit`.
         loss:          mean over the batches, each before its own update.
         metrics:       likewise, by name.
         gradient_norm: norm of the whole gradient before clipping, mean over the batches.

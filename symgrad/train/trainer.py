@@ -22,6 +22,7 @@ from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.structure import flatten
 from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
+from symgrad.train.callbacks import Callback, Listener, listeners_of
 from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count, not_finite
 from symgrad.train.driver import Run, Step, Stop
 from symgrad.train.history import EpochRecord, History
@@ -31,7 +32,6 @@ from symgrad.train.programs import bind_step
 from symgrad.train.progress import progress_bar
 
 Array = npt.NDArray[Any]
-Callback = Callable[[EpochRecord], object]
 Measure = Callable[[], dict[str, float]]
 #: Rows that `evaluate` and `predict` compute at a time unless told otherwise.
 EVALUATION_ROWS = 1024
@@ -111,6 +111,16 @@ class Trainer:
         }
 
     @property
+    def state(self) -> dict[str, Array]:
+        """All that steps change, by name: parameters, the optimiser's state, the step count."""
+        return {leaf.name: value.copy() for leaf, value in self._values.items()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Go back to an earlier `state` of this trainer; epochs count on."""
+        for leaf, value in self._values.items():
+            value[...] = state[leaf.name]
+
+    @property
     def history(self) -> History:
         """Every epoch so far, over all calls of `fit`."""
         return History(tuple(self._records))
@@ -126,7 +136,7 @@ class Trainer:
         batch_size: int = 32,
         shuffle: bool = True,
         validation: Data | None = None,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Iterable[Listener] = (),
         progress: bool | None = None,
     ) -> History:
         """Train for a number of epochs; a further call continues where this one ended.
@@ -139,7 +149,7 @@ class Trainer:
             shuffle:    a new order of rows in every epoch, made of seed and epoch.
             validation: data on which loss and metrics are computed after every epoch.
             callbacks:  called after every epoch with its EpochRecord; one that returns True or
-                        "stop" ends training.
+                        "stop" ends training. See `EarlyStopping`, `Checkpoint` and `CsvLog`.
             progress:   show a bar on standard error; None: when that is a terminal.
         Returns: the epochs of this call. Ctrl-C ends it early, after about 0.1 s, with
             `interrupted` set; a second Ctrl-C raises KeyboardInterrupt.
@@ -147,7 +157,7 @@ class Trainer:
             when a loss or a gradient is not finite under on_nan="raise" and when an index is out
             of range: the step that met it has changed nothing.
         """
-        goal, listeners = self.objective, _listeners(callbacks)
+        goal, listeners = self.objective, listeners_of(callbacks)
         bound = bind("fit", data, goal.inputs, goal.batch)
         size = check_batch_size("fit", batch_size, bound.n)
         if not is_count(epochs):
@@ -162,7 +172,12 @@ class Trainer:
             seed=self.seed, first_epoch=self.epoch, stop_at_nan=self.on_nan == "raise",
         )
         first = len(self._records)
+        informed = [listener for listener in listeners if isinstance(listener, Callback)]
+        for listener in informed:
+            listener.begin(self)
         interrupted = self._train(run, bound, measure, listeners, progress)
+        for listener in informed:
+            listener.end()
         return History(tuple(self._records[first:]), interrupted)
 
     def _train(
@@ -170,7 +185,7 @@ class Trainer:
         run: Run,
         bound: Bound,
         measure: Measure | None,
-        listeners: Sequence[Callback],
+        listeners: Sequence[Listener],
         progress: bool | None,
     ) -> bool:
         """Run to the end, or to Ctrl-C (True), or to a callback's stop."""
@@ -419,16 +434,6 @@ class Trainer:
             value[...] = arrays[leaf.name]
         trainer.epoch, trainer._records = epoch, history
         return trainer
-
-
-def _listeners(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
-    listeners = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
-    if not all(map(callable, listeners)):
-        raise DataError(
-            "fit: callbacks must be a sequence of functions that take an EpochRecord, got "
-            f"{callbacks!r:.80}."
-        )
-    return listeners
 
 
 def _first_value(leaf: Input, seed: int) -> Array:

@@ -1,0 +1,1 @@
+"""Interoperation: expressions for other libraries."""
