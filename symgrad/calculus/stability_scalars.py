@@ -1,0 +1,437 @@
+"""Rules of scalar steps: sums, products, quotients and functions of values.
+
+Each rule takes the step's operands and gives the value that it makes. A rule *fires* where the step
+as written overflows, cancels or is undefined though its value is not: then the value's node is built
+from its form, and the naive one is not built at all. All other steps are kept as they are written;
+their forms are only read by the steps after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import sympy
+
+from symgrad.calculus import stability_forms as fm, stability_ratios as rt
+from symgrad.calculus.stability_building import POWER_LOG_X, SHIFT, X_LOG_X, Builder, mapped
+from symgrad.calculus.stability_forms import WIDTH, Form, Value
+from symgrad.graph import functions as fn
+from symgrad.graph.dtypes import BOOL, DType, promote
+from symgrad.graph.functions import FUNCTIONS, P
+from symgrad.graph.nodes import Node
+
+ONE = Fraction(1)
+Fired = Callable[[str, Value], None]  # remembers which rule gave a value its form
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of a body: what is applied to which values, in a node of which dtype.
+
+    derived: whether differentiation made the node; then terms may cancel that a user's own may not.
+    """
+
+    kind: str
+    payload: object
+    operands: Sequence[Value]
+    dtype: DType
+    derived: bool
+    builder: Builder
+    fired: Fired
+    variance: Callable[[Form, Form], Callable[[], Node] | None]
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a naive form lies below."""
+        return any(v.dirty for v in self.operands)
+
+    def body(self) -> sympy.Expr:
+        """The step as a scalar body over its operands."""
+        a, b = P[0], P[1]
+        if self.kind == "call":
+            return FUNCTIONS[str(self.payload)].cls(*P[: len(self.operands)])
+        plain = {"add": a + b, "sub": a - b, "mul": a * b, "div": a / b, "neg": -a}
+        return plain[self.kind]
+
+    def written(self) -> Value:
+        """The step as it is written: opaque, or inline where all its operands are."""
+        known = [v.dtype for v in self.operands if v.dtype is not None]
+        if not known:
+            names = {P[k]: v.inline for k, v in enumerate(self.operands)}
+            return self.builder.inline(self.body().xreplace(names))
+        dtype = promote(*known)
+        if self.kind == "call":
+            function = FUNCTIONS[str(self.payload)]
+            if function.result == "bool":
+                dtype = BOOL
+            elif function.result == "cast":
+                dtype = function.dtype or dtype
+            elif function.result == "select":
+                branches = [v.dtype for v in self.operands[1:] if v.dtype is not None]
+                dtype = promote(*branches) if branches else self.dtype
+        operands, body = list(self.operands), self.body()
+        value = Value(dtype, dirty=self.dirty)
+        value.make = lambda: self.builder.over(body, operands, dtype)
+        return value
+
+    def as_form(self, form: Form | None) -> Value:
+        """The step as it is written, with its form."""
+        value = self.written()
+        if form is not None and value.inline is None:
+            value.form = form
+        return value
+
+    def fire(self, rule: str, form: Form) -> Value:
+        """The value built from its form, by a rule."""
+        value = Value(self.dtype, form, dirty=True, fired=True)
+        value.make = lambda: self.builder.product(form, self.dtype)
+        self.fired(rule, value)
+        return value
+
+    def fire_node(self, rule: str, make: Callable[[], Node]) -> Value:
+        """An opaque value that a rule builds."""
+        value = Value(self.dtype, dirty=True, fired=True, make=make)
+        self.fired(rule, value)
+        return value
+
+
+def buildable(form: Form) -> bool:
+    """Whether a form can be built with all its digits."""
+    return form.ratio is None or rt.closed_form(form.ratio) is not None
+
+
+def rule_of_form(form: Form) -> str:
+    """The name of the rule that builds a form."""
+    if form.ratio is None:
+        return "exponentials"
+    closed = rt.closed_form(form.ratio)
+    return closed.rule if closed is not None else "exponentials"
+
+
+# -- sums ------------------------------------------------------------------------------------------
+def negate(step: Step) -> Value:
+    """-a keeps the form of a."""
+    (a,) = step.operands
+    return step.as_form(fm.negated(a.form))
+
+
+def add(step: Step) -> Value:
+    """a + b and a - b."""
+    a, b = step.operands
+    sign = 1 if step.kind == "add" else -1
+    right = b.form if sign > 0 else fm.negated(b.form)
+    found = fm.total(a.form, right)
+    if found is not None and found.cancels and (not step.derived or step.dirty):
+        # e^x - 1 = expm1(x);  1 - sigmoid(x) = sigmoid(-x)
+        if buildable(found.form):
+            value = step.fire(rule_of_form(found.form), found.form)
+            value.terms = _terms(a, b, sign)
+            return value
+    if found is None and sign < 0:
+        made = step.variance(a.form, b.form)
+        if made is not None:
+            return step.fire_node("variance", made)
+    value = step.as_form(None if found is None else found.form)
+    if value.inline is not None:
+        return value
+    value.terms = _terms(a, b, sign)
+    if found is None:
+        value.addends = (a, b, sign)
+        value.logs = (a.logs | b.logs) if len(a.logs) + len(b.logs) <= WIDTH else frozenset()
+        value.plus_one = _plus_one(a, b, sign)
+        value.form = _scaled_sum(step, value) or value.form
+    return value
+
+
+def _terms(a: Value, b: Value, sign: int) -> tuple[Form, ...]:
+    # the exponentials that a sum is made of
+    left = a.terms or ((a.form,) if a.form.ratio is None else ())
+    right = b.terms or ((b.form,) if b.form.ratio is None else ())
+    if not left or not right or len(left) + len(right) > WIDTH:
+        return ()
+    if not any(t.exponent for t in (*left, *right)):
+        return ()
+    return (*left, *(right if sign > 0 else map(fm.negated, right)))
+
+
+def _plus_one(a: Value, b: Value, sign: int) -> tuple[int, Value] | None:
+    # 1 + v,  v + 1,  1 - v
+    if a.form.is_number and a.form.number == 1 and not b.form.is_number:
+        return sign, b
+    if sign > 0 and b.form.is_number and b.form.number == 1 and not a.form.is_number:
+        return 1, a
+    return None
+
+
+def _scaled_sum(step: Step, value: Value) -> Form | None:
+    # sum_i w_i e^(s_i) = (sum_i w_i e^(s_i - m)) e^m,  m = max_i s_i
+    terms = value.terms
+    if len(terms) < 2 or not any(fm.height(t.exponent) for t in terms):
+        return None
+    builder, dtype = step.builder, step.dtype
+    largest = Value(dtype, dirty=True, degree=max(fm.height(t.exponent) for t in terms))
+    rest = Value(dtype, dirty=True)
+
+    def shift() -> Node:
+        # several exponents may be equal
+        different = {frozenset(t.exponent.items()): t.exponent for t in terms}
+        exponents = [
+            builder.wrap(builder.combination(e, dtype)) if e else builder.inline(sympy.S.Zero)
+            for e in different.values()
+        ]
+        exponents.sort(key=lambda e: e.inline is not None)
+        body: sympy.Expr = P[0]
+        for k in range(1, len(exponents)):
+            body = fn.maximum(body, P[k])
+        top = builder.over(body, exponents, dtype)
+        return mapped(SHIFT, [top], dtype)
+
+    def scaled() -> Node:
+        m = largest.node
+        args: list[Value] = []
+        for t in terms:
+            plain = builder.product(Form(t.number, t.factors), dtype) if t.factors else None
+            low = (
+                mapped(fn.exp(P[0] - P[1]), [builder.combination(t.exponent, dtype), m], dtype)
+                if t.exponent else mapped(fn.exp(-P[0]), [m], dtype)
+            )
+            c = sympy.Rational(t.number.numerator, t.number.denominator)
+            made = (
+                mapped(c * P[0], [low], dtype) if plain is None
+                else mapped(P[0] * P[1], [plain, low], dtype)
+            )
+            args.append(builder.wrap(made))
+        return builder.over(sympy.Add(*P[: len(args)]), args, dtype)
+
+    largest.make, rest.make = shift, scaled
+    return Form(factors={rest: 1}, exponent={largest: ONE})
+
+
+# -- products --------------------------------------------------------------------------------------
+def multiply(step: Step) -> Value:
+    """a b and a / b."""
+    a, b = step.operands
+    quotient = step.kind == "div"
+    right = fm.inverse(b.form) if quotient else b.form
+    form = fm.product(a.form, right)
+    if form is None:
+        return step.written()
+    if step.derived:
+        # |x|^-1 x = sign(x);  x (1/x) = 1
+        signed = _signed(step, form)
+        if signed is not None:
+            return step.fire("sign", signed)
+    shared = any(
+        power * a.form.factors.get(key, 0) < 0 and key.inline is None
+        for key, power in right.factors.items()
+    )
+    if fm.fights(a.form, right):
+        # (e^a + e^b) e^-c = e^(a - c) + e^(b - c)
+        for sum_, other in ((a, right), (b, a.form)):
+            if sum_.terms and sum_.form.ratio is None and not (quotient and sum_ is b):
+                value = _distributed(step, sum_.terms, other)
+                if value is not None:
+                    return value
+    if fm.fights(a.form, right) or (quotient and fm.hides(b.form, form)):
+        # e^a e^-b = e^(a - b);  1/(1 + e^-x) = sigmoid(x)
+        if buildable(form) and (step.derived or not form.is_number):
+            return step.fire(rule_of_form(form), form)
+    vanished = form.is_number and not (a.form.is_number and b.form.is_number)
+    if shared or vanished:
+        if step.derived and buildable(form):
+            return step.fire("cancellation", form)
+        return step.written()
+    masked = _masked(step, form, a, b)
+    return masked if masked is not None else step.as_form(form)
+
+
+def _distributed(step: Step, terms: Sequence[Form], other: Form) -> Value | None:
+    made = [fm.product(t, other) for t in terms]
+    whole = [t for t in made if t is not None and buildable(t)]
+    if len(whole) < len(made):
+        return None
+
+    def make() -> Node:
+        builder = step.builder
+        args = [builder.wrap(builder.product(t, step.dtype)) for t in whole]
+        return builder.over(sympy.Add(*P[: len(args)]), args, step.dtype)
+
+    value = step.fire_node("exponentials", make)
+    value.terms = tuple(whole)
+    value.form = _scaled_sum(step, value) or value.form
+    return value
+
+
+def _signed(step: Step, form: Form) -> Form | None:
+    for key, power in form.factors.items():
+        x = step.builder.magnitudes.get(key)
+        if x is None or x not in form.factors or power * form.factors[x] >= 0:
+            continue
+        k = form.factors[x]
+        factors = {f: n for f, n in form.factors.items() if f is not key and f is not x}
+        if k % 2:
+            assert x.dtype is not None
+            s = step.builder.wrap(mapped(fn.sign(P[0]), [x.node], x.dtype))
+            factors[s] = 1
+        if power + k:
+            factors[key] = power + k
+        return Form(form.number, factors, form.exponent, form.ratio, form.base)
+    return None
+
+
+def _masked(step: Step, form: Form, a: Value, b: Value) -> Value | None:
+    # x log x = 0 at x = 0
+    if step.kind != "mul" or step.dtype is None:
+        return None
+    for log, other in ((a, b), (b, a)):
+        for x in log.logs:
+            power = other.form.factors.get(x, 0)
+            if power < 1 or x.inline is not None:
+                continue
+            rest = dict(other.form.factors)
+            del rest[x]
+            left = Form(other.form.number, rest, other.form.exponent, other.form.ratio,
+                        other.form.base)
+            if not buildable(left):
+                return None
+            return step.fire_node("x log x", _x_log_x(step, x, power, log, left))
+    return None
+
+
+def _x_log_x(
+    step: Step, x: Value, power: int, log: Value, left: Form
+) -> Callable[[], Node]:
+    def make() -> Node:
+        dtype = step.dtype
+        base = step.builder.product(Form(factors={x: power}), dtype)
+        core = mapped(X_LOG_X if power == 1 else POWER_LOG_X, [base, log.node], dtype)
+        if left.is_number and left.number == 1:
+            return core
+        whole = fm.product(left, step.builder.wrap(core).form)
+        assert whole is not None
+        return step.builder.product(whole, dtype)
+
+    return make
+
+
+# -- functions -------------------------------------------------------------------------------------
+def exponential(step: Step) -> Value:
+    """e^x."""
+    (x,) = step.operands
+    exponent = fm.linear(x)
+    step.builder.name(exponent, x)
+    return step.as_form(Form(exponent=exponent))
+
+
+_T = rt.T
+# of t = e^x:  expm1(x) = t - 1,  sigmoid(x) = t/(1+t),  sinh(x) = (t^2-1)/(2t),  cosh(x) = (t^2+1)/(2t)
+_OF_T = {
+    "expm1": _T - 1, "sigmoid": _T / (1 + _T), "sinh": (_T**2 - 1) / (2 * _T),
+    "cosh": (_T**2 + 1) / (2 * _T),
+}
+
+
+def ratio(step: Step) -> Value:
+    """A function that is rational in e^x; tanh(x) = (t - 1)/(t + 1) with t = e^(2x)."""
+    (x,) = step.operands
+    exponent = fm.linear(x)
+    step.builder.name(exponent, x)
+    name = str(step.payload)
+    if name == "tanh":
+        form = Form(ratio=(_T - 1) / (_T + 1), base=fm.times(exponent, Fraction(2)))
+    else:
+        form = Form(ratio=_OF_T[name], base=exponent)
+    return step.as_form(form)
+
+
+def logarithm(step: Step) -> Value:
+    """log(x)."""
+    (x,) = step.operands
+    if not x.form.plain:
+        # log(w e^s) = log(w) + s
+        return _log_of(step, x.form) or step.written()
+    if x.plus_one is not None:
+        # log(1 + v) = log1p(v)
+        sign, v = x.plus_one
+
+        def make() -> Node:
+            return step.builder.over(fn.log1p(sign * P[0]), [v], step.dtype)
+
+        return step.fire_node("log1p", make)
+    value = step.written()
+    value.logs = frozenset(f for f in x.form.factors if f.inline is None)
+    return value
+
+
+def logarithm_of_one_more(step: Step) -> Value:
+    """log1p(x): log(1 + e^s) = softplus(s)."""
+    (x,) = step.operands
+    found = None if x.form.plain else fm.total(Form(), x.form)
+    if found is None or found.form.plain:
+        return step.written()
+    return _log_of(step, found.form) or step.written()
+
+
+def _log_of(step: Step, form: Form) -> Value | None:
+    probe = step.builder.logarithm(form, step.dtype)
+    if probe is None:
+        return None
+    rule, node = probe
+    return step.fire_node(rule, lambda: node)
+
+
+def square_root(step: Step) -> Value:
+    """sqrt(x^2) = |x|, and its reciprocal."""
+    (x,) = step.operands
+    found = fm.root(x.form) if x.form.factors else None
+    if found is None:
+        return step.written()
+    number, factors, exponent = found
+    if any(v.inline is not None for v in factors):
+        return step.written()
+    form = Form(
+        number, {step.builder.magnitude(v) if k % 2 else v: k for v, k in factors.items()}, exponent
+    )
+    return step.fire("absolute value", form if step.payload == "sqrt" else fm.inverse(form))
+
+
+def conversion(step: Step) -> Value:
+    """A cast to the dtype that x has keeps its form."""
+    (x,) = step.operands
+    same = x.dtype is not None and FUNCTIONS[str(step.payload)].dtype == x.dtype
+    return step.as_form(x.form) if same else step.written()
+
+
+Rule = Callable[[Step], Value]
+
+ARITHMETIC: Mapping[str, Rule] = {
+    "neg": negate, "add": add, "sub": add, "mul": multiply, "div": multiply,
+}
+CALLS: Mapping[str, Rule] = {
+    "exp": exponential,
+    "expm1": ratio,
+    "sigmoid": ratio,
+    "tanh": ratio,
+    "sinh": ratio,
+    "cosh": ratio,
+    "log": logarithm,
+    "log1p": logarithm_of_one_more,
+    "sqrt": square_root,
+    "rsqrt": square_root,
+    "cast_float32": conversion,
+    "cast_float64": conversion,
+}
+
+
+def value_of(step: Step) -> Value:
+    """What a step makes, by the rule of its operation."""
+    floats = all(v.dtype is None or v.dtype == step.dtype for v in step.operands)
+    if not floats or all(v.inline is not None for v in step.operands):
+        return step.written()
+    table = CALLS if step.kind == "call" else ARITHMETIC
+    rule = table.get(str(step.payload) if step.kind == "call" else step.kind)
+    return step.written() if rule is None else rule(step)
+
+
