@@ -168,7 +168,11 @@ class Builder:
                 u = self.combination(times(form.base, scale), dtype)
                 made = u if kind == "itself" else mapped(rt.ARGUMENT[kind](P[0]), [u], dtype)
                 names[P[k]] = factor(self.wrap(made))
-            parts.append(closed.body.xreplace(names))
+            if closed.rule == "two-sided":
+                made = mapped(closed.body, [operands.pop().node], dtype)
+                parts.append(factor(self.wrap(made)))
+            else:
+                parts.append(closed.body.xreplace(names))
         if exponent:
             parts.append(factor(self.wrap(self.exponential(exponent, dtype))))
         for value, power in form.factors.items():
@@ -189,6 +193,9 @@ class Builder:
     def logarithm(self, form: Form, dtype: DType) -> tuple[str, Node] | None:
         """(rule, log of a form with exponentials); None where it may be negative."""
         rule, pieces = "logarithm", list[tuple[Fraction, Node]]()
+        if form.ratio is not None and form.number < 0 and not form.factors:
+            ratio = rt.scaled(form.ratio, Fraction(-1))
+            form = Form(-form.number, {}, form.exponent, ratio, form.base)
         rest = Form(form.number, form.factors)
         exponent: Coefficients = form.exponent
         if form.ratio is not None:

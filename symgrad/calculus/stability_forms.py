@@ -37,6 +37,7 @@ class Value:
     inline:   a number, dim or axis index that is written into bodies; such a value has no node.
     dirty:    whether a naive form lies below it.
     fired:    whether a rule gave it a form other than the one that was written.
+    settled:  whether it is a choice between equal forms, thus stable as it is written.
     logs:     the values at whose zeros it diverges as a logarithm does.
     plus_one: (sign, v) where it is `1 + sign v`.
     terms:    the exponentials that it is the sum of.
@@ -50,6 +51,7 @@ class Value:
     inline: sympy.Expr | None = None
     dirty: bool = False
     fired: bool = False
+    settled: bool = False
     logs: frozenset[Value] = frozenset()
     plus_one: tuple[int, Value] | None = None
     terms: tuple[Form, ...] = ()
@@ -315,6 +317,20 @@ def total(a: Form, b: Form) -> Sum | None:
         for end, x, y in zip(rt.ends(ratio), rt.ends(left), rt.ends(right), strict=True)
     )
     return Sum(form, cancels)
+
+
+def equal(a: Form, b: Form) -> bool:
+    """Whether two forms are the same value."""
+    if not same_factors(a, b) or dict(a.exponent) != dict(b.exponent):
+        return False
+    if a.ratio is None or b.ratio is None:
+        return a.ratio is b.ratio and a.number == b.number
+    met = common_base(a.base, b.base)
+    if met is None:
+        return False
+    _, m, n = met
+    left, right = rt.stretched(a.ratio, m), rt.stretched(b.ratio, n)
+    return bool(rt.scaled(left, a.number) == rt.scaled(right, b.number))
 
 
 # -- growth ----------------------------------------------------------------------------------------

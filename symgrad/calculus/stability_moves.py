@@ -83,6 +83,8 @@ class Moves:
     # -- Einsum ----------------------------------------------------------------------------------
     def einsum(self, node: Einsum, args: Sequence[Value]) -> Outcome:
         """Broadcasts and transposes move forms; sums shift exponentials."""
+        if len(args) == 1 and args[0].form.is_number and not node.summed:
+            return Outcome(args[0].form)
         if all(a.form.plain for a in args):
             return Outcome(None)
         summed = [k for k in node.summed if not is_extent_one(node.extents[k])]

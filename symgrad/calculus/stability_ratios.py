@@ -13,10 +13,10 @@ here are pure and cached: a network repeats few ratios many times.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from math import gcd
+from math import gcd, lcm
 from typing import Any, TypeAlias
 
 import sympy
@@ -197,7 +197,7 @@ def closed_form(a: Ratio) -> Closed | None:
     parts = parts_of(a)
     if parts.below.degree() == 0:
         return _difference(parts)
-    return _logistic(parts) or _two_sided(parts)
+    return _logistic(parts) or _reciprocal(parts) or _two_sided(parts)
 
 
 def _difference(parts: Parts) -> Closed | None:
@@ -206,20 +206,34 @@ def _difference(parts: Parts) -> Closed | None:
     count, rest = multiplicity(parts.above, _MINUS)
     if count == 0 or rest.degree() > 0:
         return None
-    number = sympy.Rational(parts.number.numerator, parts.number.denominator)
     if 2 * j == -n * count:
-        body = number * (2 * P[0]) ** count
+        body = _rational(parts.number) * (2 * P[0]) ** count
         return Closed(body, (("sinh", Fraction(n, 2)),), "sinh")
     if j >= 0 or j <= -n * count:
-        down = j < 0
-        body = number * (-P[0] if down else P[0]) ** count
-        left = j + n * count if down else j
-        arguments = [("expm1", Fraction(-n if down else n))]
-        if left:
-            body *= P[1]
-            arguments.append(("exp", Fraction(left)))
-        return Closed(body, tuple(arguments), "expm1")
+        return _power_of_expm1(parts, count, j < 0)
     return None
+
+
+def _reciprocal(parts: Parts) -> Closed | None:
+    # 1/(t - 1) = 1/expm1(u);   t/(t - 1) = -1/expm1(-u)
+    count, rest = multiplicity(parts.below, _MINUS)
+    if parts.above.degree() or rest.degree():
+        return None
+    if parts.shift <= 0 or parts.shift >= parts.step * count:
+        return _power_of_expm1(parts, -count, parts.shift > 0)
+    return None
+
+
+def _power_of_expm1(parts: Parts, count: int, down: bool) -> Closed:
+    """`number t^j (t^n - 1)^count` by expm1(n u), or downwards by `t^n - 1 = -t^n expm1(-n u)`."""
+    n, j = parts.step, parts.shift
+    body = _rational(parts.number) * (-P[0] if down else P[0]) ** count
+    left = j + n * count if down else j
+    arguments = [("expm1", Fraction(-n if down else n))]
+    if left:
+        body *= P[1]
+        arguments.append(("exp", Fraction(left)))
+    return Closed(body, tuple(arguments), "expm1")
 
 
 def _logistic(parts: Parts) -> Closed | None:
@@ -239,8 +253,7 @@ def _logistic(parts: Parts) -> Closed | None:
     body = sympy.Add(*[
         _rational(c) * s ** (i + first) * r ** (k - odd - i - first) for (i,), c in above.terms()
     ])
-    number = sympy.Rational(parts.number.numerator, parts.number.denominator)
-    body = number * body * h**odd * (e if left else 1)
+    body = _rational(parts.number) * body * h**odd * (e if left else 1)
     kinds = {
         s: ("sigmoid", Fraction(n)), r: ("sigmoid", Fraction(-n)), h: ("tanh", Fraction(n, 2)),
         e: ("exp", Fraction(left)),
@@ -253,7 +266,7 @@ def _logistic(parts: Parts) -> Closed | None:
 
 
 def _rational(c: Any) -> sympy.Rational:
-    value = fraction(c)
+    value = c if isinstance(c, Fraction) else fraction(c)
     return sympy.Rational(value.numerator, value.denominator)
 
 
@@ -261,10 +274,11 @@ def _two_sided(parts: Parts) -> Closed:
     # R(t) for u <= 0, and R(1/w) with w = e^-u for u > 0: no power of a number above 1
     n, j = parts.step, parts.shift
     x = P[0]
-    w, v = fn.exp(n * x), fn.exp(-n * x)
-    number = sympy.Rational(parts.number.numerator, parts.number.denominator)
-    low = _at(parts.above, w) / _at(parts.below, w)
-    high = _at(parts.above, v, True) / _at(parts.below, v, True)
+    c, d = (lcm(*(fraction(a).denominator for a in p.coeffs())) for p in (parts.above, parts.below))
+    number = _rational(parts.number * Fraction(d, c))
+    parts = replace(parts, above=parts.above * c, below=parts.below * d)
+    low = _at(parts.above, n * x) / _at(parts.below, n * x)
+    high = _at(parts.above, -n * x, True) / _at(parts.below, -n * x, True)
     top = j + n * (parts.above.degree() - parts.below.degree())
     body = fn.select(fn.less_equal(x, 0), number * _exp(j) * low, number * _exp(top) * high)
     return Closed(body, (("itself", Fraction(1)),), "two-sided")
@@ -275,14 +289,15 @@ def _exp(k: int) -> sympy.Expr:
 
 
 def _at(p: Poly, x: sympy.Expr, reverse: bool = False) -> sympy.Expr:
-    """p(x) by Horner's rule; with `reverse`, x^degree p(1/x)."""
+    """p(e^x) by Horner's rule, its zeros at x = 0 by expm1; with `reverse`, e^(degree x) p(e^-x)."""
+    zeros, p = multiplicity(p, _MINUS)
     degree = p.degree()
     table = {k: c for (k,), c in p.terms()}
     total: sympy.Expr = sympy.S.Zero
     for k in range(degree + 1):
         c = _rational(table.get(k if reverse else degree - k, 0))
-        total = total * x + c
-    return total
+        total = total * fn.exp(x) + c
+    return total * (-fn.expm1(x) if reverse else fn.expm1(x)) ** zeros
 
 
 # -- logarithms ------------------------------------------------------------------------------------

@@ -49,11 +49,7 @@ class Step:
 
     def body(self) -> sympy.Expr:
         """The step as a scalar body over its operands."""
-        a, b = P[0], P[1]
-        if self.kind == "call":
-            return FUNCTIONS[str(self.payload)].cls(*P[: len(self.operands)])
-        plain = {"add": a + b, "sub": a - b, "mul": a * b, "div": a / b, "neg": -a}
-        return plain[self.kind]
+        return body_of(self.kind, self.payload, len(self.operands))
 
     def written(self) -> Value:
         """The step as it is written: opaque, or inline where all its operands are."""
@@ -95,6 +91,16 @@ class Step:
         value = Value(self.dtype, dirty=True, fired=True, make=make)
         self.fired(rule, value)
         return value
+
+
+_PLAIN = {
+    "add": P[0] + P[1], "sub": P[0] - P[1], "mul": P[0] * P[1], "div": P[0] / P[1], "neg": -P[0],
+}
+
+
+def body_of(kind: str, payload: object, arity: int) -> sympy.Expr:
+    """One operation as a scalar body."""
+    return FUNCTIONS[str(payload)].cls(*P[:arity]) if kind == "call" else _PLAIN[kind]
 
 
 def buildable(form: Form) -> bool:
@@ -234,7 +240,9 @@ def multiply(step: Step) -> Value:
                 value = _distributed(step, sum_.terms, other)
                 if value is not None:
                     return value
-    if fm.fights(a.form, right) or (quotient and fm.hides(b.form, form)):
+    if fm.fights(a.form, right) or (
+        quotient and b.terms and not b.fired and fm.hides(b.form, form)
+    ):
         # e^a e^-b = e^(a - b);  1/(1 + e^-x) = sigmoid(x)
         if buildable(form) and (step.derived or not form.is_number):
             return step.fire(rule_of_form(form), form)
@@ -379,7 +387,9 @@ def _log_of(step: Step, form: Form) -> Value | None:
     if probe is None:
         return None
     rule, node = probe
-    return step.fire_node(rule, lambda: node)
+    value = step.fire_node(rule, lambda: node)
+    value.form = step.builder.wrap(node).form
+    return value
 
 
 def square_root(step: Step) -> Value:
@@ -404,6 +414,16 @@ def conversion(step: Step) -> Value:
     return step.as_form(x.form) if same else step.written()
 
 
+def choice(step: Step) -> Value:
+    """select(c, a, b) of equal a and b is a: two forms of one function, each where it is stable."""
+    _, a, b = step.operands
+    value = step.written()
+    both = a.fired and b.fired
+    if value.inline is None and (both or not a.form.plain) and fm.equal(a.form, b.form):
+        value.form, value.settled, value.dirty = a.form, True, False
+    return value
+
+
 Rule = Callable[[Step], Value]
 
 ARITHMETIC: Mapping[str, Rule] = {
@@ -420,6 +440,7 @@ CALLS: Mapping[str, Rule] = {
     "log1p": logarithm_of_one_more,
     "sqrt": square_root,
     "rsqrt": square_root,
+    "select": choice,
     "cast_float32": conversion,
     "cast_float64": conversion,
 }
@@ -427,7 +448,8 @@ CALLS: Mapping[str, Rule] = {
 
 def value_of(step: Step) -> Value:
     """What a step makes, by the rule of its operation."""
-    floats = all(v.dtype is None or v.dtype == step.dtype for v in step.operands)
+    operands = step.operands[1:] if step.payload == "select" else step.operands
+    floats = all(v.dtype is None or v.dtype == step.dtype for v in operands)
     if not floats or all(v.inline is not None for v in step.operands):
         return step.written()
     table = CALLS if step.kind == "call" else ARITHMETIC

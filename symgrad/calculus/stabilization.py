@@ -24,9 +24,9 @@ from symgrad.calculus.stability_building import Builder, fitted
 from symgrad.calculus.stability_forms import Form, Value, product
 from symgrad.calculus.stability_moves import Moves, Outcome, Summed
 from symgrad.calculus.stability_record import EQUATIONS, Rewrite
-from symgrad.calculus.stability_scalars import Step, value_of
+from symgrad.calculus.stability_scalars import Step, body_of, value_of
 from symgrad.graph.dtypes import is_float
-from symgrad.graph.functions import axis_index
+from symgrad.graph.functions import P, axis_index, placeholder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, einsum_node
 from symgrad.graph.provenance import provenance
@@ -110,7 +110,10 @@ class Walk:
             args = [self.values[a] for a in node.args]
             with provenance(node.origin, node.backward_of, node.where):
                 self.values[node] = self.visit(node, args)
-        return [self.values[output].node for output in outputs]
+        done = [self.values[output].node for output in outputs]
+        used = set(toposort(done))
+        self.rewrites = [r for r in self.rewrites if r.after in used]
+        return done
 
     def visit(self, node: Node, args: Sequence[Value]) -> Value:
         """The value of a node, from those of its arguments."""
@@ -191,31 +194,35 @@ class Walk:
                     lambda rule, value: rules.__setitem__(value, rule),
                     self.moves.variance(node.dtype),
                 )))
-        result = values[-1]
-        if not rules:
+        result, needed = values[-1], needed_steps(steps, values)
+        if not any(values[k] in rules for k in needed):
             return self._as_written(node, args, result, len(steps) == len(args))
         value = Value(node.dtype, result.form, dirty=True, fired=True, logs=result.logs,
                       plus_one=result.plus_one, terms=result.terms, addends=result.addends)
-        if result.form.factors.get(result) == 1 and len(result.form.factors) == 1:
+        if result in result.form.factors and len(result.form.factors) == 1:
             value.form = Form(factors={value: 1})
-        needed = self._needed(steps, values)
+        for k in needed:
+            if values[k].settled:
+                self._keep_whole(node, args, steps, k, values[k])
         value.make = self._maker(node, [values[k] for k in needed], rules)
         return value
 
     def _as_written(
         self, node: Map, args: Sequence[Value], result: Value, bare: bool
     ) -> Value:
-        if bare or result.made is not None or result.inline is not None or result in args:
+        if result.inline is not None:
+            value = self.plain(node, args)
+            value.form = result.form if result.form.is_number else value.form
+            return value
+        if bare or result.made is not None or result in args:
             return self.plain(node, args)
         return self.kept(node, args, result)
 
-    def _needed(self, steps: Sequence[Operation], values: Sequence[Value]) -> list[int]:
-        """The steps that must be built, in order: those that the result reads without a rule."""
-        needed = {len(steps) - 1}
-        for k in range(len(steps) - 1, -1, -1):
-            if k in needed and not values[k].fired:
-                needed.update(steps[k].operands)
-        return sorted(needed)
+    def _keep_whole(
+        self, node: Map, args: Sequence[Value], steps: Sequence[Operation], k: int, value: Value
+    ) -> None:
+        body = expression(steps, k)
+        value.make = lambda: self.builder.over(body, args, node.dtype)
 
     def _maker(
         self, node: Map, values: Sequence[Value], rules: dict[Value, str]
@@ -269,3 +276,26 @@ def inside(node: Node) -> Node:
         return node
     stable = stabilize_graph(body)
     return node if stable is body else dataclasses.replace(node, body=stable)  # type: ignore[type-var]
+
+
+def needed_steps(steps: Sequence[Operation], values: Sequence[Value]) -> list[int]:
+    """The steps that must be built, in order: those that the result reads as it is written."""
+    needed = {len(steps) - 1}
+    for k in range(len(steps) - 1, -1, -1):
+        if k in needed and not values[k].fired and not values[k].settled:
+            needed.update(steps[k].operands)
+    return sorted(needed)
+
+
+def expression(steps: Sequence[Operation], last: int) -> sympy.Expr:
+    """The body of a step, from straight-line code."""
+    made: list[sympy.Expr] = []
+    for step in steps[: last + 1]:
+        if step.kind == "argument":
+            made.append(placeholder(step.payload))
+        elif step.kind in ("number", "dim", "axis"):
+            made.append(inline(step.kind, step.payload))
+        else:
+            names = {P[k]: made[n] for k, n in enumerate(step.operands)}
+            made.append(body_of(step.kind, step.payload, len(step.operands)).xreplace(names))
+    return made[-1]
