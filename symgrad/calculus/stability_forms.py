@@ -42,6 +42,7 @@ class Value:
     plus_one: (sign, v) where it is `1 + sign v`.
     terms:    the exponentials that it is the sum of.
     addends:  (a, b, sign) where it is `a + sign b`.
+    zero_of:  x where it is the test `x = 0` or `0 < x`, or a form that is masked at x = 0.
     degree:   how it grows when all exponents of the graph do: 1, or 0 of a difference.
     """
 
@@ -56,6 +57,7 @@ class Value:
     plus_one: tuple[int, Value] | None = None
     terms: tuple[Form, ...] = ()
     addends: tuple[Value, Value, int] | None = None
+    zero_of: Value | None = None
     degree: Fraction = Fraction(1)
     made: Node | None = None
 

@@ -20,7 +20,7 @@ from symgrad.calculus.stability_forms import WIDTH, Form, Value
 from symgrad.graph import functions as fn
 from symgrad.graph.dtypes import BOOL, DType, promote
 from symgrad.graph.functions import FUNCTIONS, P
-from symgrad.graph.nodes import Node
+from symgrad.graph.nodes import Constant, Node
 
 ONE = Fraction(1)
 Fired = Callable[[str, Value], None]  # remembers which rule gave a value its form
@@ -304,7 +304,9 @@ def _masked(step: Step, form: Form, a: Value, b: Value) -> Value | None:
                         other.form.base)
             if not buildable(left):
                 return None
-            return step.fire_node("x log x", _x_log_x(step, x, power, log, left))
+            value = step.fire_node("x log x", _x_log_x(step, x, power, log, left))
+            value.zero_of = x
+            return value
     return None
 
 
@@ -416,12 +418,38 @@ def conversion(step: Step) -> Value:
 
 def choice(step: Step) -> Value:
     """select(c, a, b) of equal a and b is a: two forms of one function, each where it is stable."""
-    _, a, b = step.operands
+    c, a, b = step.operands
     value = step.written()
+    if value.inline is None and c.zero_of is not None and c.zero_of in (a.zero_of, b.zero_of):
+        value.settled = True
+        return value
     both = a.fired and b.fired
     if value.inline is None and (both or not a.form.plain) and fm.equal(a.form, b.form):
         value.form, value.settled, value.dirty = a.form, True, False
     return value
+
+
+def test(step: Step) -> Value:
+    """x = 0 and 0 < x are remembered: a choice by them masks the zero of x."""
+    a, b = step.operands
+    value = step.written()
+    if value.inline is None:
+        value.zero_of = zero_test(str(step.payload), a, b)
+    return value
+
+
+def zero_test(name: str, a: Value, b: Value) -> Value | None:
+    """x of `x = 0` and `0 < x`."""
+    if _is_zero(a):
+        return b
+    return a if name == "equal" and _is_zero(b) else None
+
+
+def _is_zero(value: Value) -> bool:
+    if value.inline is not None:
+        return bool(value.inline == 0)
+    node = value.made
+    return isinstance(node, Constant) and not node.shape and bool(node.value == 0)
 
 
 Rule = Callable[[Step], Value]
@@ -441,6 +469,8 @@ CALLS: Mapping[str, Rule] = {
     "sqrt": square_root,
     "rsqrt": square_root,
     "select": choice,
+    "equal": test,
+    "less": test,
     "cast_float32": conversion,
     "cast_float64": conversion,
 }

@@ -24,9 +24,9 @@ from symgrad.calculus.stability_building import Builder, fitted
 from symgrad.calculus.stability_forms import Form, Value, product
 from symgrad.calculus.stability_moves import Moves, Outcome, Summed
 from symgrad.calculus.stability_record import EQUATIONS, Rewrite
-from symgrad.calculus.stability_scalars import Step, body_of, value_of
-from symgrad.graph.dtypes import is_float
-from symgrad.graph.functions import P, axis_index, placeholder
+from symgrad.calculus.stability_scalars import Step, body_of, value_of, zero_test
+from symgrad.graph.dtypes import BOOL, is_float
+from symgrad.graph.functions import P, axis_index, function_of, placeholder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, einsum_node
 from symgrad.graph.provenance import provenance
@@ -139,6 +139,10 @@ class Walk:
         """The node over its new arguments."""
         value = self.builder.wrap(reconnect(inside(node), tuple([a.node for a in args])))
         value.dirty = value.dirty or any(a.dirty for a in args)
+        if isinstance(node, Map) and node.dtype == BOOL and len(args) == 2:
+            function = function_of(node.body)
+            if function is not None and function.name in ("equal", "less"):
+                value.zero_of = zero_test(function.name, *args)
         return value
 
     def kept(self, node: Node, args: Sequence[Value], value: Value) -> Value:
