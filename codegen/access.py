@@ -71,8 +71,15 @@ def can_inline(node: Node) -> bool:
 
 
 def is_view(node: Node) -> bool:
-    """Whether a node is its argument's memory under another shape."""
+    """Whether a node is its argument's memory under another shape, which no affine index tells."""
     return is_reshape(node) and not squeezes(node)
+
+
+def root_of(node: Node) -> Node:
+    """The node whose memory a reshape shows."""
+    while is_reshape(node):
+        node = node.args[0]
+    return node
 
 
 def reads(node: Node, index: Index, summed: Sequence[Affine] = ()) -> list[Index]:

@@ -68,7 +68,8 @@ def _path(node: Einsum) -> list[tuple[int, int]]:
     sizes = {k: e if type(e) is int else TYPICAL_EXTENT for k, e in enumerate(node.extents)}
     symbols = [opt_einsum.get_symbol(k) for k in sizes]
     spec = ",".join("".join(symbols[k] for k in labels) for labels in node.labels)
-    out = "".join(symbols[k] for k in node.out)
+    given = {k for labels in node.labels for k in labels}
+    out = "".join(symbols[k] for k in node.out if k in given)
     shapes = [tuple(max(sizes[k], 1) for k in labels) for labels in node.labels]
     path, _ = opt_einsum.contract_path(f"{spec}->{out}", *shapes, shapes=True)
     if any(len(step) != 2 for step in path):

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import sympy
+
 from symgrad.graph.dims import Extent
 from symgrad.graph.dtypes import SHORT, DType
 
@@ -34,19 +36,20 @@ class Affine:
 
     def __add__(self, other: Affine | Extent) -> Affine:
         if not isinstance(other, Affine):
-            return Affine(self.terms, self.const + other)
+            return Affine(self.terms, _number(self.const + other))
         merged = dict(self.terms)
         for var, coefficient in other.terms:
-            merged[var] = merged.get(var, 0) + coefficient
+            merged[var] = _number(merged.get(var, 0) + coefficient)
         terms = tuple((v, c) for v, c in merged.items() if not _is(c, 0))
-        return Affine(terms, self.const + other.const)
+        return Affine(terms, _number(self.const + other.const))
 
     def __mul__(self, factor: Extent) -> Affine:
         if _is(factor, 1):
             return self
         if _is(factor, 0):
             return Affine()
-        return Affine(tuple((v, c * factor) for v, c in self.terms), self.const * factor)
+        terms = tuple((v, _number(c * factor)) for v, c in self.terms)
+        return Affine(terms, _number(self.const * factor))
 
     def coefficient(self, var: str) -> Extent:
         """What `var` is multiplied by."""
@@ -70,6 +73,14 @@ class Affine:
 
 def _is(extent: Extent, value: int) -> bool:
     return type(extent) is int and extent == value
+
+
+def _number(extent: Extent) -> Extent:
+    """The extent with its products written out; an `int` where it is one."""
+    if type(extent) is int:
+        return extent
+    extent = sympy.expand(extent)
+    return int(extent) if extent.is_Integer else extent
 
 
 def _factor(extent: Extent) -> str:

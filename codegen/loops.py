@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codegen import loop_ir as ir
-from codegen.access import ZERO, Index, is_one, reads
+from codegen.access import Index, reads
 from codegen.loop_ir import Affine, Apply, Let, Load, Statement, Store, variable
 from codegen.schedule import (
     LoopStage,
     Schedule,
     axis_name,
-    domain_labels,
     domain_of,
     levels_of,
     member_reads,
     member_roots,
+    place_in,
     position_of,
+    result_index,
 )
 from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
 from symgrad.graph.dims import size
-from symgrad.graph.dtypes import BOOL, INT32, INT64, DType, is_float
+from symgrad.graph.dtypes import BOOL, INT32, DType, is_bool, is_float
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reduce, Scatter
 from symgrad.graph.scalars import operations
 
@@ -96,8 +97,7 @@ class Loops(Values):
             stack, seen = [sink], {sink}
             while stack:
                 node = stack.pop()
-                here = self.position[: len(domain_of(node))]
-                for root, _ in member_roots(self.plan, node, here):
+                for root, _ in member_roots(self.plan, node, self.where(node)):
                     if root in seen or root not in self.level or self.is_row(root):
                         continue
                     seen.add(root)
@@ -125,8 +125,7 @@ class Loops(Values):
         return self.compute(node, self.where(node))
 
     def where(self, node: Node) -> Index:
-        domain = domain_of(node)
-        return tuple(ZERO if is_one(e) else p for e, p in zip(domain, self.position, strict=False))
+        return place_in(self.stage, node)
 
     def row_offset(self, index: Index) -> Affine:
         return offset_of(self.stage.domain[self.stage.split :], index[self.stage.split :])
@@ -168,7 +167,7 @@ class Loops(Values):
         for node, name in accumulators:
             self.reduced[node] = name
             if node in self.plan.stored:
-                self.store(node, name, self.own_index(node))
+                self.store(node, name, result_index(node, self.where(node)))
 
     def prepare(self, sinks: Sequence[Node]) -> None:
         """Write what the sinks need in the order of the members, so that no walk is deep."""
@@ -211,19 +210,11 @@ class Loops(Values):
         self.writes.add(operand)
         self.blocks[depth].append(Store(self.buffer(operand), offset, name))
 
-    def own_index(self, node: Node) -> Index:
-        """Where a reduction's result lies, at the current position of its domain."""
-        labels, summed = domain_labels(node)
-        place = dict(zip(labels, self.where(node), strict=True))
-        if isinstance(node, Einsum):
-            return tuple(place[k] for k in node.out)
-        return tuple(place[a] for a in labels if a not in summed)
-
     def reduce(self, node: Node) -> str:
         """A reduction over the row: an accumulator, updated in the inner loop."""
         if isinstance(node, Reduce) and node.op in ("argmax", "argmin"):
             return self.reduce_place(node)
-        operation = "add" if isinstance(node, Einsum) else _MERGE[node.op]  # type: ignore[attr-defined]
+        operation = merge_of(node)
         name = self.start(node, 1)
         value = self.combine(node, member_reads(node, self.where(node)), ())
         self.update(name, operation, value, node.dtype)
@@ -231,7 +222,7 @@ class Loops(Values):
 
     def start(self, node: Node, depth: int, dtype: DType | None = None) -> str:
         """A new accumulator of the node's dtype, or of `dtype`, at its neutral element."""
-        number = 0 if isinstance(node, (Einsum, Scatter)) else start_of(node)
+        number = start_of(node)
         dtype = dtype or node.dtype
         name = self.fresh()
         self.depth[name] = depth
@@ -254,7 +245,7 @@ class Loops(Values):
         best = self.start(node, 1, dtype)
         place = self.fresh()
         self.depth[place] = 1
-        self.blocks[1].append(Let(place, INT64, ir.Copy(self.literal(0, INT64))))
+        self.blocks[1].append(Let(place, INT32, ir.Copy(self.literal(0, INT32))))
         value = self.combine(node, member_reads(node, self.where(node)), ())
         operands = (best, value) if sign == "less" else (value, best)
         wins = self.inner_let("less", operands, BOOL)
@@ -265,9 +256,9 @@ class Loops(Values):
             wins = self.inner_let("logical_or", (wins, first), BOOL)
         here = self.where(node)[len(node.shape) :]
         position = offset_of(tuple(arg.shape[a] for a in node.axes), here)
-        index = self.inner_let("index", (), INT64, position)
+        index = self.inner_let("index", (), INT32, position)
         better = self.inner_let("select", (wins, value, best), dtype)
-        there = self.inner_let("select", (wins, index, place), INT64)
+        there = self.inner_let("select", (wins, index, place), INT32)
         self.blocks[2].extend((ir.Update(best, better), ir.Update(place, there)))
         return place
 
@@ -286,9 +277,9 @@ class Loops(Values):
             index = self.target(node, here)
             value = self.value(node.args[0], here)
         else:
-            index = self.own_index(node)
+            index = result_index(node, here)
             value = self.combine(node, member_reads(node, here), ())
-        operation = "add" if isinstance(node, (Einsum, Scatter)) else _MERGE[node.op]  # type: ignore[attr-defined]
+        operation = merge_of(node)
         offset = offset_of(node.shape, index)
         self.writes.add(node)
         if not offset.terms:  # a scalar: keep it in a register and store it once
@@ -297,7 +288,7 @@ class Loops(Values):
             self.after.append(Store(self.buffer(node), offset, name))
             return
         buffer = self.buffer(node)
-        number = 0 if isinstance(node, (Einsum, Scatter)) else start_of(node)
+        number = start_of(node)
         initial = self.literal(number, node.dtype)
         self.blocks[0].append(
             ir.For("z", size(node.shape), (Store(buffer, variable("z"), initial),))
@@ -325,9 +316,17 @@ class Loops(Values):
 _MERGE = {"max": "maximum", "min": "minimum", "prod": "mul"}
 
 
+def merge_of(node: Node) -> str:
+    """The operation by which a reduction takes in a further value."""
+    if isinstance(node, Reduce):
+        return _MERGE[node.op]
+    return "logical_or" if is_bool(node.dtype) else "add"
+
+
 def start_of(node: Node) -> float | int | bool:
     """Where a reduction starts: the neutral element of its operation."""
-    assert isinstance(node, Reduce)
+    if not isinstance(node, Reduce):
+        return 0
     dtype = node.args[0].dtype
     bottom = lowest(dtype)
     if node.op == "prod":

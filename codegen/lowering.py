@@ -9,12 +9,12 @@ cheap. Memory (which buffers share a slot) is decided afterwards, on the loads a
 from __future__ import annotations
 
 from codegen import loop_ir as ir
-from codegen.access import ZERO, is_one
+from codegen.access import ZERO, is_one, root_of
 from codegen.contractions import extent_of
 from codegen.loop_ir import Apply, Let, Load, Statement, Store, variable
 from codegen.loops import Loops, lowest
 from codegen.schedule import LoopStage, MoveStage, ProductStage, Schedule, Stage, position_of
-from codegen.values import CopyOf, Lowered, Values, Writer, nest, offset_of, root_of
+from codegen.values import CopyOf, Lowered, Values, Writer, nest, offset_of
 from symgrad.graph.dims import Extent, same, size
 from symgrad.graph.nodes import Reduce, Reindex
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from codegen.access import DYNAMIC, ZERO, Index, can_inline, is_one, is_view, reads
+from codegen.access import DYNAMIC, ZERO, Index, can_inline, is_one, is_view, reads, root_of
 from codegen.contractions import Product, product_of
 from codegen.loop_ir import Affine, variable
 from symgrad.graph.dims import Shape, same, show
@@ -174,6 +174,14 @@ def member_reads(node: Node, position: Index) -> list[Index]:
     return reads(node, position)
 
 
+def result_index(node: Node, position: Index) -> Index:
+    """Where a reduction's result lies, at a position of its domain."""
+    labels, summed = domain_labels(node)
+    place = dict(zip(labels, position, strict=True))
+    kept = node.out if isinstance(node, Einsum) else [a for a in labels if a not in summed]
+    return tuple(place[k] for k in kept)
+
+
 def axis_name(k: int) -> str:
     """The loop variable of axis k of a stage."""
     return f"i{k}"
@@ -182,6 +190,12 @@ def axis_name(k: int) -> str:
 def position_of(domain: Shape) -> Index:
     """The loop variables of a domain; an axis of extent one needs none."""
     return tuple(ZERO if is_one(e) else variable(axis_name(k)) for k, e in enumerate(domain))
+
+
+def place_in(stage: LoopStage, node: Node) -> Index:
+    """The position in its own domain at which a member stands; it may have further axes of one."""
+    here = [*position_of(stage.domain), *[ZERO] * len(domain_of(node))]
+    return tuple(ZERO if is_one(e) else here[k] for k, e in enumerate(domain_of(node)))
 
 
 def make_schedule(outputs: Sequence[Node]) -> Schedule:
@@ -203,12 +217,15 @@ class _Scheduler:
         self.stored: set[Node] = set(self.forced)
 
     def _must_lie_in_memory(self) -> Iterator[Node]:
-        for node in self.graph.outputs:
-            if can_inline(node):
-                yield node
+        """What a kernel or the caller needs as memory; reshapes show the memory of another."""
+        read = [*self.graph.outputs]
         for node in self.graph.nodes:
             if product_of(node) is not None or is_view(node):
-                yield from (a for a in node.args if can_inline(a))
+                read.extend(node.args)
+            elif isinstance(node, Reindex):
+                pieces = zip(node.args, node.pieces, strict=True)
+                read.extend(arg for arg, piece in pieces if piece.view != arg.shape)
+        yield from (root for root in map(root_of, read) if can_inline(root))
 
     def inline(self, node: Node) -> bool:
         return can_inline(node) and node not in self.forced
@@ -222,7 +239,7 @@ class _Scheduler:
             if self.inline(arg):
                 stack.extend(zip(arg.args, reads(arg, index), strict=True))
             elif is_view(arg):
-                found.append((arg.args[0], (Affine(((DYNAMIC, 1),)),)))
+                found.append((root_of(arg), (Affine(((DYNAMIC, 1),)),)))
             else:
                 found.append((arg, index))
         return found
@@ -250,10 +267,9 @@ class _Scheduler:
         )
 
     def _need(self, node: Node) -> None:
-        while is_view(node):
-            node = node.args[0]
-        if not isinstance(node, (Input, Constant)):
-            self.stored.add(node)
+        root = root_of(node)
+        if not isinstance(root, (Input, Constant)):
+            self.stored.add(root)
 
     def _alone(self, stage: Stage, node: Node) -> None:
         self.stage_of[node] = len(self.stages)
@@ -274,11 +290,7 @@ class _Scheduler:
     def _fuse(self, node: Node) -> None:
         domain = domain_of(node)
         roots = self.roots(node, position_of(domain))
-        first = 0
-        for root, _ in roots:
-            while is_view(root):
-                root = root.args[0]
-            first = max(first, self.stage_of.get(root, -1))
+        first = max((self.stage_of.get(root, 0) for root, _ in roots), default=0)
         for number in range(len(self.stages) - 1, first - 1, -1):
             stage = self.stages[number]
             if isinstance(stage, LoopStage) and self._shares(number, node, roots):
@@ -346,7 +358,9 @@ class _Scheduler:
     def _aligned(self, stage: LoopStage, root: Node, index: Index) -> bool:
         """Whether a member is read at the position where it is computed."""
         here = position_of(stage.domain)
-        if stage.is_full(root.shape) and root not in stage.trailing:
+        if root in stage.trailing:
+            return index == result_index(root, place_in(stage, root))
+        if stage.is_full(root.shape):
             return index == here
         rows = here[: stage.split]
         return index[: stage.split] == rows and not any(i.terms for i in index[stage.split :])
@@ -388,9 +402,8 @@ def levels_of(schedule: Schedule, stage: LoopStage) -> dict[Node, int]:
     level: dict[Node, int] = {}
     position = position_of(stage.domain)
     for node in stage.members:
-        here = position[: len(domain_of(node))]
         found = 0
-        for root, index in member_roots(schedule, node, here):
+        for root, index in member_roots(schedule, node, place_in(stage, node)):
             if root in level:
                 bump = (
                     stage.is_full(root.shape)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from codegen import loop_ir as ir
-from codegen.access import ZERO, Index, is_one, is_view, reads
+from codegen.access import ZERO, Index, is_one, is_view, reads, root_of
 from codegen.bodies import BodyWriter
 from codegen.loop_ir import Affine, Apply, Buffer, Kernel, Let, Load, Statement, Store, variable
 from codegen.schedule import Schedule, axis_name, member_reads
 from symgrad.graph.dims import Extent, Shape, size
-from symgrad.graph.dtypes import DType
+from symgrad.graph.dtypes import DType, is_bool
 from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node
 
 
@@ -66,13 +66,6 @@ def offset_of(shape: Shape, index: Index) -> Affine:
     for i, stride, extent in zip(index, strides_of(shape), shape, strict=True):
         total = total + (ZERO if is_one(extent) else i * stride)
     return total
-
-
-def root_of(node: Node) -> Node:
-    """The node whose memory a view shows."""
-    while is_view(node):
-        node = node.args[0]
-    return node
 
 
 class Writer:
@@ -206,8 +199,9 @@ class Values(Writer):
             return self.bodies.write(node, names, index)
         if isinstance(node, Einsum):
             product = names[0]
+            times = "logical_and" if is_bool(node.dtype) else "mul"
             for name in names[1:]:
-                product = self.apply("mul", (product, name), node.dtype)
+                product = self.apply(times, (product, name), node.dtype)
             return product
         return names[0]
 

@@ -184,7 +184,7 @@ def reverse_against_forward(out: Path, quick: bool) -> None:
 def graph_against_tree(out: Path, quick: bool) -> None:
     """Measure the derivative of a composition as a graph and as a tree, as it gets deeper."""
     print("\n== 4. Why a graph: the size of the derivative\n")
-    print("  depth  nodes of the graph         size of the tree")
+    print("  depth  nodes of the graph             size of the tree")
     depths = range(1, 9) if quick else range(1, 31)
     nodes, trees = [], []
     x = sg.input("x", ())
@@ -195,7 +195,7 @@ def graph_against_tree(out: Path, quick: bool) -> None:
         nodes.append(len(toposort([derivative])))
         trees.append(sg.cost(derivative).tree_size)
         if depth % 5 == 0 or depth in (1, 2, 3, depths[-1]):
-            print(f"{depth:>7}{nodes[-1]:>20,}{trees[-1]:>25,}")
+            print(f"{depth:>7}{nodes[-1]:>20,}{trees[-1]:>29,}")
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

@@ -19,6 +19,7 @@ import lazy_loader
 from symgrad._version import __version__ as __version__
 
 _ROOMS: dict[str, list[str]] = {
+    "calculus.costs": ["cost"],
     "calculus.derivation": ["derive"],
     "calculus.jvp": ["jvp"],
     "calculus.second_order": ["hessian", "hvp", "jacobian"],
@@ -191,6 +192,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from codegen.pipeline import compile as compile
     from symgrad import init as init, optim as optim
+    from symgrad.calculus.costs import cost as cost
     from symgrad.calculus.derivation import derive as derive
     from symgrad.calculus.jvp import jvp as jvp
     from symgrad.calculus.second_order import hessian as hessian, hvp as hvp, jacobian as jacobian

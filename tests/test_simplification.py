@@ -128,6 +128,34 @@ def test_random_graphs_mean_the_same(seed):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_nan_and_infinity_of_the_user_stay(seed):
+    loss, leaves = random_loss(100 + seed)
+    values = sample(leaves, seed)
+    rng = np.random.default_rng(seed)
+    for x in leaves:
+        if x.ndim:
+            places = rng.integers(int(np.prod(x.shape)), size=2)
+            values[x].flat[places] = rng.choice([np.inf, np.nan, -np.inf, 0.0, -0.0], size=2)
+    nodes = [n for n in toposort([loss]) if n.dtype == FLOAT64][-8:]
+    before, after = evaluate(nodes, values), evaluate(list(simplify(nodes)), values)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_hessians_of_random_graphs(seed):
+    loss, leaves = random_loss(200 + seed)
+    values = sample(leaves, seed)
+    x = max(leaves, key=lambda leaf: leaf.ndim)
+    H = hessian(loss, x)
+    check(Graph.of([H]))
+    found = evaluate(H, values)
+    n = int(np.prod(x.shape))
+    np.testing.assert_allclose(found, differences(grad(loss, x), x, values), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.reshape(n, n), found.reshape(n, n).T, atol=1e-9)
+
+
 # -- rules, by name -------------------------------------------------------------------------------
 def test_transpose_of_transpose_and_reshape_of_reshape():
     x = real("x", 3, 5)
@@ -389,6 +417,13 @@ def test_jacobian_of_symbolic_size():
     np.testing.assert_allclose(evaluate(J, values), (1 - t**2)[:, None] * values[X], rtol=1e-12)
     p = np.exp(values[w]) / np.exp(values[w]).sum()
     np.testing.assert_allclose(evaluate(S, values), np.diag(p) - np.outer(p, p), atol=1e-15)
+
+
+def test_literal_vectors_take_the_dtype_of_what_they_meet():
+    w = input("w", (3,))
+    product = hvp((w * w * w).sum(), w, np.array([1.0, 2.0, 3.0]))
+    assert product.dtype == np.float32
+    assert vjp(w * w, w, [[1, 2, 3]])[0].dtype == np.float32
 
 
 def test_a_masked_branch_in_a_hessian():

@@ -115,7 +115,9 @@ class Lane:
         """The truth of `self relation other`; false where either is NaN, except for '!='."""
         left, right, build = self.value, self.of(other).value, self.builder
         if not self.is_float:
-            return Lane(build, build.icmp_signed(relation, left, right))
+            truth = left.type == ir.IntType(1)  # as a signed number, true is -1
+            ask = build.icmp_unsigned if truth else build.icmp_signed
+            return Lane(build, ask(relation, left, right))
         ask = build.fcmp_unordered if relation == "!=" else build.fcmp_ordered
         return Lane(build, ask(relation, left, right))
 

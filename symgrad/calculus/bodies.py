@@ -23,11 +23,13 @@ _OR = fn.FUNCTIONS["logical_or"].cls
 _AND = fn.FUNCTIONS["logical_and"].cls
 
 
+@cache
 def _masked(expr: sympy.Expr) -> bool:
     """Whether it is a select with a branch that is zero, or that is masked itself."""
     return isinstance(expr, _SELECT) and any(b == 0 or _masked(b) for b in expr.args[1:])
 
 
+@cache
 def _has_mask(expr: sympy.Expr) -> bool:
     return _masked(expr) or (
         isinstance(expr, (sympy.Add, sympy.Mul)) and any(_has_mask(a) for a in expr.args)
@@ -58,10 +60,28 @@ def product(factor: sympy.Expr, term: sympy.Expr) -> sympy.Expr:
     return factor * term
 
 
+def _of_quotient(body: sympy.Expr, k: int) -> sympy.Expr | None:
+    """The derivative by a denominator in terms of the quotient y, which does not overflow.
+
+        y = a / b^n:  dy/db = -n y / b;   y = 1 / b:  dy/db = -y^2
+    """
+    own = placeholder(k)
+    if body == 1 / own:
+        return -(Y**2)
+    for term in body.args if isinstance(body, sympy.Mul) else (body,):
+        if isinstance(term, sympy.Pow) and term.base == own and term.exp.is_Integer:
+            rest = body / term
+            if term.exp < 0 and not rest.has(own):
+                return term.exp * Y / own
+    return None
+
+
 @cache
 def slope(body: sympy.Expr, k: int) -> sympy.Expr | None:
     """The derivative of a body by p_k with its masks outermost; None where it is zero."""
-    d = derivative(body, k)
+    d = _of_quotient(body, k)
+    if d is None:
+        d = derivative(body, k)
     if d is None:
         return None
     d = product(sympy.S.One, d)

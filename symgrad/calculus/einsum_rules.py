@@ -10,7 +10,7 @@ from symgrad.calculus import bodies
 from symgrad.calculus.building import aligned, is_extent_one, literal, total, zeros_node
 from symgrad.calculus.map_rules import build, derived, is_delta, is_zero
 from symgrad.graph.dims import Extent
-from symgrad.graph.dtypes import DType
+from symgrad.graph.dtypes import DType, is_bool
 from symgrad.graph.functions import P, placeholder
 from symgrad.graph.nodes import Constant, Einsum, Map, Node, einsum_node
 
@@ -234,9 +234,14 @@ def scalar_operands(node: Einsum, once: Once) -> Node | None:
 
 def identity(node: Einsum, once: Once) -> Node | None:
     """rewrite: sum x -> x  where nothing is summed, moved or repeated."""
-    if len(node.args) == 1 and node.labels[0] == node.out and node.args[0].shape == node.shape:
-        return node.args[0]
-    return None
+    if len(node.args) > 1 or node.args[0].shape != node.shape:
+        return None
+    own = node.labels[0]
+    for k, j in zip(own, node.out, strict=True):
+        # an axis of one may be summed away and put back
+        if k != j and (k in node.out or j in own or not is_extent_one(node.extents[k])):
+            return None
+    return node.args[0]
 
 
 def private_sum(node: Einsum, once: Once) -> Node | None:
@@ -267,7 +272,7 @@ def broadcast_last(node: Einsum, once: Once) -> Node | None:
 
 def elementwise(node: Einsum, once: Once) -> Node | None:
     """rewrite: a product that sums nothing and transposes nothing -> map p0 * p1."""
-    if len(node.args) < 2 or node.summed or any(map(is_delta, node.args)):
+    if len(node.args) < 2 or node.summed or is_bool(node.dtype) or any(map(is_delta, node.args)):
         return None
     place = {k: n for n, k in enumerate(node.out)}
     args: list[Node] = []

@@ -25,9 +25,11 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
+from symgrad.calculus.unfolding import is_heavy, unfolded
 from symgrad.calculus.vjp import (
     active_nodes,
     as_targets,
+    as_vectors,
     check_float,
     check_vectors,
     fresh_labels,
@@ -35,11 +37,12 @@ from symgrad.calculus.vjp import (
 )
 from symgrad.graph.dims import Shape
 from symgrad.graph.errors import GradError
-from symgrad.graph.functions import Y, placeholder
-from symgrad.graph.leaves import ArrayLike, as_node
+from symgrad.graph.functions import P, Y, placeholder
+from symgrad.graph.leaves import ArrayLike
 from symgrad.graph.nodes import (
     Einsum,
     Gather,
+    Input,
     Map,
     Node,
     Reduce,
@@ -48,7 +51,7 @@ from symgrad.graph.nodes import (
 )
 from symgrad.graph.provenance import provenance
 from symgrad.graph.scalars import placeholders_in
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import replace, toposort
 
 Tangents = Sequence[Node | None]
 Rule = Callable[[Node, Tangents, Shape], Node | None]
@@ -95,7 +98,7 @@ def jvp(
         )
     for out in outs:
         check_float("jvp", "an output", out)
-    vectors = [as_node(v, t.dtype) for v, t in zip(given, targets, strict=True)]
+    vectors = as_vectors(given, targets)
     batch = check_vectors("jvp", "tangent", targets, vectors)
     lead = vectors[0].shape[:batch] if vectors else ()
     pairs = [(t, converted(v, t.dtype)) for t, v in zip(targets, vectors, strict=True)]
@@ -107,6 +110,17 @@ def push_forward(
     outputs: Sequence[Node], seeds: Sequence[tuple[Node, Node]], lead: Shape
 ) -> tuple[Node, ...]:
     """Tangents of the outputs from (node, tangent) pairs with the leading axes `lead`."""
+    made = walk_forward(outputs, seeds, lead)
+    with provenance("jvp"):
+        return tuple(
+            made[o] if o in made else zeros_node((*lead, *o.shape), o.dtype) for o in outputs
+        )
+
+
+def walk_forward(
+    outputs: Sequence[Node], seeds: Sequence[tuple[Node, Node]], lead: Shape
+) -> dict[Node, Node]:
+    """Tangents of all nodes that have one."""
     order = toposort(outputs)
     active = active_nodes(order, [node for node, _ in seeds])
     given: dict[Node, list[Node]] = {}
@@ -124,10 +138,7 @@ def push_forward(
                 parts += [] if own is None else [own]
             if parts:
                 made[node] = total(parts)
-    with provenance("jvp"):
-        return tuple(
-            made[o] if o in made else zeros_node((*lead, *o.shape), o.dtype) for o in outputs
-        )
+    return made
 
 
 def rule_of(node: Node) -> Rule:
@@ -147,10 +158,12 @@ def _map(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
     known = [
         (k, converted(t, node.dtype))
         for k, t in enumerate(tangents)
-        if t is not None and bodies.slope(node.body, k) is not None
+        if t is not None and (is_heavy(node) or bodies.slope(node.body, k) is not None)
     ]
     if not known:
         return None
+    if is_heavy(node):
+        return _map_unfolded(node, dict(known), lead)
     if lead:
         return total([t for k, v in known if (t := _map_batched(node, k, v, lead)) is not None])
     body, args = node.body, [*node.args, node, *(t for _, t in known)]
@@ -165,6 +178,20 @@ def _map(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
         tuple(args[k] for k in used), bodies.shift(sum_body, tuple(places), ()),
         node.shape, node.dtype,
     )
+
+
+def _map_unfolded(node: Map, tangents: dict[int, Node], lead: Shape) -> Node | None:
+    # y = f(g(a)) with a name for g(a):  the same walk, inside the body
+    inner, leaves = unfolded(node)
+    if inner.shape != node.shape or inner.dtype != node.dtype:
+        inner = Map((inner,), P[0], node.shape, node.dtype)
+    own = {k: Input(f"t{k}", t.shape, t.dtype) for k, t in tangents.items()}
+    made = walk_forward([inner], [(leaves[k], own[k]) for k in tangents], lead)
+    if inner not in made:
+        return None
+    outside: dict[Node, Node] = {own[k]: t for k, t in tangents.items()}
+    outside.update(zip(leaves, node.args, strict=True))
+    return replace([made[inner]], outside)[0]
 
 
 @cache

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import sympy
 
 from symgrad.calculus import bodies
-from symgrad.calculus.building import axes_of_one, is_extent_one, zeros_node
+from symgrad.calculus.building import axes_of_one, delta_body, is_extent_one, zeros_node
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Dim, Shape
 from symgrad.graph.dtypes import DType, is_float
@@ -199,7 +198,8 @@ def sum_of_maps(node: Map, once: Once) -> Node | None:
     """
     if not derived(node):
         return None
-    sums = bodies.linear(node.body) is not None
+    wide = sum(bool(arg.shape) for arg in node.args)
+    sums = bodies.linear(node.body) is not None or wide == 1
     picked = {
         k: inner for k, arg in enumerate(node.args)
         if (inner := _inner(node, arg, once, sums)) is not None
@@ -292,12 +292,6 @@ def _axes(inner: Map, outer: Node, rank: int) -> tuple[int | None, ...]:
     return tuple(lead + outer.out.index(k) for k in outer.labels[0])
 
 
-@lru_cache(maxsize=8)
-def delta_test(dtype: DType) -> sympy.Expr:
-    """The body of a unit matrix."""
-    return fn.CAST[dtype](fn.equal(fn.AXIS[0], fn.AXIS[1]))
-
-
 def is_delta(node: Node) -> bool:
     """Whether a node is the unit matrix."""
     return (
@@ -305,6 +299,6 @@ def is_delta(node: Node) -> bool:
         and not node.args
         and node.ndim == 2
         and is_float(node.dtype)
-        and node.body == delta_test(node.dtype)
+        and node.body == delta_body(node.dtype)
         and node.shape[0] == node.shape[1]
     )

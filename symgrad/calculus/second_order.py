@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
-from symgrad.calculus.building import unit_seed
+from symgrad.calculus.building import converted, unit_seed
 from symgrad.calculus.jvp import push_forward
 from symgrad.calculus.simplification import simplify
-from symgrad.calculus.vjp import as_targets, check_float, check_vectors, grad, pull_back
+from symgrad.calculus.vjp import as_targets, as_vectors, check_float, check_vectors, grad, pull_back
 from symgrad.graph.dims import Shape, size
 from symgrad.graph.errors import GradError
-from symgrad.graph.leaves import ArrayLike, as_node
+from symgrad.graph.leaves import ArrayLike
 from symgrad.graph.nodes import Node, einsum_node
 from symgrad.graph.provenance import provenance
 
@@ -125,9 +125,10 @@ def hvp(
         raise GradError(
             f"hvp: {len(targets)} nodes in wrt, but {len(given)} vectors. Give one for each."
         )
-    tangents = [as_node(v, t.dtype) for v, t in zip(given, targets, strict=True)]
+    tangents = as_vectors(given, targets)
     batch = check_vectors("hvp", "vector", targets, tangents)
     lead = tangents[0].shape[:batch] if tangents else ()
     slopes = simplify(grad(loss, targets))
-    made = simplify(push_forward(slopes, list(zip(targets, tangents, strict=True)), lead))
+    pairs = [(t, converted(v, t.dtype)) for t, v in zip(targets, tangents, strict=True)]
+    made = simplify(push_forward(slopes, pairs, lead))
     return made[0] if isinstance(wrt, Node) else made

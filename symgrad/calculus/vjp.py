@@ -33,14 +33,16 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
+from symgrad.calculus.unfolding import is_heavy, unfolded
 from symgrad.graph.dims import Shape, show
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
 from symgrad.graph.functions import P
-from symgrad.graph.leaves import ArrayLike, as_node
+from symgrad.graph.leaves import ArrayLike, as_node, cast
 from symgrad.graph.nodes import (
     Einsum,
     Gather,
+    Input,
     Map,
     Node,
     Piece,
@@ -54,7 +56,7 @@ from symgrad.graph.nodes import (
     whole,
 )
 from symgrad.graph.provenance import provenance
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import replace, toposort
 
 Cotangents = Sequence[Node | None]
 Rule = Callable[[Node, Node, int, Sequence[bool]], Cotangents]
@@ -135,7 +137,7 @@ def vjp(
         )
     for out in outs:
         check_float("vjp", "an output", out)
-    seeds = [as_node(ct, out.dtype) for ct, out in zip(given, outs, strict=True)]
+    seeds = as_vectors(given, outs)
     batch = check_vectors("vjp", "cotangent", outs, seeds)
     targets = as_targets("vjp", wrt)
     pairs = [(o, converted(ct, o.dtype)) for o, ct in zip(outs, seeds, strict=True)]
@@ -157,6 +159,15 @@ def as_targets(asked: str, wrt: Node | Sequence[Node]) -> tuple[Node, ...]:
             )
         check_float(asked, "wrt", target)
     return targets
+
+
+def as_vectors(values: Sequence[ArrayLike], nodes: Sequence[Node]) -> list[Node]:
+    """Values as (co)tangents of nodes; literals take the dtypes of the nodes."""
+    made = [as_node(v, n.dtype) for v, n in zip(values, nodes, strict=True)]
+    return [
+        new if new is given else cast(new, node.dtype)
+        for new, given, node in zip(made, values, nodes, strict=True)
+    ]
 
 
 def check_float(asked: str, role: str, node: Node) -> None:
@@ -199,6 +210,19 @@ def pull_back(
     seeds: Sequence[tuple[Node, Node]], targets: Sequence[Node], batch: int
 ) -> tuple[Node, ...]:
     """Cotangents of the targets from (output, cotangent) pairs; see `vjp`."""
+    found = walk_back(seeds, targets, batch)
+    with provenance("vjp"):
+        lead = seeds[0][1].shape[:batch] if seeds else ()
+        return tuple(
+            found[t] if t in found else zeros_node((*lead, *t.shape), t.dtype) for t in targets
+        )
+
+
+def walk_back(
+    seeds: Sequence[tuple[Node, Node]], targets: Sequence[Node], batch: int,
+    primal: Node | None = None,
+) -> dict[Node, Node]:
+    """Cotangents of the targets that are reached; `primal` is what new nodes are backward of."""
     order = toposort([output for output, _ in seeds])
     active = active_nodes(order, targets)
     wanted = set(targets)
@@ -211,7 +235,7 @@ def pull_back(
         parts = pending.pop(node, None)
         if parts is None:
             continue
-        with provenance("vjp", node, node.where):
+        with provenance("vjp", node if primal is None else primal, node.where):
             ct = parts[0] if len(parts) == 1 else total(parts)
             if node in wanted:
                 found[node] = ct
@@ -221,18 +245,22 @@ def pull_back(
             for arg, part in zip(node.args, rule_of(node)(node, ct, batch, needs), strict=True):
                 if part is not None and arg in active:
                     pending.setdefault(arg, []).append(part)
-    with provenance("vjp"):
-        lead = seeds[0][1].shape[:batch] if seeds else ()
-        return tuple(
-            found[t] if t in found else zeros_node((*lead, *t.shape), t.dtype) for t in targets
-        )
+    return found
 
 
 def active_nodes(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
-    """The float nodes of a topological order that depend on a target."""
+    """The float nodes of a topological order that depend on a target, with a derivative."""
     active = set(targets)
     for node in order:
-        if is_float(node.dtype) and any(arg in active for arg in node.args):
+        if not is_float(node.dtype):
+            continue
+        if isinstance(node, Map):
+            body = node.body
+            for k, arg in enumerate(node.args):
+                if arg in active and (is_heavy(node) or bodies.slope(body, k) is not None):
+                    active.add(node)
+                    break
+        elif any(arg in active for arg in node.args):
             active.add(node)
     return active
 
@@ -251,11 +279,33 @@ def rule_of(node: Node) -> Rule:
 def _map(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangents:
     # y = f(a, b):  a_ct = sum over stretched axes of y_ct * df/da
     assert isinstance(node, Map)
+    if is_heavy(node):
+        return _map_unfolded(node, ct, batch, needs)
     if batch:
         return [
             _map_batched(node, k, ct, batch) if need else None for k, need in enumerate(needs)
         ]
     return [_map_plain(node, k, ct) if need else None for k, need in enumerate(needs)]
+
+
+def _map_unfolded(node: Map, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangents:
+    # y = f(g(a)) with a name for g(a):  the same walk, inside the body
+    inner, leaves = unfolded(node)
+    if inner.shape != node.shape or inner.dtype != node.dtype:
+        inner = Map((inner,), P[0], node.shape, node.dtype)
+    own = Input("ct", ct.shape, ct.dtype)
+    targets = [leaf for leaf, need in zip(leaves, needs, strict=True) if need]
+    found = walk_back([(inner, own)], targets, batch, node)
+    known = [leaf for leaf in targets if leaf in found]
+    outside: dict[Node, Node] = {own: ct, **dict(zip(leaves, node.args, strict=True))}
+    parts = dict(zip(known, replace([found[leaf] for leaf in known], outside), strict=True))
+    mask = None if batch else mask_of(ct)
+    return [
+        masked_map(P[0], (part,), mask, part.shape, part.dtype)
+        if (part := parts.get(leaf)) is not None and mask and part.shape == node.shape
+        else part
+        for leaf in leaves
+    ]
 
 
 def _map_plain(node: Map, k: int, ct: Node) -> Node | None:

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PACKAGES = tuple(os.path.join(_ROOT, package) + os.sep for package in ("symgrad", "codegen"))
+_DEMO = os.path.join(_ROOT, "symgrad", "demo.py")  # uses symgrad as a person would
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def caller() -> SourceLine | None:
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGES) and not file.startswith("<string"):
+        if (not file.startswith(_PACKAGES) or file == _DEMO) and not file.startswith("<string"):
             return SourceLine(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -1,0 +1,288 @@
+"""Loop IR run by Python: a second target for tests, slow, in which every access is checked.
+
+It has the meaning of the IR and nothing of Numba's: loads and stores are checked against the bounds
+of their buffers, loads against memory that nothing has written, operands against the dtype of their
+result, and the alias scopes of one kernel against overlapping memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator, Mapping
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from codegen import loop_ir as ir, targets
+from codegen.loading import Loaded
+from codegen.memory import Plan
+from symgrad.graph.dims import Dim, value
+from symgrad.graph.dtypes import BOOL, INT64
+from symgrad.graph.functions import FUNCTIONS
+
+ARITHMETIC = {
+    "add": "{} + {}",
+    "sub": "{} - {}",
+    "mul": "{} * {}",
+    "div": "{} / {}",
+    "neg": "-{}",
+    "less": "{} < {}",
+    "less_equal": "{} <= {}",
+    "equal": "{} == {}",
+    "not_equal": "{} != {}",
+    "logical_and": "{} & {}",
+    "logical_or": "{} | {}",
+    "logical_xor": "{} ^ {}",
+    "logical_not": "not {}",
+}
+
+
+class Block:
+    """The memory behind one entry of the table, and which of its bytes were written."""
+
+    def __init__(self, address: int, size: int, written: bool) -> None:
+        self.address, self.size = address, size
+        raw = (ctypes.c_uint8 * max(size, 1)).from_address(address)
+        self.bytes = np.frombuffer(raw, np.uint8)[:size]
+        self.written = np.full(size, written)
+
+    def typed(self, dtype: np.dtype[Any]) -> Typed:
+        return Typed(self, dtype)
+
+
+class Typed:
+    """A block as elements of one dtype."""
+
+    def __init__(self, block: Block, dtype: np.dtype[Any]) -> None:
+        self.block, self.dtype = block, dtype
+        whole = block.size - block.size % dtype.itemsize
+        self.items = block.bytes[:whole].view(dtype)
+
+    def load(self, place: int) -> Any:
+        self.inside(place, place + 1)
+        width = self.dtype.itemsize
+        assert self.block.written[place * width : (place + 1) * width].all(), "nothing was written"
+        return self.items[place]
+
+    def store(self, place: int, item: Any) -> None:
+        self.inside(place, place + 1)
+        assert item.dtype == self.dtype, (item.dtype, self.dtype)
+        self.items[place] = item
+        width = self.dtype.itemsize
+        self.block.written[place * width : (place + 1) * width] = True
+
+    def inside(self, first: int, end: int) -> None:
+        assert 0 <= first <= end <= len(self.items), (first, end, len(self.items))
+
+    def matrix(self, place: int, rows: int, columns: int, read: bool) -> np.ndarray[Any, Any]:
+        end = place + rows * columns
+        self.inside(place, end)
+        width = self.dtype.itemsize
+        if read:
+            assert self.block.written[place * width : end * width].all(), "nothing was written"
+        else:
+            self.block.written[place * width : end * width] = True
+        return self.items[place:end].reshape(rows, columns)
+
+
+class Target:
+    """Stands for a module of `codegen/targets`."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, tuple[Plan, tuple[Dim, ...]]] = {}
+
+    def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
+        source = f"# {len(self.plans)} {key}\n" + "\n".join(str(c.kernel) for c in plan.calls)
+        self.plans[source] = plan, dims
+        return source
+
+    def load_program(self, source: str, key: str) -> Loaded:
+        plan, dims = self.plans[source]
+        failures: list[BaseException] = []
+
+        def program(table: int, numbers: int) -> int:
+            try:
+                extents = np.frombuffer((ctypes.c_int64 * len(dims)).from_address(numbers), "i8")
+                return run(plan, table, dict(zip(dims, map(int, extents), strict=True)))
+            except BaseException as error:
+                failures.append(error)
+                return 0
+
+        callback = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(program)
+        module = ModuleType("interpreted")
+        module.__dict__.update(callback=callback, failures=failures)
+        address = ctypes.cast(callback, ctypes.c_void_p).value
+        assert address is not None
+        return Loaded(address, module, None, False, 0.0)
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """Inside, `compile` makes programs that the interpreter runs."""
+    find = targets.find
+    made = Target()
+    targets.find = lambda name: made  # type: ignore[assignment,return-value]
+    try:
+        yield
+    finally:
+        targets.find = find
+
+
+def failures(f: Any) -> list[BaseException]:
+    """What went wrong inside the runs of a program: a callback cannot raise."""
+    found: list[BaseException] = f.loaded.module.failures
+    return found
+
+
+def run(plan: Plan, table: int, dims: Mapping[Dim, int]) -> int:
+    """The program of a plan on a table of addresses."""
+    entries = len(plan.leaves) + len(plan.constants) + len(plan.results) + len(plan.slots) + 1
+    addresses = np.frombuffer((ctypes.c_int64 * entries).from_address(table), np.int64)
+    report = np.frombuffer((ctypes.c_int64 * 4).from_address(int(addresses[0])), np.int64)
+    report[0] = 0
+    sizes = [32]
+    sizes += [
+        int(np.prod([value(e, dims) for e in n.shape], initial=n.dtype.itemsize))
+        for n in (*plan.leaves, *plan.constants, *plan.results)
+    ]
+    sizes += [max(value(s, dims) for s in slot.sizes) for slot in plan.slots]
+    given = 1 + len(plan.leaves) + len(plan.constants)
+    blocks = [
+        Block(int(a), n, k < given) for k, (a, n) in enumerate(zip(addresses, sizes, strict=True))
+    ]
+    checked = [k for k, call in enumerate(plan.calls) if call.kernel.checks]
+    with np.errstate(all="ignore"):
+        for k, call in enumerate(plan.calls):
+            seen = [blocks[e] for e in call.entries]
+            writes = {
+                s.c.name if isinstance(s, ir.Call) else s.buffer.name
+                for s in ir.walk(call.kernel.body)
+                if isinstance(s, (ir.Store, ir.Call))
+            }
+            for a, own in zip(call.kernel.buffers, seen, strict=True):
+                for b, other in zip(call.kernel.buffers, seen, strict=True):
+                    if a.scope != b.scope and {a.name, b.name} & writes:
+                        apart = own.address + own.size <= other.address
+                        assert apart or other.address + other.size <= own.address, "scopes overlap"
+            buffers = {
+                b.name: block.typed(b.dtype)
+                for b, block in zip(call.kernel.buffers, seen, strict=True)
+            }
+            translated(call.kernel, dims)(buffers, report)
+            if report[0] and k == checked[-1]:
+                return int(report[0])
+    return 0
+
+
+def translated(kernel: ir.Kernel, dims: Mapping[Dim, int]) -> Any:
+    """A kernel as a Python function of its buffers and the report of bad indices."""
+    lines = ["def run(buffers, report):"]
+    lines += [f"    {b.name} = buffers[{b.name!r}]" for b in kernel.buffers]
+    writer = _Translator(dims)
+    writer.block(kernel.body, 1)
+    space: dict[str, Any] = {**_SPACE, "T": writer.types, "F": writer.functions}
+    exec("\n".join([*lines, *writer.lines, "    return None"]), space)
+    return space["run"]
+
+
+class _Translator:
+    def __init__(self, dims: Mapping[Dim, int]) -> None:
+        self.dims = dims
+        self.lines: list[str] = []
+        self.types = SimpleNamespace(
+            **{t.__name__: t for t in (np.float32, np.float64, np.int32, np.int64)}, bool=np.bool_
+        )
+        self.functions = {name: f.numpy for name, f in FUNCTIONS.items()}
+        self.dtype_of: dict[str, np.dtype[Any]] = {}
+
+    def affine(self, affine: ir.Affine) -> str:
+        parts = [f"{value(c, self.dims)}*int({v})" for v, c in affine.terms]
+        return " + ".join([*parts, str(value(affine.const, self.dims))])
+
+    def block(self, body: tuple[ir.Statement, ...], depth: int) -> None:
+        pad = "    " * depth
+        for s in body:
+            if isinstance(s, ir.For):
+                self.lines.append(f"{pad}for {s.var} in range({value(s.extent, self.dims)}):")
+                self.block((*s.body,), depth + 1)
+                if not s.body:
+                    self.lines.append(f"{pad}    pass")
+            elif isinstance(s, ir.Let):
+                self.dtype_of[s.name] = s.dtype
+                self.lines.append(f"{pad}{s.name} = {self.value(s)}")
+            elif isinstance(s, ir.Update):
+                assert self.dtype_of[s.name] == self.dtype_of[s.value]
+                self.lines.append(f"{pad}{s.name} = {s.value}")
+            elif isinstance(s, ir.Store):
+                self.lines.append(f"{pad}{s.buffer.name}.store({self.affine(s.offset)}, {s.name})")
+            elif isinstance(s, ir.CheckIndex):
+                self.dtype_of[s.name] = INT64
+                given = f"{s.index}, {value(s.extent, self.dims)}, report, {s.node}"
+                self.lines.append(f"{pad}{s.name} = checked({given})")
+            else:
+                assert isinstance(s, ir.Call), s
+                m, n, k = (value(e, self.dims) for e in (s.m, s.n, s.k))
+                a, b, c = (self.affine(o) for o in s.offsets)
+                self.lines.append(
+                    f"{pad}product({s.a.name}, {a}, {s.b.name}, {b}, {s.c.name}, {c}, "
+                    f"{s.transposed}, {m}, {n}, {k})"
+                )
+
+    def value(self, let: ir.Let) -> str:
+        v, short = let.value, f"T.{let.dtype.name}"
+        if isinstance(v, ir.Load):
+            assert v.buffer.dtype == let.dtype
+            return f"{v.buffer.name}.load({self.affine(v.offset)})"
+        if isinstance(v, ir.Copy):
+            assert self.dtype_of[v.name] == let.dtype
+            return v.name
+        if isinstance(v, ir.Literal):
+            number = repr(v.number).replace("inf", "INF").replace("nan", "NAN")
+            return f"{short}({number})"
+        if v.operation == "index":
+            assert isinstance(v.payload, ir.Affine)
+            return f"{short}({self.affine(v.payload)})"
+        if v.operation == "extent":
+            return f"{short}({value(v.payload, self.dims)})"  # type: ignore[arg-type]
+        own = [self.dtype_of[o] for o in v.operands]
+        if not v.operation.startswith("cast_"):
+            wanted = own[1:] if v.operation == "select" else own
+            assert len(set(wanted)) == 1, (let, own)
+            comparison = FUNCTIONS.get(v.operation)
+            truth = comparison is not None and comparison.result == "bool"
+            assert let.dtype == (BOOL if truth else wanted[0]), (let, own)
+            assert let.dtype != BOOL or v.operation not in ("add", "sub", "mul", "div", "neg"), let
+        if v.operation in ARITHMETIC:
+            return f"{short}({ARITHMETIC[v.operation].format(*v.operands)})"
+        return f"{short}(F[{v.operation!r}]({', '.join(v.operands)}))"
+
+
+def _checked(index: Any, extent: int, report: np.ndarray[Any, Any], node: int) -> np.int64:
+    wrapped = int(index) + (extent if index < 0 else 0)
+    if 0 <= wrapped < extent:
+        return np.int64(wrapped)
+    if not report[0]:
+        report[:3] = node + 1, int(index), extent
+    return np.int64(0)
+
+
+def _product(
+    a: Typed,
+    at: int,
+    b: Typed,
+    bt: int,
+    c: Typed,
+    ct: int,
+    transposed: tuple[bool, bool],
+    m: int,
+    n: int,
+    k: int,
+) -> None:
+    left = a.matrix(at, k, m, True).T if transposed[0] else a.matrix(at, m, k, True)
+    right = b.matrix(bt, n, k, True).T if transposed[1] else b.matrix(bt, k, n, True)
+    c.matrix(ct, m, n, False)[...] = left @ right
+
+
+_SPACE = {"checked": _checked, "product": _product, "INF": np.inf, "NAN": np.nan}
