@@ -17,6 +17,7 @@ from codegen.memory import plan_memory
 from codegen.schedule import make_schedule
 from codegen.tune import tune
 from symgrad.calculus.simplification import simplify
+from symgrad.calculus.stabilization import stabilize
 from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
 from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
@@ -73,7 +74,9 @@ def compile(
     clock = _Clock()
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
     wanted = [*nodes, *(n for _, n in pairs)]
-    wanted = clock("simplify", lambda: simplify_checked(wanted, written))
+    asked = _index_uses(written.nodes)
+    stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
+    wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [
@@ -99,15 +102,18 @@ def compile(
     return Compiled(stages, loaded, nodes, rebuild, [leaf for leaf, _ in pairs], final, seed)
 
 
-def simplify_checked(outputs: Sequence[Node], written: Graph) -> list[Node]:
-    """Simplify, and keep every index check of the graph as written.
+def simplify_checked(
+    outputs: Sequence[Node], count: int, asked: Sequence[tuple[Node, Extent, Node]]
+) -> list[Node]:
+    """Simplify the first `count` outputs, and keep every index check of the graph as written.
+
+    The other outputs are the indices that it uses; `asked` has their extents and their users.
 
     A Scatter of labels may become a comparison with an axis index, which proves nothing about the
     labels; then an extra output reads `arange(extent)` at them, and with that they are checked.
     """
-    asked = _index_uses(written.nodes)
-    done = list(simplify([*outputs, *(index for index, _, _ in asked)]))
-    kept, indices = done[: len(outputs)], done[len(outputs) :]
+    done = list(simplify(outputs))
+    kept, indices = done[:count], done[count:]
     checked = {(id(i), e) for i, e, _ in _index_uses(toposort(kept))}
     for index, (_, extent, user) in zip(indices, asked, strict=True):
         if (id(index), extent) not in checked and not isinstance(index, Constant):

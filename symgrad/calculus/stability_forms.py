@@ -2,9 +2,9 @@
 
     value = number * prod_j factor_j^k_j * e^(sum_i c_i x_i) * R(t),    t = e^(base)
 
-`Form` is exact arithmetic on such values; nothing is computed and no node is built. From it the walk
-in `stabilization.py` sees when a product would multiply 0 with infinity, when a sum would cancel,
-and what the logarithm of a value is.
+`Form` is exact arithmetic on such values; nothing is computed and no node is built. From it the
+walk in `stabilization.py` sees when a product would multiply 0 with infinity, when a sum would
+cancel, and what the logarithm of a value is.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def times(a: Mapping[Value, Fraction], c: Fraction) -> Exponent:
 
 
 def parallel(a: Mapping[Value, Fraction], b: Mapping[Value, Fraction]) -> Fraction | None:
-    """q with `a = q b`; None where there is none."""
+    """The q with `a = q b`; None where there is none."""
     if len(a) != len(b) or not a:
         return None
     q: Fraction | None = None
@@ -249,7 +249,7 @@ def negated(a: Form) -> Form:
 
 
 def root(a: Form) -> tuple[Fraction, dict[Value, int], Exponent] | None:
-    """sqrt of `c^2 prod f^(2k) e^s` as (c, {f: k}, s/2); None for anything else."""
+    """The root of `c^2 prod f^(2k) e^s` as (c, {f: k}, s/2); None for anything else."""
     if a.ratio is not None or a.number <= 0 or any(k % 2 for k in a.factors.values()):
         return None
     number = sympy.sqrt(sympy.Rational(a.number.numerator, a.number.denominator))
@@ -305,8 +305,10 @@ def total(a: Form, b: Form) -> Sum | None:
             return None
         base, p, shift = met
         m, n = m * p, n * p
-    left = rt.constant(a.number) if a.ratio is None else rt.scaled(rt.stretched(a.ratio, m), a.number)
-    right = rt.constant(b.number) if b.ratio is None else rt.scaled(rt.stretched(b.ratio, n), b.number)
+    left, right = (
+        rt.constant(f.number) if f.ratio is None else rt.scaled(rt.stretched(f.ratio, k), f.number)
+        for f, k in ((a, m), (b, n))
+    )
     left = rt.multiply(left, rt.power_of_t(shift))
     ratio = rt.add(left, right)
     if rt.too_large(ratio):
@@ -337,7 +339,7 @@ def equal(a: Form, b: Form) -> bool:
 
 # -- growth ----------------------------------------------------------------------------------------
 def growth(a: Form) -> tuple[Fraction, Fraction]:
-    """The powers of e^x with which a grows as all its exponents do, to infinity and to -infinity."""
+    """The powers of e^x with which a grows as all its exponents do, up and down."""
     own = height(a.exponent)
     up, down = own, -own
     if a.ratio is not None:

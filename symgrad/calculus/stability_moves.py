@@ -155,23 +155,23 @@ class Moves:
                     taken.number, taken.factors, fm.combined(taken.exponent, {m: ONE}, ONE)
                 )
                 if left.factors or left.number != 1:
-                    whole = fm.product(left, Form(factors={self.builder.wrap(e): 1}))
-                    assert whole is not None
-                    e = self.builder.product(whole, dtype)
+                    scaled = fm.product(left, Form(factors={self.builder.wrap(e): 1}))
+                    assert scaled is not None
+                    e = self.builder.product(scaled, dtype)
             else:
                 e = self.builder.product(left, dtype)
             if fm.fights(outside, taken):
                 rule = "exponentials"
-            made = fm.product(outside, taken)
-            if made is None:
+            whole = fm.product(outside, taken)
+            if whole is None:
                 return Outcome(None)
-            outside = made
+            outside = whole
             inside.append(fitted(e, arg.node.shape) if e.shape != arg.node.shape else e)
         if not outside.exponent:
             return Outcome(None)
         core = einsum_node(inside, node.labels, node.out, dict(enumerate(node.extents)))
-        form = fm.product(outside, Form(factors={self.builder.wrap(core): 1}))
-        return Outcome(form, rule)
+        result = fm.product(outside, Form(factors={self.builder.wrap(core): 1}))
+        return Outcome(result, rule if result is not None else None)
 
     # -- reads and their adjoints ----------------------------------------------------------------
     def read(self, node: Gather | Reindex, args: Sequence[Value], made: Sequence[Node]) -> Outcome:
@@ -198,7 +198,7 @@ class Moves:
         scatter(u * gather(a)) = scatter(u) * a
         """
         form = args[0].form
-        if form.plain or len(args) > 1 and isinstance(node, Reindex):
+        if form.plain or (len(args) > 1 and isinstance(node, Reindex)):
             return Outcome(None)
         back = {v: r.source for v in (*form.factors, *form.exponent, *form.base)
                 if (r := self.reads.get(v)) is not None and _undoes(node, r.node)}
@@ -272,7 +272,7 @@ class Moves:
         return None
 
     def _count(self, node: Einsum, c: Fraction) -> Form:
-        """c / n, n the number of what is summed."""
+        """The number c / n, n the number of what is summed."""
         factors: dict[Value, int] = {}
         for label in node.summed:
             extent = node.extents[label]
@@ -288,7 +288,7 @@ class Moves:
         return Form(c, factors)
 
     def _centred(self, total: Summed, node: Einsum, dtype: DType) -> Node:
-        """x - E[x], for the sum of x."""
+        """The distance from the mean, x - E[x], for the sum of x."""
         x = total.operand.node
         summed = self.builder.wrap(
             einsum_node((x,), node.labels, node.out, dict(enumerate(node.extents)))
@@ -349,7 +349,7 @@ def _is_shifted(along: Mapping[Value, Fraction], apart: Mapping[Value, Fraction]
 
 
 def _largest_of(node: Node) -> Node | None:
-    """x where a node is max x, moved, or under `stop_gradient`."""
+    """The x where a node is max x, moved, or under `stop_gradient`."""
     for _ in range(8):
         if isinstance(node, Reduce):
             return node.args[0] if node.op == "max" else None

@@ -35,6 +35,7 @@ _t = _FIELD.ring.gens[0]
 DEGREE = 24  # of a numerator or denominator at most; beyond, a value is taken as it is
 
 
+@lru_cache(maxsize=4096)
 def constant(value: Fraction) -> Ratio:
     """A number as a ratio."""
     return _FIELD(QQ(value.numerator, value.denominator))
@@ -99,9 +100,10 @@ def monomial(a: Ratio) -> tuple[Fraction, int] | None:
     return fraction(c) / fraction(d), j - k
 
 
+@lru_cache(maxsize=4096)
 def too_large(a: Ratio) -> bool:
     """Whether it is beyond what is worth its algebra."""
-    return max(a.numer.degree(), a.denom.degree()) > DEGREE
+    return bool(max(a.numer.degree(), a.denom.degree()) > DEGREE)
 
 
 @lru_cache(maxsize=4096)
@@ -289,7 +291,7 @@ def _exp(k: int) -> sympy.Expr:
 
 
 def _at(p: Poly, x: sympy.Expr, reverse: bool = False) -> sympy.Expr:
-    """p(e^x) by Horner's rule, its zeros at x = 0 by expm1; with `reverse`, e^(degree x) p(e^-x)."""
+    """p(e^x) by Horner's rule, zeros at x = 0 by expm1; with `reverse`, e^(degree x) p(e^-x)."""
     zeros, p = multiplicity(p, _MINUS)
     degree = p.degree()
     table = {k: c for (k,), c in p.terms()}
@@ -342,8 +344,8 @@ def log_form(a: Ratio) -> tuple[Fraction, tuple[LogTerm, ...]] | None:
             powers[key] = powers.get(key, 0) + sign * count
     terms: list[LogTerm] = []
     for (name, inner), count in powers.items():
-        kind, degree = name.split(":")
-        width = n * int(degree)
+        kind, _, degree_of = name.partition(":")
+        width = n * int(degree_of)
         if kind == "minus":
             # t - 1 = -(1 - t);   t - 1 = t (1 - 1/t)
             if number < 0:

@@ -9,7 +9,7 @@ from symgrad.graph.nodes import Node
 from symgrad.graph.provenance import SourceLine
 
 EQUATIONS: dict[str, str] = {
-    "logarithm": "log(w e^s) = log(w) + s;  log sum_k e^(x_k) = log sum_k e^(x_k - m) + m,  m = max x",
+    "logarithm": "log(w e^s) = log(w) + s;  log sum e^x = log sum e^(x - m) + m,  m = max x",
     "softplus": "log(1 + e^x) = softplus(x);  log(sigmoid(x)) = -softplus(-x)",
     "log-add-exp": "log(e^a + e^b) = max(a, b) + softplus(-|a - b|)",
     "log1p": "log(1 + x) = log1p(x)",

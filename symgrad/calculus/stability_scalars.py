@@ -1,9 +1,9 @@
 """Rules of scalar steps: sums, products, quotients and functions of values.
 
 Each rule takes the step's operands and gives the value that it makes. A rule *fires* where the step
-as written overflows, cancels or is undefined though its value is not: then the value's node is built
-from its form, and the naive one is not built at all. All other steps are kept as they are written;
-their forms are only read by the steps after them.
+as written overflows, cancels or is undefined though its value is not: then the value's node is
+built from its form, and the naive one is not built at all. All other steps are kept as they are
+written; their forms are only read by the steps after them.
 """
 
 from __future__ import annotations
@@ -124,17 +124,17 @@ def negate(step: Step) -> Value:
 
 
 def add(step: Step) -> Value:
-    """a + b and a - b."""
+    """The sum of two, and the difference."""
     a, b = step.operands
     sign = 1 if step.kind == "add" else -1
     right = b.form if sign > 0 else fm.negated(b.form)
     found = fm.total(a.form, right)
-    if found is not None and found.cancels and (not step.derived or step.dirty):
+    harmless = step.derived and not step.dirty
+    if found is not None and found.cancels and not harmless and buildable(found.form):
         # e^x - 1 = expm1(x);  1 - sigmoid(x) = sigmoid(-x)
-        if buildable(found.form):
-            value = step.fire(rule_of_form(found.form), found.form)
-            value.terms = _terms(a, b, sign)
-            return value
+        value = step.fire(rule_of_form(found.form), found.form)
+        value.terms = _terms(a, b, sign)
+        return value
     if found is None and sign < 0:
         made = step.variance(a.form, b.form)
         if made is not None:
@@ -217,7 +217,7 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
 
 # -- products --------------------------------------------------------------------------------------
 def multiply(step: Step) -> Value:
-    """a b and a / b."""
+    """The product of two, and the quotient."""
     a, b = step.operands
     quotient = step.kind == "div"
     right = fm.inverse(b.form) if quotient else b.form
@@ -233,19 +233,19 @@ def multiply(step: Step) -> Value:
         power * a.form.factors.get(key, 0) < 0 and key.inline is None
         for key, power in right.factors.items()
     )
-    if fm.fights(a.form, right):
+    fights = fm.fights(a.form, right)
+    if fights:
         # (e^a + e^b) e^-c = e^(a - c) + e^(b - c)
         for sum_, other in ((a, right), (b, a.form)):
             if sum_.terms and sum_.form.ratio is None and not (quotient and sum_ is b):
                 value = _distributed(step, sum_.terms, other)
                 if value is not None:
                     return value
-    if fm.fights(a.form, right) or (
-        quotient and b.terms and not b.fired and fm.hides(b.form, form)
-    ):
+    hidden = quotient and b.terms and not b.fired and fm.hides(b.form, form)
+    possible = buildable(form) and (step.derived or not form.is_number)
+    if possible and (hidden or fights):
         # e^a e^-b = e^(a - b);  1/(1 + e^-x) = sigmoid(x)
-        if buildable(form) and (step.derived or not form.is_number):
-            return step.fire(rule_of_form(form), form)
+        return step.fire(rule_of_form(form), form)
     vanished = form.is_number and not (a.form.is_number and b.form.is_number)
     if shared or vanished:
         if step.derived and buildable(form):
@@ -336,7 +336,8 @@ def exponential(step: Step) -> Value:
 
 
 _T = rt.T
-# of t = e^x:  expm1(x) = t - 1,  sigmoid(x) = t/(1+t),  sinh(x) = (t^2-1)/(2t),  cosh(x) = (t^2+1)/(2t)
+# of t = e^x:  sinh(x) = (t^2 - 1)/(2t),  cosh(x) = (t^2 + 1)/(2t);  of t = e^(2x):  tanh(x)
+_TANH = (_T - 1) / (_T + 1)
 _OF_T = {
     "expm1": _T - 1, "sigmoid": _T / (1 + _T), "sinh": (_T**2 - 1) / (2 * _T),
     "cosh": (_T**2 + 1) / (2 * _T),
@@ -350,7 +351,7 @@ def ratio(step: Step) -> Value:
     step.builder.name(exponent, x)
     name = str(step.payload)
     if name == "tanh":
-        form = Form(ratio=(_T - 1) / (_T + 1), base=fm.times(exponent, Fraction(2)))
+        form = Form(ratio=_TANH, base=fm.times(exponent, Fraction(2)))
     else:
         form = Form(ratio=_OF_T[name], base=exponent)
     return step.as_form(form)
@@ -430,7 +431,7 @@ def choice(step: Step) -> Value:
 
 
 def test(step: Step) -> Value:
-    """x = 0 and 0 < x are remembered: a choice by them masks the zero of x."""
+    """The tests x = 0 and 0 < x are remembered: a choice by them masks the zero of x."""
     a, b = step.operands
     value = step.written()
     if value.inline is None:
@@ -439,7 +440,7 @@ def test(step: Step) -> Value:
 
 
 def zero_test(name: str, a: Value, b: Value) -> Value | None:
-    """x of `x = 0` and `0 < x`."""
+    """What is tested by `x = 0` and `0 < x`."""
     if _is_zero(a):
         return b
     return a if name == "equal" and _is_zero(b) else None

@@ -59,7 +59,7 @@ def stabilize(
     rewrite: log sum e^x, e^x / sum e^x, log(1 + e^x), 1/(1 + e^-x), 1 - sigmoid(x), log(1 + x),
              e^x - 1, E[x^2] - E[x]^2, x log x, sqrt(x^2), in any equivalent form, with any x, axes
              and factors, and derivatives of these; see `EQUATIONS` in `stability_record.py`.
-    keeps:   shapes, dtypes, values where the naive form is accurate, NaN, and what no rule asks for.
+    keeps:   shapes, dtypes, values where the naive form is accurate, and what no rule asks for.
 
     Args:
         certificate: also return what was rewritten, on which line, and for which x the naive form
