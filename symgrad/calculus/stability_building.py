@@ -246,7 +246,7 @@ class Builder:
         return rule, self.over(sympy.Add(*total), operands, dtype)
 
     def _pair(self, form: Form, dtype: DType) -> tuple[str, Fraction, Node] | None:
-        # log of c e^s t^j (t^n + b), b > 0:  log(e^(s + j u + n u + log c) + e^(s + j u + log(b c)))
+        # log of c e^s t^j (t^n + b), b > 0:  log(e^(s + (j+n) u + log c) + e^(s + j u + log(b c)))
         assert form.ratio is not None
         sign, parts = Fraction(1), rt.parts_of(form.ratio)
         if parts.above.degree() == 0 and parts.below.degree() == 1:

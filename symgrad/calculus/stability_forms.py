@@ -96,6 +96,10 @@ class Form:
         return self.plain and not self.factors
 
 
+ZERO = Form(Fraction(0))
+"""What vanishes in a derivative; a user's own 0.0 is a value like any other."""
+
+
 def literal(value: float) -> Form | None:
     """A literal that takes part in the algebra: not 0, finite, and of few digits."""
     if value != value or value in (0.0, float("inf"), float("-inf")):
@@ -188,6 +192,8 @@ def settled(form: Form) -> Form | None:
 
 def product(a: Form, b: Form) -> Form | None:
     """`a b`; None where it is beyond this algebra."""
+    if not a.number or not b.number:
+        return ZERO
     factors = dict(a.factors)
     for key, power in b.factors.items():
         left = factors.get(key, 0) + power
@@ -279,12 +285,14 @@ class Sum:
 
 def total(a: Form, b: Form) -> Sum | None:
     """`a + b` of two forms with the same factors; None where it is beyond this algebra."""
+    if not a.number or not b.number:
+        return Sum(b if not a.number else a, False)
     if not same_factors(a, b):
         return None
     apart = combined(a.exponent, b.exponent, Fraction(-1))
     if a.ratio is None and b.ratio is None and not apart:
         number = a.number + b.number
-        return Sum(Form(number, a.factors, a.exponent), False) if number else None
+        return Sum(Form(number, a.factors, a.exponent) if number else ZERO, not number)
     base: Mapping[Value, Fraction] = a.base if a.ratio is not None else b.base
     m = n = 1
     if a.ratio is not None and b.ratio is not None:
@@ -315,7 +323,7 @@ def total(a: Form, b: Form) -> Sum | None:
         return None
     form = settled(Form(Fraction(1), a.factors, b.exponent, ratio, base))
     if form is None:
-        return None
+        return Sum(ZERO, True)
     cancels = rt.zeros_at_one(ratio) > min(rt.zeros_at_one(left), rt.zeros_at_one(right)) or any(
         end < max(x, y)
         for end, x, y in zip(rt.ends(ratio), rt.ends(left), rt.ends(right), strict=True)

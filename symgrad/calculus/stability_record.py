@@ -20,7 +20,7 @@ EQUATIONS: dict[str, str] = {
     "expm1": "e^x - 1 = expm1(x)",
     "two-sided": "R(e^x) for x <= 0, R(1/e^-x) for x > 0",
     "exponentials": "e^a e^-b = e^(a - b);  e^x / sum e^x = e^(x - m) / sum e^(x - m),  m = max x",
-    "cancellation": "x (1/x) = 1, in a derivative",
+    "cancellation": "x (1/x) = 1 and x - x = 0, in a derivative",
     "sign": "x / |x| = sign(x), 0 at 0, in a derivative",
     "absolute value": "sqrt(x^2) = |x|",
     "x log x": "x log(x) = 0 at x = 0; its derivative is log(x) + 1 there too",

@@ -110,6 +110,8 @@ def buildable(form: Form) -> bool:
 
 def rule_of_form(form: Form) -> str:
     """The name of the rule that builds a form."""
+    if not form.number:
+        return "cancellation"
     if form.ratio is None:
         return "exponentials"
     closed = rt.closed_form(form.ratio)
@@ -130,6 +132,8 @@ def add(step: Step) -> Value:
     right = b.form if sign > 0 else fm.negated(b.form)
     found = fm.total(a.form, right)
     harmless = step.derived and not step.dirty
+    if found is not None and not found.form.number and (harmless or not step.derived):
+        found = None  # a user's own x - x is NaN where x is
     if found is not None and found.cancels and not harmless and buildable(found.form):
         # e^x - 1 = expm1(x);  1 - sigmoid(x) = sigmoid(-x)
         value = step.fire(rule_of_form(found.form), found.form)
@@ -220,10 +224,14 @@ def multiply(step: Step) -> Value:
     """The product of two, and the quotient."""
     a, b = step.operands
     quotient = step.kind == "div"
+    if quotient and not b.form.number:
+        return step.written()
     right = fm.inverse(b.form) if quotient else b.form
     form = fm.product(a.form, right)
     if form is None:
         return step.written()
+    if not form.number:
+        return step.fire("cancellation", form)
     if step.derived:
         # |x|^-1 x = sign(x);  x (1/x) = 1
         signed = _signed(step, form)
