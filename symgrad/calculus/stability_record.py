@@ -39,7 +39,8 @@ class Rewrite:
     shape:    of the value.
     before:   the naive node, as written.
     after:    the node in its place.
-    over:     the nodes that the naive form is taken as a function of.
+    over:     the nodes that the naive form is taken as a function of, each with what stands for
+              it in `after`.
     """
 
     rule: str
@@ -48,4 +49,4 @@ class Rewrite:
     shape: Shape
     before: Node
     after: Node
-    over: tuple[Node, ...]
+    over: tuple[tuple[Node, Node], ...]

@@ -78,7 +78,7 @@ def stabilize(
     softplus(p0)
     """
     outputs = [e] if isinstance(e, Node) else list(e)
-    walk = Walk()
+    walk = Walk(certificate)
     done = walk.run(outputs)
     result = done[0] if isinstance(e, Node) else tuple(done)
     if not certificate:
@@ -98,7 +98,8 @@ def stabilize_graph(graph: Graph) -> Graph:
 class Walk:
     """One stabilisation: values by node, and what was rewritten."""
 
-    def __init__(self) -> None:
+    def __init__(self, certified: bool = False) -> None:
+        self.certified = certified
         self.builder = Builder()
         self.moves = Moves(self.builder)
         self.values: dict[Node, Value] = {}
@@ -261,9 +262,23 @@ class Walk:
 
     def record(self, rule: str, before: Node, after: Node) -> None:
         """Remember a rewrite."""
+        over: tuple[tuple[Node, Node], ...] = ()
+        if self.certified:
+            from symgrad.calculus.stability_certificate import cut
+
+            over = tuple((n, self.values[n].node) for n in cut(before, self.opaque))
         self.rewrites.append(
-            Rewrite(rule, EQUATIONS[rule], before.where, before.shape, before, after, ())
+            Rewrite(rule, EQUATIONS[rule], before.where, before.shape, before, after, over)
         )
+
+    def opaque(self, node: Node) -> bool:
+        """Whether nothing is known of a node that a rule could use."""
+        value = self.values[node]
+        if value.fired or not value.form.plain or value in self.moves.sums or value.logs:
+            return False
+        if value.plus_one is not None or value.terms or not is_float(node.dtype):
+            return False
+        return not node.args or (value.form.factors.get(value) == 1 and value.form.number == 1)
 
 
 def inline(kind: str, payload: Any) -> sympy.Expr:
