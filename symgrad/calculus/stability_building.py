@@ -96,7 +96,7 @@ class Builder:
         value = self.numbers.get(expr)
         if value is None:
             value = self.numbers[expr] = Value(None, inline=expr)
-            if expr.is_number:
+            if expr.is_number and expr.is_real and not expr.has(fn.Applied):
                 value.form = literal(float(expr)) or value.form
         return value
 

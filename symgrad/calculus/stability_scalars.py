@@ -131,13 +131,14 @@ def add(step: Step) -> Value:
     sign = 1 if step.kind == "add" else -1
     right = b.form if sign > 0 else fm.negated(b.form)
     found = fm.total(a.form, right)
-    harmless = step.derived and not step.dirty
+    terms = _terms(a, b, sign)
+    harmless = step.derived and not step.dirty and not terms
     if found is not None and not found.form.number and (harmless or not step.derived):
         found = None  # a user's own x - x is NaN where x is
     if found is not None and found.cancels and not harmless and buildable(found.form):
         # e^x - 1 = expm1(x);  1 - sigmoid(x) = sigmoid(-x)
         value = step.fire(rule_of_form(found.form), found.form)
-        value.terms = _terms(a, b, sign)
+        value.terms = terms
         return value
     if found is None and sign < 0:
         made = step.variance(a.form, b.form)
@@ -146,7 +147,7 @@ def add(step: Step) -> Value:
     value = step.as_form(None if found is None else found.form)
     if value.inline is not None:
         return value
-    value.terms = _terms(a, b, sign)
+    value.terms = terms
     if found is None:
         value.addends = (a, b, sign)
         value.logs = (a.logs | b.logs) if len(a.logs) + len(b.logs) <= WIDTH else frozenset()
@@ -228,6 +229,8 @@ def multiply(step: Step) -> Value:
         return step.written()
     right = fm.inverse(b.form) if quotient else b.form
     form = fm.product(a.form, right)
+    if form is None and a.form.ratio is not None and b.form.ratio is not None:
+        form = _apart(step, a.form, right)
     if form is None:
         return step.written()
     if not form.number:
@@ -263,6 +266,18 @@ def multiply(step: Step) -> Value:
     return masked if masked is not None else step.as_form(form)
 
 
+def _apart(step: Step, a: Form, b: Form) -> Form | None:
+    # one of two unrelated ratios becomes a factor; the other meets the exponentials
+    first, second = (b, a) if b.exponent and fm.parallel(b.exponent, a.base) else (a, b)
+    alone = Form(ratio=first.ratio, base=first.base)
+    if not buildable(alone):
+        return None
+    builder, dtype = step.builder, step.dtype
+    atom = Value(dtype, dirty=step.dirty, make=lambda: builder.product(alone, dtype))
+    rest = fm.product(Form(first.number, first.factors, first.exponent), Form(factors={atom: 1}))
+    return None if rest is None else fm.product(rest, second)
+
+
 def _distributed(step: Step, terms: Sequence[Form], other: Form) -> Value | None:
     made = [fm.product(t, other) for t in terms]
     whole = [t for t in made if t is not None and buildable(t)]
@@ -275,8 +290,9 @@ def _distributed(step: Step, terms: Sequence[Form], other: Form) -> Value | None
         return builder.over(sympy.Add(*P[: len(args)]), args, step.dtype)
 
     value = step.fire_node("exponentials", make)
-    value.terms = tuple(whole)
-    value.form = _scaled_sum(step, value) or value.form
+    if all(t.ratio is None for t in whole):
+        value.terms = tuple(whole)
+        value.form = _scaled_sum(step, value) or value.form
     return value
 
 
@@ -339,6 +355,8 @@ def exponential(step: Step) -> Value:
     """e^x."""
     (x,) = step.operands
     exponent = fm.linear(x)
+    if x in exponent and x.form.number < 0:
+        x.degree = -ONE  # such as -x^2
     step.builder.name(exponent, x)
     return step.as_form(Form(exponent=exponent))
 
