@@ -38,6 +38,7 @@ class Value:
     dirty:    whether a naive form lies below it.
     fired:    whether a rule gave it a form other than the one that was written.
     settled:  whether it is a choice between equal forms, thus stable as it is written.
+    gentle:   whether it is made of tanh and numbers: then its sums stay as they are written.
     logs:     the values at whose zeros it diverges as a logarithm does.
     plus_one: (sign, v) where it is `1 + sign v`.
     terms:    the exponentials that it is the sum of.
@@ -53,6 +54,7 @@ class Value:
     dirty: bool = False
     fired: bool = False
     settled: bool = False
+    gentle: bool = False
     logs: frozenset[Value] = frozenset()
     plus_one: tuple[int, Value] | None = None
     terms: tuple[Form, ...] = ()
@@ -346,18 +348,6 @@ def equal(a: Form, b: Form) -> bool:
 
 
 # -- growth ----------------------------------------------------------------------------------------
-def growth(a: Form) -> tuple[Fraction, Fraction]:
-    """The powers of e^x with which a grows as all its exponents do, up and down."""
-    own = height(a.exponent)
-    up, down = own, -own
-    if a.ratio is not None:
-        h = height(a.base)
-        high, low = rt.ends(a.ratio)
-        up += abs(h) * (high if h > 0 else low)
-        down += abs(h) * (low if h > 0 else high)
-    return up, down
-
-
 def along(a: Form, base: Mapping[Value, Fraction]) -> tuple[Fraction, Fraction]:
     """The powers of e^base with which a grows at both ends of the base; 0 where it is unrelated."""
     up = down = Fraction(0)
@@ -374,16 +364,23 @@ def along(a: Form, base: Mapping[Value, Fraction]) -> tuple[Fraction, Fraction]:
 
 
 def fights(a: Form, b: Form) -> bool:
-    """Whether a product a b multiplies what overflows with what underflows."""
+    """Whether a product a b multiplies what overflows with what underflows, and one form is both.
+
+    Exponents that go together are one exponent, and one that is a ratio's own is part of the ratio;
+    unrelated ones have no better form.
+    """
     if a.plain or b.plain:
         return False
-    if a.exponent and b.exponent and (parallel(a.exponent, b.exponent) or 0) < 0:
-        return True
-    pairs = [*zip(growth(a), growth(b), strict=True)]
-    for base in (a.base, b.base):
-        if base:
-            pairs += zip(along(a, base), along(b, base), strict=True)
-    return any(x * y < 0 for x, y in pairs)
+    if a.exponent and b.exponent:
+        if height(a.exponent) * height(b.exponent) < 0:
+            return True
+        if (parallel(a.exponent, b.exponent) or 0) < 0:
+            return True
+    return any(
+        x * y < 0
+        for base in (a.base, b.base) if base
+        for x, y in zip(along(a, base), along(b, base), strict=True)
+    )
 
 
 def hides(a: Form, result: Form) -> bool:

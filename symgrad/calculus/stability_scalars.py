@@ -122,7 +122,9 @@ def rule_of_form(form: Form) -> str:
 def negate(step: Step) -> Value:
     """-a keeps the form of a."""
     (a,) = step.operands
-    return step.as_form(fm.negated(a.form))
+    value = step.as_form(fm.negated(a.form))
+    value.terms, value.gentle = tuple(map(fm.negated, a.terms)), a.gentle
+    return value
 
 
 def add(step: Step) -> Value:
@@ -131,8 +133,10 @@ def add(step: Step) -> Value:
     sign = 1 if step.kind == "add" else -1
     right = b.form if sign > 0 else fm.negated(b.form)
     found = fm.total(a.form, right)
-    terms = _terms(a, b, sign)
-    harmless = step.derived and not step.dirty and not terms
+    terms = _terms(step, a, b, sign)
+    explicit = terms and all(t.ratio is None for t in terms)
+    gentle = found is not None and found.form.ratio is not None and _gentle(a, b)
+    harmless = gentle or (step.derived and not step.dirty and not explicit)
     if found is not None and not found.form.number and (harmless or not step.derived):
         found = None  # a user's own x - x is NaN where x is
     if found is not None and found.cancels and not harmless and buildable(found.form):
@@ -147,7 +151,7 @@ def add(step: Step) -> Value:
     value = step.as_form(None if found is None else found.form)
     if value.inline is not None:
         return value
-    value.terms = terms
+    value.terms, value.gentle = terms, gentle
     if found is None:
         value.addends = (a, b, sign)
         value.logs = (a.logs | b.logs) if len(a.logs) + len(b.logs) <= WIDTH else frozenset()
@@ -156,15 +160,23 @@ def add(step: Step) -> Value:
     return value
 
 
-def _terms(a: Value, b: Value, sign: int) -> tuple[Form, ...]:
-    # the exponentials that a sum is made of
-    left = a.terms or ((a.form,) if a.form.ratio is None else ())
-    right = b.terms or ((b.form,) if b.form.ratio is None else ())
-    if not left or not right or len(left) + len(right) > WIDTH:
-        return ()
-    if not any(t.exponent for t in (*left, *right)):
+def _terms(step: Step, a: Value, b: Value, sign: int) -> tuple[Form, ...]:
+    # the exponentials that a sum is made of; in a derivative also ratios of them
+    left, right = _exponentials(a), _exponentials(b)
+    if not left or not right:
+        if not step.derived:
+            return ()
+        left, right = ((v.form,) if v.form.ratio is not None else v.terms or (v.form,)
+                       for v in (a, b))
+    if len(left) + len(right) > WIDTH or all(t.plain for t in (*left, *right)):
         return ()
     return (*left, *(right if sign > 0 else map(fm.negated, right)))
+
+
+def _exponentials(value: Value) -> tuple[Form, ...]:
+    if value.terms:
+        return value.terms if all(t.ratio is None for t in value.terms) else ()
+    return (value.form,) if value.form.ratio is None else ()
 
 
 def _plus_one(a: Value, b: Value, sign: int) -> tuple[int, Value] | None:
@@ -180,6 +192,8 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
     # sum_i w_i e^(s_i) = (sum_i w_i e^(s_i - m)) e^m,  m = max_i s_i
     terms = value.terms
     if len(terms) < 2 or not any(fm.height(t.exponent) for t in terms):
+        return None
+    if any(t.ratio is not None for t in terms):
         return None
     builder, dtype = step.builder, step.dtype
     largest = Value(dtype, dirty=True, degree=max(fm.height(t.exponent) for t in terms))
@@ -245,13 +259,14 @@ def multiply(step: Step) -> Value:
         for key, power in right.factors.items()
     )
     fights = fm.fights(a.form, right)
-    if fights:
+    for sum_, other in ((a, right), (b, a.form)):
         # (e^a + e^b) e^-c = e^(a - c) + e^(b - c)
-        for sum_, other in ((a, right), (b, a.form)):
-            if sum_.terms and sum_.form.ratio is None and not (quotient and sum_ is b):
-                value = _distributed(step, sum_.terms, other)
-                if value is not None:
-                    return value
+        if not sum_.terms or sum_.form.ratio is not None or (quotient and sum_ is b):
+            continue
+        if fights or any(fm.fights(t, other) for t in sum_.terms):
+            value = _distributed(step, sum_.terms, other)
+            if value is not None:
+                return value
     hidden = quotient and b.terms and not b.fired and fm.hides(b.form, form)
     possible = buildable(form) and (step.derived or not form.is_number)
     if possible and (hidden or fights):
@@ -263,7 +278,16 @@ def multiply(step: Step) -> Value:
             return step.fire("cancellation", form)
         return step.written()
     masked = _masked(step, form, a, b)
-    return masked if masked is not None else step.as_form(form)
+    if masked is not None:
+        return masked
+    value = step.as_form(form)
+    value.gentle = form.ratio is not None and _gentle(a, b)
+    return value
+
+
+def _gentle(*values: Value) -> bool:
+    # made of tanh: what 1 - tanh(x)^2 loses is small beside the 1
+    return all(v.gentle or v.form.plain for v in values)
 
 
 def _apart(step: Step, a: Form, b: Form) -> Form | None:
@@ -290,9 +314,8 @@ def _distributed(step: Step, terms: Sequence[Form], other: Form) -> Value | None
         return builder.over(sympy.Add(*P[: len(args)]), args, step.dtype)
 
     value = step.fire_node("exponentials", make)
-    if all(t.ratio is None for t in whole):
-        value.terms = tuple(whole)
-        value.form = _scaled_sum(step, value) or value.form
+    value.terms = tuple(whole) if step.derived or all(t.ratio is None for t in whole) else ()
+    value.form = _scaled_sum(step, value) or value.form
     return value
 
 
@@ -380,7 +403,9 @@ def ratio(step: Step) -> Value:
         form = Form(ratio=_TANH, base=fm.times(exponent, Fraction(2)))
     else:
         form = Form(ratio=_OF_T[name], base=exponent)
-    return step.as_form(form)
+    value = step.as_form(form)
+    value.gentle = name == "tanh"
+    return value
 
 
 def logarithm(step: Step) -> Value:
