@@ -16,6 +16,7 @@ from codegen.fusion import in_memory, make_schedule
 from codegen.memory import plan_memory
 from codegen.recurrences import lower
 from symgrad.calculus.simplification import simplify
+from symgrad.calculus.stabilization import stabilize
 from symgrad.graph import streams
 from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
@@ -74,7 +75,9 @@ def compile(
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
     told: dict[Node, Node] = {streams.training: Constant(np.asarray(bool(training)))}
     wanted = replace([*nodes, *(n for _, n in pairs)], told)
-    wanted = clock("simplify", lambda: simplify_checked(wanted))
+    asked = _index_uses(toposort(wanted))
+    stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
+    wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [
@@ -104,15 +107,18 @@ def compile(
     return Compiled(stages, loaded, nodes, rebuild, [leaf for leaf, _ in pairs], final, seed)
 
 
-def simplify_checked(outputs: Sequence[Node]) -> list[Node]:
-    """Simplify, and keep every index check of the graph as written.
+def simplify_checked(
+    outputs: Sequence[Node], count: int, asked: Sequence[tuple[Node, Extent, Node]]
+) -> list[Node]:
+    """Simplify the first `count` outputs, and keep every index check of the graph as written.
+
+    The other outputs are the indices that it uses; `asked` has their extents and their users.
 
     A Scatter of labels may become a comparison with an axis index, which proves nothing about the
     labels; then an extra output reads `arange(extent)` at them, and with that they are checked.
     """
-    asked = _index_uses(toposort(outputs))
-    done = list(simplify([*outputs, *(index for index, _, _ in asked)]))
-    kept, indices = done[: len(outputs)], done[len(outputs) :]
+    done = list(simplify(outputs))
+    kept, indices = done[:count], done[count:]
     checked = {(id(i), e) for i, e, _ in _index_uses(toposort(kept))}
     for index, (_, extent, user) in zip(indices, asked, strict=True):
         if (id(index), extent) not in checked and not isinstance(index, Constant):

@@ -24,6 +24,7 @@ _ROOMS: dict[str, list[str]] = {
     "calculus.jvp": ["jvp"],
     "calculus.second_order": ["hessian", "hvp", "jacobian"],
     "calculus.simplification": ["simplify", "substitute"],
+    "calculus.stabilization": ["stabilize"],
     "calculus.vjp": ["grad", "value_and_grad", "vjp"],
     "diagram.drawing": ["draw"],
     "graph.arithmetic": [
@@ -202,6 +203,7 @@ if TYPE_CHECKING:
     from symgrad.calculus.jvp import jvp as jvp
     from symgrad.calculus.second_order import hessian as hessian, hvp as hvp, jacobian as jacobian
     from symgrad.calculus.simplification import simplify as simplify, substitute as substitute
+    from symgrad.calculus.stabilization import stabilize as stabilize
     from symgrad.calculus.vjp import grad as grad, value_and_grad as value_and_grad, vjp as vjp
     from symgrad.diagram.drawing import draw as draw
     from symgrad.graph.arithmetic import (

@@ -23,7 +23,7 @@ einsum matmul reshape transpose concatenate take zeros ones
 sigmoid softplus relu softmax log_softmax logsumexp one_hot cross_entropy elementwise
 """
 TRANSFORMS = """
-grad value_and_grad vjp jvp jacobian hessian hvp simplify substitute derive cost
+grad value_and_grad vjp jvp jacobian hessian hvp simplify stabilize substitute derive cost
 parameters inputs latex
 """
 VALUES = "evaluate compile Trainer optim draw gradient_flow random dropout"

@@ -1,0 +1,541 @@
+"""Rules of scalar steps: sums, products, quotients and functions of values.
+
+Each rule takes the step's operands and gives the value that it makes. A rule *fires* where the step
+as written overflows, cancels or is undefined though its value is not: then the value's node is
+built from its form, and the naive one is not built at all. All other steps are kept as they are
+written; their forms are only read by the steps after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import sympy
+
+from symgrad.calculus import stability_forms as fm, stability_ratios as rt
+from symgrad.calculus.stability_building import POWER_LOG_X, SHIFT, X_LOG_X, Builder, mapped
+from symgrad.calculus.stability_forms import WIDTH, Form, Value
+from symgrad.graph import functions as fn
+from symgrad.graph.dtypes import BOOL, DType, promote
+from symgrad.graph.functions import FUNCTIONS, P
+from symgrad.graph.nodes import Constant, Node
+
+ONE = Fraction(1)
+Fired = Callable[[str, Value], None]  # remembers which rule gave a value its form
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of a body: what is applied to which values, in a node of which dtype.
+
+    derived: whether differentiation made the node; then terms may cancel that a user's own may not.
+    """
+
+    kind: str
+    payload: object
+    operands: Sequence[Value]
+    dtype: DType
+    derived: bool
+    builder: Builder
+    fired: Fired
+    variance: Callable[[Form, Form], Callable[[], Node] | None]
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a naive form lies below."""
+        return any(v.dirty for v in self.operands)
+
+    def body(self) -> sympy.Expr:
+        """The step as a scalar body over its operands."""
+        return body_of(self.kind, self.payload, len(self.operands))
+
+    def written(self) -> Value:
+        """The step as it is written: opaque, or inline where all its operands are."""
+        known = [v.dtype for v in self.operands if v.dtype is not None]
+        if not known:
+            names = {P[k]: v.inline for k, v in enumerate(self.operands)}
+            return self.builder.inline(self.body().xreplace(names))
+        dtype = promote(*known)
+        if self.kind == "call":
+            function = FUNCTIONS[str(self.payload)]
+            if function.result == "bool":
+                dtype = BOOL
+            elif function.result == "cast":
+                dtype = function.dtype or dtype
+            elif function.result == "select":
+                branches = [v.dtype for v in self.operands[1:] if v.dtype is not None]
+                dtype = promote(*branches) if branches else self.dtype
+        operands, body = list(self.operands), self.body()
+        value = Value(dtype, dirty=self.dirty)
+        value.make = lambda: self.builder.over(body, operands, dtype)
+        return value
+
+    def as_form(self, form: Form | None) -> Value:
+        """The step as it is written, with its form."""
+        value = self.written()
+        if form is not None and value.inline is None:
+            value.form = form
+        return value
+
+    def fire(self, rule: str, form: Form) -> Value:
+        """The value built from its form, by a rule."""
+        value = Value(self.dtype, form, dirty=True, fired=True)
+        value.make = lambda: self.builder.product(form, self.dtype)
+        self.fired(rule, value)
+        return value
+
+    def fire_node(self, rule: str, make: Callable[[], Node]) -> Value:
+        """An opaque value that a rule builds."""
+        value = Value(self.dtype, dirty=True, fired=True, make=make)
+        self.fired(rule, value)
+        return value
+
+
+_PLAIN = {
+    "add": P[0] + P[1], "sub": P[0] - P[1], "mul": P[0] * P[1], "div": P[0] / P[1], "neg": -P[0],
+}
+
+
+def body_of(kind: str, payload: object, arity: int) -> sympy.Expr:
+    """One operation as a scalar body."""
+    return FUNCTIONS[str(payload)].cls(*P[:arity]) if kind == "call" else _PLAIN[kind]
+
+
+def buildable(form: Form) -> bool:
+    """Whether a form can be built with all its digits."""
+    return form.ratio is None or rt.closed_form(form.ratio) is not None
+
+
+def rule_of_form(form: Form) -> str:
+    """The name of the rule that builds a form."""
+    if not form.number:
+        return "cancellation"
+    if form.ratio is None:
+        return "exponentials"
+    closed = rt.closed_form(form.ratio)
+    return closed.rule if closed is not None else "exponentials"
+
+
+# -- sums ------------------------------------------------------------------------------------------
+def negate(step: Step) -> Value:
+    """-a keeps the form of a."""
+    (a,) = step.operands
+    value = step.as_form(fm.negated(a.form))
+    value.terms, value.gentle = tuple(map(fm.negated, a.terms)), a.gentle
+    return value
+
+
+def add(step: Step) -> Value:
+    """The sum of two, and the difference."""
+    a, b = step.operands
+    sign = 1 if step.kind == "add" else -1
+    right = b.form if sign > 0 else fm.negated(b.form)
+    found = fm.total(a.form, right)
+    terms = _terms(step, a, b, sign)
+    explicit = terms and all(t.ratio is None for t in terms)
+    gentle = found is not None and found.form.ratio is not None and _gentle(a, b)
+    harmless = gentle or (step.derived and not step.dirty and not explicit)
+    if found is not None and not found.form.number and (harmless or not step.derived):
+        found = None  # a user's own x - x is NaN where x is
+    if found is not None and found.cancels and not harmless and buildable(found.form):
+        # e^x - 1 = expm1(x);  1 - sigmoid(x) = sigmoid(-x)
+        value = step.fire(rule_of_form(found.form), found.form)
+        value.terms = terms
+        return value
+    if found is None and sign < 0:
+        made = step.variance(a.form, b.form)
+        if made is not None:
+            return step.fire_node("variance", made)
+    value = step.as_form(None if found is None else found.form)
+    if value.inline is not None:
+        return value
+    value.terms, value.gentle = terms, gentle
+    if found is None:
+        value.addends = (a, b, sign)
+        value.logs = (a.logs | b.logs) if len(a.logs) + len(b.logs) <= WIDTH else frozenset()
+        value.plus_one = _plus_one(a, b, sign)
+        value.form = _scaled_sum(step, value) or value.form
+    return value
+
+
+def _terms(step: Step, a: Value, b: Value, sign: int) -> tuple[Form, ...]:
+    # the exponentials that a sum is made of; in a derivative also ratios of them
+    left, right = _exponentials(a), _exponentials(b)
+    if not left or not right:
+        if not step.derived:
+            return ()
+        left, right = ((v.form,) if v.form.ratio is not None else v.terms or (v.form,)
+                       for v in (a, b))
+    if len(left) + len(right) > WIDTH or all(t.plain for t in (*left, *right)):
+        return ()
+    return (*left, *(right if sign > 0 else map(fm.negated, right)))
+
+
+def _exponentials(value: Value) -> tuple[Form, ...]:
+    if value.terms:
+        return value.terms if all(t.ratio is None for t in value.terms) else ()
+    return (value.form,) if value.form.ratio is None else ()
+
+
+def _plus_one(a: Value, b: Value, sign: int) -> tuple[int, Value] | None:
+    # 1 + v,  v + 1,  1 - v
+    if a.form.is_number and a.form.number == 1 and not b.form.is_number:
+        return sign, b
+    if sign > 0 and b.form.is_number and b.form.number == 1 and not a.form.is_number:
+        return 1, a
+    return None
+
+
+def _scaled_sum(step: Step, value: Value) -> Form | None:
+    # sum_i w_i e^(s_i) = (sum_i w_i e^(s_i - m)) e^m,  m = max_i s_i
+    terms = value.terms
+    if len(terms) < 2 or not any(fm.height(t.exponent) for t in terms):
+        return None
+    if any(t.ratio is not None for t in terms):
+        return None
+    builder, dtype = step.builder, step.dtype
+    largest = Value(dtype, dirty=True, degree=max(fm.height(t.exponent) for t in terms))
+    rest = Value(dtype, dirty=True)
+
+    def shift() -> Node:
+        # several exponents may be equal
+        different = {frozenset(t.exponent.items()): t.exponent for t in terms}
+        exponents = [
+            builder.wrap(builder.combination(e, dtype)) if e else builder.inline(sympy.S.Zero)
+            for e in different.values()
+        ]
+        exponents.sort(key=lambda e: e.inline is not None)
+        body: sympy.Expr = P[0]
+        for k in range(1, len(exponents)):
+            body = fn.maximum(body, P[k])
+        top = builder.over(body, exponents, dtype)
+        return mapped(SHIFT, [top], dtype)
+
+    def scaled() -> Node:
+        m = largest.node
+        args: list[Value] = []
+        for t in terms:
+            plain = builder.product(Form(t.number, t.factors), dtype) if t.factors else None
+            low = (
+                mapped(fn.exp(P[0] - P[1]), [builder.combination(t.exponent, dtype), m], dtype)
+                if t.exponent else mapped(fn.exp(-P[0]), [m], dtype)
+            )
+            c = sympy.Rational(t.number.numerator, t.number.denominator)
+            made = (
+                mapped(c * P[0], [low], dtype) if plain is None
+                else mapped(P[0] * P[1], [plain, low], dtype)
+            )
+            args.append(builder.wrap(made))
+        return builder.over(sympy.Add(*P[: len(args)]), args, dtype)
+
+    largest.make, rest.make = shift, scaled
+    return Form(factors={rest: 1}, exponent={largest: ONE})
+
+
+# -- products --------------------------------------------------------------------------------------
+def multiply(step: Step) -> Value:
+    """The product of two, and the quotient."""
+    a, b = step.operands
+    quotient = step.kind == "div"
+    if quotient and not b.form.number:
+        return step.written()
+    right = fm.inverse(b.form) if quotient else b.form
+    form = fm.product(a.form, right)
+    if form is None and a.form.ratio is not None and b.form.ratio is not None:
+        form = _apart(step, a.form, right)
+    if form is None:
+        return step.written()
+    if not form.number:
+        return step.fire("cancellation", form)
+    if step.derived:
+        # |x|^-1 x = sign(x);  x (1/x) = 1
+        signed = _signed(step, form)
+        if signed is not None:
+            return step.fire("sign", signed)
+    shared = any(
+        power * a.form.factors.get(key, 0) < 0 and key.inline is None
+        for key, power in right.factors.items()
+    )
+    fights = fm.fights(a.form, right)
+    for sum_, other in ((a, right), (b, a.form)):
+        # (e^a + e^b) e^-c = e^(a - c) + e^(b - c)
+        if not sum_.terms or sum_.form.ratio is not None or (quotient and sum_ is b):
+            continue
+        if fights or any(fm.fights(t, other) for t in sum_.terms):
+            value = _distributed(step, sum_.terms, other)
+            if value is not None:
+                return value
+    hidden = quotient and b.terms and not b.fired and fm.hides(b.form, form)
+    possible = buildable(form) and (step.derived or not form.is_number)
+    if possible and (hidden or fights):
+        # e^a e^-b = e^(a - b);  1/(1 + e^-x) = sigmoid(x)
+        return step.fire(rule_of_form(form), form)
+    vanished = form.is_number and not (a.form.is_number and b.form.is_number)
+    if shared or vanished:
+        if step.derived and buildable(form):
+            return step.fire("cancellation", form)
+        return step.written()
+    masked = _masked(step, form, a, b)
+    if masked is not None:
+        return masked
+    value = step.as_form(form)
+    value.gentle = form.ratio is not None and _gentle(a, b)
+    return value
+
+
+def _gentle(*values: Value) -> bool:
+    # made of tanh: what 1 - tanh(x)^2 loses is small beside the 1
+    return all(v.gentle or v.form.plain for v in values)
+
+
+def _apart(step: Step, a: Form, b: Form) -> Form | None:
+    # one of two unrelated ratios becomes a factor; the other meets the exponentials
+    first, second = (b, a) if b.exponent and fm.parallel(b.exponent, a.base) else (a, b)
+    alone = Form(ratio=first.ratio, base=first.base)
+    if not buildable(alone):
+        return None
+    builder, dtype = step.builder, step.dtype
+    atom = Value(dtype, dirty=step.dirty, make=lambda: builder.product(alone, dtype))
+    rest = fm.product(Form(first.number, first.factors, first.exponent), Form(factors={atom: 1}))
+    return None if rest is None else fm.product(rest, second)
+
+
+def _distributed(step: Step, terms: Sequence[Form], other: Form) -> Value | None:
+    made = [fm.product(t, other) for t in terms]
+    whole = [t for t in made if t is not None and buildable(t)]
+    if len(whole) < len(made):
+        return None
+
+    def make() -> Node:
+        builder = step.builder
+        args = [builder.wrap(builder.product(t, step.dtype)) for t in whole]
+        return builder.over(sympy.Add(*P[: len(args)]), args, step.dtype)
+
+    value = step.fire_node("exponentials", make)
+    value.terms = tuple(whole) if step.derived or all(t.ratio is None for t in whole) else ()
+    value.form = _scaled_sum(step, value) or value.form
+    return value
+
+
+def _signed(step: Step, form: Form) -> Form | None:
+    for key, power in form.factors.items():
+        x = step.builder.magnitudes.get(key)
+        if x is None or x not in form.factors or power * form.factors[x] >= 0:
+            continue
+        k = form.factors[x]
+        factors = {f: n for f, n in form.factors.items() if f is not key and f is not x}
+        if k % 2:
+            assert x.dtype is not None
+            s = step.builder.wrap(mapped(fn.sign(P[0]), [x.node], x.dtype))
+            factors[s] = 1
+        if power + k:
+            factors[key] = power + k
+        return Form(form.number, factors, form.exponent, form.ratio, form.base)
+    return None
+
+
+def _masked(step: Step, form: Form, a: Value, b: Value) -> Value | None:
+    # x log x = 0 at x = 0
+    if step.kind != "mul" or step.dtype is None:
+        return None
+    for log, other in ((a, b), (b, a)):
+        for x in log.logs:
+            power = other.form.factors.get(x, 0)
+            if power < 1 or x.inline is not None:
+                continue
+            rest = dict(other.form.factors)
+            del rest[x]
+            left = Form(other.form.number, rest, other.form.exponent, other.form.ratio,
+                        other.form.base)
+            if not buildable(left):
+                return None
+            value = step.fire_node("x log x", _x_log_x(step, x, power, log, left))
+            value.zero_of = x
+            return value
+    return None
+
+
+def _x_log_x(
+    step: Step, x: Value, power: int, log: Value, left: Form
+) -> Callable[[], Node]:
+    def make() -> Node:
+        dtype = step.dtype
+        base = step.builder.product(Form(factors={x: power}), dtype)
+        core = mapped(X_LOG_X if power == 1 else POWER_LOG_X, [base, log.node], dtype)
+        if left.is_number and left.number == 1:
+            return core
+        whole = fm.product(left, step.builder.wrap(core).form)
+        assert whole is not None
+        return step.builder.product(whole, dtype)
+
+    return make
+
+
+# -- functions -------------------------------------------------------------------------------------
+def exponential(step: Step) -> Value:
+    """e^x."""
+    (x,) = step.operands
+    exponent = fm.linear(x)
+    if x in exponent and x.form.number < 0:
+        x.degree = -ONE  # such as -x^2
+    step.builder.name(exponent, x)
+    return step.as_form(Form(exponent=exponent))
+
+
+_T = rt.T
+# of t = e^x:  sinh(x) = (t^2 - 1)/(2t),  cosh(x) = (t^2 + 1)/(2t);  of t = e^(2x):  tanh(x)
+_TANH = (_T - 1) / (_T + 1)
+_OF_T = {
+    "expm1": _T - 1, "sigmoid": _T / (1 + _T), "sinh": (_T**2 - 1) / (2 * _T),
+    "cosh": (_T**2 + 1) / (2 * _T),
+}
+
+
+def ratio(step: Step) -> Value:
+    """A function that is rational in e^x; tanh(x) = (t - 1)/(t + 1) with t = e^(2x)."""
+    (x,) = step.operands
+    exponent = fm.linear(x)
+    step.builder.name(exponent, x)
+    name = str(step.payload)
+    if name == "tanh":
+        form = Form(ratio=_TANH, base=fm.times(exponent, Fraction(2)))
+    else:
+        form = Form(ratio=_OF_T[name], base=exponent)
+    value = step.as_form(form)
+    value.gentle = name == "tanh"
+    return value
+
+
+def logarithm(step: Step) -> Value:
+    """log(x)."""
+    (x,) = step.operands
+    if not x.form.plain:
+        # log(w e^s) = log(w) + s
+        return _log_of(step, x.form) or step.written()
+    if x.plus_one is not None:
+        # log(1 + v) = log1p(v)
+        sign, v = x.plus_one
+
+        def make() -> Node:
+            return step.builder.over(fn.log1p(sign * P[0]), [v], step.dtype)
+
+        return step.fire_node("log1p", make)
+    value = step.written()
+    value.logs = frozenset(f for f in x.form.factors if f.inline is None)
+    return value
+
+
+def logarithm_of_one_more(step: Step) -> Value:
+    """log1p(x): log(1 + e^s) = softplus(s)."""
+    (x,) = step.operands
+    found = None if x.form.plain else fm.total(Form(), x.form)
+    if found is None or found.form.plain:
+        return step.written()
+    return _log_of(step, found.form) or step.written()
+
+
+def _log_of(step: Step, form: Form) -> Value | None:
+    probe = step.builder.logarithm(form, step.dtype)
+    if probe is None:
+        return None
+    rule, node = probe
+    value = step.fire_node(rule, lambda: node)
+    value.form = step.builder.wrap(node).form
+    return value
+
+
+def square_root(step: Step) -> Value:
+    """sqrt(x^2) = |x|, and its reciprocal."""
+    (x,) = step.operands
+    found = fm.root(x.form) if x.form.factors else None
+    if found is None:
+        return step.written()
+    number, factors, exponent = found
+    if any(v.inline is not None for v in factors):
+        return step.written()
+    form = Form(
+        number, {step.builder.magnitude(v) if k % 2 else v: k for v, k in factors.items()}, exponent
+    )
+    return step.fire("absolute value", form if step.payload == "sqrt" else fm.inverse(form))
+
+
+def conversion(step: Step) -> Value:
+    """A cast to the dtype that x has keeps its form."""
+    (x,) = step.operands
+    same = x.dtype is not None and FUNCTIONS[str(step.payload)].dtype == x.dtype
+    return step.as_form(x.form) if same else step.written()
+
+
+def choice(step: Step) -> Value:
+    """select(c, a, b) of equal a and b is a: two forms of one function, each where it is stable."""
+    c, a, b = step.operands
+    value = step.written()
+    if value.inline is None and c.zero_of is not None and c.zero_of in (a.zero_of, b.zero_of):
+        value.settled = True
+        return value
+    both = a.fired and b.fired
+    if value.inline is None and (both or not a.form.plain) and fm.equal(a.form, b.form):
+        value.form, value.settled, value.dirty = a.form, True, False
+    return value
+
+
+def test(step: Step) -> Value:
+    """The tests x = 0 and 0 < x are remembered: a choice by them masks the zero of x."""
+    a, b = step.operands
+    value = step.written()
+    if value.inline is None:
+        value.zero_of = zero_test(str(step.payload), a, b)
+    return value
+
+
+def zero_test(name: str, a: Value, b: Value) -> Value | None:
+    """What is tested by `x = 0` and `0 < x`."""
+    if _is_zero(a):
+        return b
+    return a if name == "equal" and _is_zero(b) else None
+
+
+def _is_zero(value: Value) -> bool:
+    if value.inline is not None:
+        return bool(value.inline == 0)
+    node = value.made
+    return isinstance(node, Constant) and not node.shape and bool(node.value == 0)
+
+
+Rule = Callable[[Step], Value]
+
+ARITHMETIC: Mapping[str, Rule] = {
+    "neg": negate, "add": add, "sub": add, "mul": multiply, "div": multiply,
+}
+CALLS: Mapping[str, Rule] = {
+    "exp": exponential,
+    "expm1": ratio,
+    "sigmoid": ratio,
+    "tanh": ratio,
+    "sinh": ratio,
+    "cosh": ratio,
+    "log": logarithm,
+    "log1p": logarithm_of_one_more,
+    "sqrt": square_root,
+    "rsqrt": square_root,
+    "select": choice,
+    "equal": test,
+    "less": test,
+    "cast_float32": conversion,
+    "cast_float64": conversion,
+}
+
+
+def value_of(step: Step) -> Value:
+    """What a step makes, by the rule of its operation."""
+    operands = step.operands[1:] if step.payload == "select" else step.operands
+    floats = all(v.dtype is None or v.dtype == step.dtype for v in operands)
+    if not floats or all(v.inline is not None for v in step.operands):
+        return step.written()
+    table = CALLS if step.kind == "call" else ARITHMETIC
+    rule = table.get(str(step.payload) if step.kind == "call" else step.kind)
+    return step.written() if rule is None else rule(step)
+
+
