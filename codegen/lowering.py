@@ -19,14 +19,19 @@ from symgrad.graph.dims import Extent, same, size
 from symgrad.graph.nodes import Reduce, Reindex
 
 
-def lower(schedule: Schedule) -> list[Lowered]:
-    """The kernels of a schedule, in order."""
-    return [_lower_stage(schedule, stage, k) for k, stage in enumerate(schedule.stages)]
+def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered]:
+    """The kernels of a schedule, in order.
+
+    Args:
+        row_memory: what is dear in a row may wait in memory for the row's next pass. The rows share
+            that memory, so where they run side by side such values are computed anew.
+    """
+    return [_lower_stage(schedule, stage, k, row_memory) for k, stage in enumerate(schedule.stages)]
 
 
-def _lower_stage(schedule: Schedule, stage: Stage, number: int) -> Lowered:
+def _lower_stage(schedule: Schedule, stage: Stage, number: int, row_memory: bool) -> Lowered:
     if isinstance(stage, LoopStage):
-        return Loops(schedule, stage, number).run()
+        return Loops(schedule, stage, number, row_memory).run()
     if isinstance(stage, ProductStage):
         return _lower_product(schedule, stage, number)
     if isinstance(stage.node, Reindex):

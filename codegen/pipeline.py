@@ -71,6 +71,7 @@ def compile(
     nodes, rebuild = flatten(outputs)
     pairs = _updates(updates or {})
     clock = _Clock()
+    back = clock("import numba", lambda: targets.find(target))
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
     wanted = [*nodes, *(n for _, n in pairs)]
     wanted = clock("simplify", lambda: simplify_checked(wanted, written))
@@ -79,19 +80,19 @@ def compile(
     count = len(nodes) + len(pairs)
     final, right = wanted[: len(nodes)], wanted[len(nodes) : count]
     schedule = clock("schedule", lambda: make_schedule([n for n in wanted if not _is_leaf(n)]))
-    lowered = clock("lower", lambda: lower(schedule))
+    lowered = clock("lower", lambda: lower(schedule, back.ROW_MEMORY))
     lowered = clock("tune", lambda: [replace(k, kernel=tune(k.kernel)) for k in lowered])
     lowered = with_formulas(schedule, lowered)
     plan = clock("plan memory", lambda: plan_memory(
         schedule, lowered, [n for n in [*final, *wanted[count:]] if not _is_leaf(root_of(n))],
         [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
     ))
-    back = clock("import numba", lambda: targets.find(target))
     key = schedule.graph.key
     source = clock("print", lambda: back.print_program(plan, written.dims, key))
     loaded = clock("load", lambda: back.load_program(source, key))
     stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds)
-    return Compiled(stages, loaded, nodes, rebuild, [leaf for leaf, _ in pairs], final, seed)
+    updated = [leaf for leaf, _ in pairs]
+    return Compiled(stages, back, loaded, nodes, rebuild, updated, final, seed)
 
 
 def simplify_checked(outputs: Sequence[Node], written: Graph) -> list[Node]:
