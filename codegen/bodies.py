@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from codegen.access import Index
 from codegen.loop_ir import Affine
 from symgrad.graph.dims import Extent
@@ -92,9 +94,9 @@ class BodyWriter:
             if fraction and not is_float(dtype):
                 return wanted if is_float(wanted) else DEFAULT
             return dtype
-        if is_bool(wanted):
-            return DEFAULT if fraction else INT64
-        return wanted
+        if fraction and not is_float(wanted):
+            return DEFAULT
+        return INT64 if is_bool(wanted) else wanted
 
     def arithmetic(self, kind: str, parts: Sequence[_Part], wanted: DType) -> _Part:
         dtype = self.common(parts, wanted)
@@ -108,7 +110,10 @@ class BodyWriter:
         if function.result == "cast":
             assert function.dtype is not None
             (part,) = parts
-            have = self.common(parts, INT64) if isinstance(part, _Weak) else part[1]
+            if isinstance(part, _Weak) and part.kind == "number":
+                number = np.asarray(part.payload).astype(function.dtype)
+                return self.sink.literal(number.item(), function.dtype), function.dtype
+            have = INT64 if isinstance(part, _Weak) else part[1]
             return self.settle((self.settle(part, have), have), function.dtype), function.dtype
         if function.result == "select":
             dtype = self.common(parts[1:], wanted)

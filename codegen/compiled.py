@@ -18,9 +18,9 @@ from codegen.memory import Plan
 from codegen.schedule import Schedule
 from codegen.access import root_of
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Binding
+from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, printable, show
-from symgrad.graph.errors import CompileError, DataError, LeafError
+from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
@@ -68,20 +68,34 @@ class State(MutableMapping[str, Array]):
     def __init__(self, leaves: Sequence[Input], values: Sequence[Array]) -> None:
         self._leaves = {leaf.name: leaf for leaf in leaves}
         self._arrays = {leaf.name: value for leaf, value in zip(leaves, values, strict=True)}
+        spans = [_span(value) for value in values] or [(0, 0)]
+        self._first, self._end = min(a for a, _ in spans), max(b for _, b in spans)
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._arrays:
-            raise LeafError(f"state: no leaf {name!r}. There are: {', '.join(map(repr, self))}.")
+            known = ", ".join(map(repr, self)) or "none, since nothing is updated"
+            raise LeafError(f"state: no leaf is named {name!r}. There are: {known}.")
         return self._arrays[name]
 
     def __setitem__(self, name: str, value: npt.ArrayLike) -> None:
         target = self[name]
-        given = np.asarray(value)
+        given = converted(self._leaves[name], value)
         if given.shape != target.shape:
-            raise DataError(
-                f"state {name!r}: shape {target.shape} is needed, got {given.shape}."
+            raise DataShapeError(
+                f"state {name!r}: shape {show(target.shape)} is needed, got {show(given.shape)}."
             )
-        target[...] = given
+        self.put(name, given)
+
+    def put(self, name: str, value: Array) -> None:
+        """Give a leaf a value that fits."""
+        self._arrays[name][...] = value
+
+    def may_hold(self, array: Array) -> bool:
+        """Whether an array may lie in the memory of the state; False is certain."""
+        first, end = _span(array)
+        if end <= self._first or self._end <= first:
+            return False
+        return any(np.may_share_memory(array, own) for own in self._arrays.values())
 
     def __delitem__(self, name: str) -> None:
         raise LeafError(f"state: {name!r} cannot be deleted; assign a new value instead.")
@@ -95,6 +109,12 @@ class State(MutableMapping[str, Array]):
     def __repr__(self) -> str:
         inner = ", ".join(f"{n!r}: {a.dtype}{a.shape}" for n, a in self._arrays.items())
         return f"State({{{inner}}})"
+
+
+def _span(array: Array) -> tuple[int, int]:
+    """The addresses of a contiguous array: its first byte, and the first behind it."""
+    first: int = array.__array_interface__["data"][0]
+    return first, first + array.nbytes
 
 
 class Invocation(Protocol):
@@ -116,9 +136,6 @@ class Invocation(Protocol):
 
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
-
-    def leaf(self, k: int) -> Array:
-        """The value of leaf k as it is now."""
 
     def run(self) -> int:
         """Run the program; what it returns is not zero when an index was out of range."""
@@ -156,9 +173,11 @@ class Compiled:
         self._state: State | None = None
         self._seed = seed
         self._steps = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._local = threading.local()
         self._places = self._result_places()
+        kept = set(self._updated)
+        self._held_places = [(k, leaf) for k, leaf in enumerate(self._leaves) if leaf in kept]
 
     def _result_places(self) -> list[tuple[str, int]]:
         """Where each output's value is found: a result of the program, or a leaf or constant."""
@@ -202,33 +221,61 @@ class Compiled:
     @property
     def state(self) -> State:
         """The leaves that the program updates; they start from their initial values."""
-        if self._state is None:
-            values = [self.initial(leaf) for leaf in self._updated]
-            self._state = self.target.hold(self._updated, values)
-        return self._state
+        with self._lock:
+            if self._state is None:
+                values = [self.initial(leaf) for leaf in self._updated]
+                self._state = self.target.hold(self._updated, values)
+            return self._state
 
     def __call__(self, /, **values: Any) -> Any:
         """Run the program.
 
         Args:
             values: arrays by the names of the leaves as written; a parameter left out takes its
-                initial value, a leaf under `updates` its state.
+                initial value, a leaf under `updates` its state. A value for such a leaf is first
+                copied into the state.
         Returns: fresh arrays in the structure of the outputs.
-        Raises: LeafError, DataError naming the leaf, the shapes and the dims.
+        Raises: LeafError, DataError naming the leaf, the shapes and the dims. The state is then as
+            it was.
+
+        Several threads may call at once, each with a workspace of its own; calls that change the
+        state run one after the other.
         """
         unknown = [name for name in values if name not in self._names]
         if unknown:
             known = ", ".join(map(repr, sorted(self._names))) or "none"
             raise LeafError(f"no leaf is named {', '.join(map(repr, unknown))}. Leaves: {known}.")
+        if not self._updated:
+            return self._called(values)
+        with self._lock:
+            return self._called(values)
+
+    def _called(self, values: Mapping[str, Any]) -> Any:
         arrays, dims = self._binding({**self._held(), **values}, self._seed, self._steps)
+        if self._updated:
+            self._take_state(arrays)
         call = self._invocation()
         call.set_dims(dims)
         call.set_leaves(arrays)
         call.set_outputs(self._empty_results(dims))
-        before = {k: call.leaf(k).copy() for kind, k in self._places if kind == "leaf"}
         self.run(call)
         self._steps += 1
-        return self._collect(call.outputs, before, dims)
+        return self._collect(call.outputs, arrays, dims)
+
+    def _take_state(self, arrays: list[Array]) -> None:
+        """Put the state in the places of the leaves that it holds.
+
+        The program writes there, so no other leaf may share that memory.
+        """
+        state = self.state
+        for k, array in enumerate(arrays):
+            if state.may_hold(array) and array is not state._arrays.get(self._leaves[k].name):
+                arrays[k] = array.copy()
+        for k, leaf in self._held_places:
+            own = state._arrays[leaf.name]
+            if arrays[k] is not own:
+                state.put(leaf.name, arrays[k])
+                arrays[k] = own
 
     def initial(self, leaf: Input) -> Array:
         """The value that a leaf starts from."""
@@ -310,18 +357,20 @@ class Compiled:
         assert isinstance(node, Constant)
         return node.value.reshape(dm.values(self._outputs[k].shape, dims)).copy()
 
-    def _collect(self, results: Sequence[Array], before: Mapping[int, Array],
-                 dims: Mapping[Dim, int]) -> Any:
+    def _collect(
+        self, results: Sequence[Array], leaves: Sequence[Array], dims: Mapping[Dim, int]
+    ) -> Any:
         collected: list[Array] = []
         taken: set[int] = set()
         for k, (kind, place) in enumerate(self._places):
             if kind == "constant":
                 collected.append(self._constant(k, dims))
                 continue
-            array = results[place] if kind == "result" else before[place].copy()
-            if kind == "result" and place in taken:
+            array = results[place] if kind == "result" else leaves[place]
+            if kind == "leaf" or place in taken:
                 array = array.copy()
-            taken.add(place)
+            else:
+                taken.add(place)
             collected.append(array.reshape(dm.values(self._outputs[k].shape, dims)))
         return self._rebuild(collected)
 

@@ -46,6 +46,11 @@ class DeviceState(State):
             download(self._device.pop(name), array)
         return array
 
+    def put(self, name: str, value: Array) -> None:
+        """Give a leaf a value that fits."""
+        super().put(name, value)
+        self._device.pop(name, None)
+
     def name_of(self, array: Array) -> str | None:
         """Which leaf's array this is, None for all other arrays."""
         return self._names.get(id(array))
@@ -112,14 +117,6 @@ class DeviceInvocation:
         self.outputs = tuple(outputs)
         for k, output in enumerate(outputs, self.first_result):
             self.table[k] = cuda.device_array(max(output.size, 1), output.dtype)
-
-    def leaf(self, k: int) -> Array:
-        """The value of leaf k as it is now."""
-        array = self.arrays[k]
-        if self.state.name_of(array) is not None:
-            array = np.empty_like(array)
-            download(self.table[1 + k], array)
-        return array
 
     def run(self) -> int:
         """Run the program; what it returns is not zero when an index was out of range."""

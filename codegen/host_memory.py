@@ -62,10 +62,6 @@ class HostInvocation:
         for k, output in enumerate(outputs):
             self.table[self.first_result + k] = output.__array_interface__["data"][0]
 
-    def leaf(self, k: int) -> Array:
-        """The value of leaf k as it is now."""
-        return self.arrays[k]
-
     def run(self) -> int:
         """Run the program; what it returns is not zero when an index was out of range."""
         return self._program(*self._addresses)

@@ -21,7 +21,7 @@ from codegen.schedule import (
 )
 from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
 from symgrad.graph.dims import size
-from symgrad.graph.dtypes import BOOL, INT32, DType, is_float
+from symgrad.graph.dtypes import BOOL, INT32, DType, is_bool, is_float
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reduce, Scatter
 from symgrad.graph.scalars import operations
 
@@ -216,7 +216,7 @@ class Loops(Values):
         """A reduction over the row: an accumulator, updated in the inner loop."""
         if isinstance(node, Reduce) and node.op in ("argmax", "argmin"):
             return self.reduce_place(node)
-        operation = "add" if isinstance(node, Einsum) else _MERGE[node.op]  # type: ignore[attr-defined]
+        operation = merge_of(node)
         name = self.start(node, 1)
         value = self.combine(node, member_reads(node, self.where(node)), ())
         self.update(name, operation, value, node.dtype)
@@ -224,7 +224,7 @@ class Loops(Values):
 
     def start(self, node: Node, depth: int, dtype: DType | None = None) -> str:
         """A new accumulator of the node's dtype, or of `dtype`, at its neutral element."""
-        number = 0 if isinstance(node, (Einsum, Scatter)) else start_of(node)
+        number = start_of(node)
         dtype = dtype or node.dtype
         name = self.fresh()
         self.depth[name] = depth
@@ -281,7 +281,7 @@ class Loops(Values):
         else:
             index = result_index(node, here)
             value = self.combine(node, member_reads(node, here), ())
-        operation = "add" if isinstance(node, (Einsum, Scatter)) else _MERGE[node.op]  # type: ignore[attr-defined]
+        operation = merge_of(node)
         offset = offset_of(node.shape, index)
         self.writes.add(node)
         if not offset.terms:  # a scalar: keep it in a register and store it once
@@ -290,7 +290,7 @@ class Loops(Values):
             self.after.append(Store(self.buffer(node), offset, name))
             return
         buffer = self.buffer(node)
-        number = 0 if isinstance(node, (Einsum, Scatter)) else start_of(node)
+        number = start_of(node)
         initial = self.literal(number, node.dtype)
         self.blocks[0].append(
             ir.For("z", size(node.shape), (Store(buffer, variable("z"), initial),))
@@ -318,9 +318,17 @@ class Loops(Values):
 _MERGE = {"max": "maximum", "min": "minimum", "prod": "mul"}
 
 
+def merge_of(node: Node) -> str:
+    """The operation by which a reduction takes in a further value."""
+    if isinstance(node, Reduce):
+        return _MERGE[node.op]
+    return "logical_or" if is_bool(node.dtype) else "add"
+
+
 def start_of(node: Node) -> float | int | bool:
     """Where a reduction starts: the neutral element of its operation."""
-    assert isinstance(node, Reduce)
+    if not isinstance(node, Reduce):
+        return 0
     dtype = node.args[0].dtype
     bottom = lowest(dtype)
     if node.op == "prod":

@@ -130,8 +130,13 @@ class _Planner:
         self._updates(updates)
 
     def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
-        """A right-hand side is written over its leaf where that is safe, else copied at the end."""
+        """A right-hand side is written over its leaf where that is safe, else copied at the end.
+
+        Safe is what nothing reads afterwards, and what stands behind every check of an index: a call
+        that fails changes no leaf.
+        """
         last = self._last_uses()
+        checked = max((k for k, low in enumerate(self.kernels) if low.kernel.checks), default=-1)
         taken: set[Operand] = set(self.entry)
         copies: list[CopyOf] = []
         for leaf, node in updates:
@@ -139,6 +144,7 @@ class _Planner:
             writer = next((k for k, low in enumerate(self.kernels) if root in low.writes), None)
             direct = (
                 writer is not None
+                and writer > checked
                 and root not in taken
                 and root.dtype == leaf.dtype
                 and last.get(leaf, -1) <= writer

@@ -18,7 +18,7 @@ from codegen.schedule import make_schedule
 from codegen.tune import tune
 from symgrad.calculus.simplification import simplify
 from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
-from symgrad.graph.dims import Extent, same
+from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
 from symgrad.graph.functions import AXIS, P
 from symgrad.graph.graph import Graph
@@ -76,15 +76,20 @@ def compile(
     wanted = [*nodes, *(n for _, n in pairs)]
     wanted = clock("simplify", lambda: simplify_checked(wanted, written))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
-    wanted = [_in_memory(n, k >= len(nodes)) for k, n in enumerate(wanted)]
+    updated = {leaf for leaf, _ in pairs}
+    wanted = [
+        _in_memory(n) if k >= len(nodes) or root_of(n) in updated else n
+        for k, n in enumerate(wanted)
+    ]
     count = len(nodes) + len(pairs)
-    final, right = wanted[: len(nodes)], wanted[len(nodes) : count]
-    schedule = clock("schedule", lambda: make_schedule([n for n in wanted if not _is_leaf(n)]))
+    final, right, checks = wanted[: len(nodes)], wanted[len(nodes) : count], wanted[count:]
+    computed = [n for n in [*final, *checks, *right] if not _is_leaf(n)]  # updates last: see memory
+    schedule = clock("schedule", lambda: make_schedule(computed))
     lowered = clock("lower", lambda: lower(schedule, back.ROW_MEMORY))
     lowered = clock("tune", lambda: [replace(k, kernel=tune(k.kernel)) for k in lowered])
     lowered = with_formulas(schedule, lowered)
     plan = clock("plan memory", lambda: plan_memory(
-        schedule, lowered, [n for n in [*final, *wanted[count:]] if not _is_leaf(root_of(n))],
+        schedule, lowered, [n for n in [*final, *checks] if not _is_leaf(root_of(n))],
         [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
     ))
     key = schedule.graph.key
@@ -148,11 +153,9 @@ def _is_leaf(node: Node) -> bool:
     return isinstance(node, (Input, Constant))
 
 
-def _in_memory(node: Node, always: bool) -> Node:
-    """A right-hand side that is a leaf is copied by a Map, so that updates may swap leaves."""
-    if not (always and _is_leaf(root_of(node))):
-        return node
-    return map_node(P[0], [node], node.dtype)
+def _in_memory(node: Node) -> Node:
+    """A leaf's old value, copied by a Map before updates change it, so that they may swap leaves."""
+    return map_node(P[0], [node], node.dtype) if _is_leaf(root_of(node)) else node
 
 
 def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
@@ -161,6 +164,11 @@ def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
         if not isinstance(leaf, Input):
             raise LeafError(f"updates: the key {leaf!r} is no leaf. Keys are inputs or parameters.")
         node = as_node(given, leaf.dtype)
+        if free_dims(leaf.shape):
+            raise ShapeError(
+                f"updates: a leaf of symbolic shape cannot be kept between calls\n  {describe(leaf)}\n"
+                "  Give it a shape of numbers."
+            )
         if len(node.shape) != len(leaf.shape) or any(
             same(a, b) is False for a, b in zip(node.shape, leaf.shape, strict=False)
         ):

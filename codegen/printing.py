@@ -154,7 +154,7 @@ class BodyPrinter:
         """A number, written so that it has this dtype."""
         if dtype == BOOL:
             return str(bool(number))
-        text = repr(number)
+        text = repr(float(number) if dtype.kind == "f" else number)
         special = text.strip("-") in ("inf", "nan")
         if special:
             self.function.uses.add(text.strip("-"))

@@ -47,7 +47,7 @@ from symgrad.graph.errors import CompileError
 
 Loop: TypeAlias = tuple[str, Extent]
 # Operations whose order may be changed up to rounding.
-ASSOCIATIVE = ("add", "mul", "maximum", "minimum")
+ASSOCIATIVE = ("add", "mul", "maximum", "minimum", "logical_or")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,10 @@ class _Spreader:
         if not isinstance(value, ir.Literal):
             return False
         dtype = start.dtype
-        neutral = {"add": 0, "mul": 1, "maximum": lowest(dtype), "minimum": highest(dtype)}
+        neutral = {
+            "add": 0, "mul": 1, "logical_or": False,
+            "maximum": lowest(dtype), "minimum": highest(dtype),
+        }
         return value.number == neutral[operation]
 
     def one_block(self, before: Sequence[Spread], rest: Sequence[Spread]) -> list[Launch]:

@@ -16,7 +16,7 @@ from codegen.bodies import BodyWriter
 from codegen.loop_ir import Affine, Apply, Buffer, Kernel, Let, Load, Statement, Store, variable
 from codegen.schedule import Schedule, axis_name, member_reads
 from symgrad.graph.dims import Extent, Shape, size
-from symgrad.graph.dtypes import DType
+from symgrad.graph.dtypes import DType, is_bool
 from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node
 
 
@@ -199,8 +199,9 @@ class Values(Writer):
             return self.bodies.write(node, names, index)
         if isinstance(node, Einsum):
             product = names[0]
+            times = "logical_and" if is_bool(node.dtype) else "mul"
             for name in names[1:]:
-                product = self.apply("mul", (product, name), node.dtype)
+                product = self.apply(times, (product, name), node.dtype)
             return product
         return names[0]
 

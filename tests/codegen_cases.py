@@ -1,7 +1,7 @@
-"""Small programs by name, judged by `evaluate`: each by the IR interpreter, and all in one compilation.
+"""Small programs by name, judged by `evaluate`: each by the IR interpreter, all in one compilation.
 
-A compilation costs half a second however small the graph is, so the cases of a module are outputs of
-one program.
+A compilation costs half a second however small the graph is, so the cases of a module are outputs
+of one program.
 """
 
 from __future__ import annotations

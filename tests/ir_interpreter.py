@@ -1,7 +1,7 @@
 """Loop IR run by Python: a second target for tests, slow, in which every access is checked.
 
-It has the meaning of the IR and nothing of Numba's: loads and stores are checked against the bounds of
-their buffers, loads against memory that nothing has written, operands against the dtype of their
+It has the meaning of the IR and nothing of Numba's: loads and stores are checked against the bounds
+of their buffers, loads against memory that nothing has written, operands against the dtype of their
 result, and the alias scopes of one kernel against overlapping memory.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from codegen import loop_ir as ir
-from codegen import targets
+from codegen import loop_ir as ir, targets
 from codegen.loading import Loaded
 from codegen.memory import Plan
+from codegen.targets import cpu
 from symgrad.graph.dims import Dim, value
 from symgrad.graph.dtypes import BOOL, INT64
 from symgrad.graph.functions import FUNCTIONS
@@ -91,6 +91,10 @@ class Typed:
 class Target:
     """Stands for a module of `codegen/targets`."""
 
+    ROW_MEMORY = True
+    prepare = staticmethod(cpu.prepare)
+    hold = staticmethod(cpu.hold)
+
     def __init__(self) -> None:
         self.plans: dict[str, tuple[Plan, tuple[Dim, ...]]] = {}
 
@@ -153,8 +157,9 @@ def run(plan: Plan, table: int, dims: Mapping[Dim, int]) -> int:
     blocks = [
         Block(int(a), n, k < given) for k, (a, n) in enumerate(zip(addresses, sizes, strict=True))
     ]
+    checked = [k for k, call in enumerate(plan.calls) if call.kernel.checks]
     with np.errstate(all="ignore"):
-        for call in plan.calls:
+        for k, call in enumerate(plan.calls):
             seen = [blocks[e] for e in call.entries]
             writes = {
                 s.c.name if isinstance(s, ir.Call) else s.buffer.name
@@ -171,7 +176,7 @@ def run(plan: Plan, table: int, dims: Mapping[Dim, int]) -> int:
                 for b, block in zip(call.kernel.buffers, seen, strict=True)
             }
             translated(call.kernel, dims)(buffers, report)
-            if report[0]:
+            if report[0] and k == checked[-1]:
                 return int(report[0])
     return 0
 
@@ -253,6 +258,7 @@ class _Translator:
             comparison = FUNCTIONS.get(v.operation)
             truth = comparison is not None and comparison.result == "bool"
             assert let.dtype == (BOOL if truth else wanted[0]), (let, own)
+            assert let.dtype != BOOL or v.operation not in ("add", "sub", "mul", "div", "neg"), let
         if v.operation in ARITHMETIC:
             return f"{short}({ARITHMETIC[v.operation].format(*v.operands)})"
         return f"{short}(F[{v.operation!r}]({', '.join(v.operands)}))"

@@ -1,8 +1,8 @@
 """Random legal graphs over all node classes, with data on which floats are exact.
 
 Leaves hold small whole numbers and every node keeps a bound on its values; where a bound leaves the
-range in which whole floats are exact, values are clipped. So a compiled program must equal `evaluate`
-to the last bit, in whatever order it sums.
+range in which whole floats are exact, values are clipped. So a compiled program must equal
+`evaluate` to the last bit, in whatever order it sums.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from symgrad.graph.nodes import (
     Constant,
     Gather,
     Input,
-    Map,
     Node,
     Piece,
     Reduce,
@@ -207,8 +206,7 @@ class Program:
         dtype = first.dtype
         count = int(self.rng.choice([1, 2, 2, 2, 2, 3])) if not is_bool(dtype) else 1
         args = [first]
-        for _ in range(count - 1):
-            args.append(self.some(lambda n: n.dtype == dtype))
+        args.extend(self.some(lambda n: n.dtype == dtype) for _ in range(count - 1))
         labels: list[tuple[int, ...]] = []
         extents: dict[int, Extent] = {}
         for arg in args:
@@ -223,10 +221,7 @@ class Program:
             labels.append(tuple(own))
         every = list(extents)
         self.rng.shuffle(every)
-        if is_bool(dtype):
-            kept = every
-        else:
-            kept = [k for k in every if self.rng.random() < 0.5]
+        kept = [k for k in every if is_bool(dtype) or self.rng.random() < 0.5]
         if self.rng.random() < 0.2:
             extents[len(extents)] = self.pick(self.pool)
             kept.insert(int(self.rng.integers(len(kept) + 1)), len(extents) - 1)
@@ -325,7 +320,9 @@ class Program:
         start[axis] = arg.shape[axis] - 1
         step, stride = list(one), list(one)
         step[axis], stride[axis] = -1, 2
-        piece = Piece(arg.shape, tuple(start), tuple(step), arg.shape, tuple(nothing), tuple(stride))
+        piece = Piece(
+            arg.shape, tuple(start), tuple(step), arg.shape, tuple(nothing), tuple(stride)
+        )
         self.add(Reindex((arg,), (piece,), tuple(shape)), self.bound[arg])
 
     def concatenate(self) -> None:
@@ -333,9 +330,13 @@ class Program:
         axis = int(self.rng.integers(first.ndim))
 
         def goes(n: Node) -> bool:
-            return n.dtype == first.dtype and n.ndim == first.ndim and all(
-                k == axis or same(a, b) is True
-                for k, (a, b) in enumerate(zip(n.shape, first.shape, strict=True))
+            return (
+                n.dtype == first.dtype
+                and n.ndim == first.ndim
+                and all(
+                    k == axis or same(a, b) is True
+                    for k, (a, b) in enumerate(zip(n.shape, first.shape, strict=True))
+                )
             )
 
         args = [first] + [self.some(goes, first) for _ in range(int(self.rng.integers(1, 3)))]
@@ -486,6 +487,3 @@ def assert_equal(got: Any, expected: Any, what: str = "") -> None:
     assert got.dtype == expected.dtype, (what, got.dtype, expected.dtype)
     assert got.shape == expected.shape, (what, got.shape, expected.shape)
     np.testing.assert_array_equal(got, expected, err_msg=what)
-
-
-__all__ = ["Map", "Program", "assert_equal", "outputs_of", "random_program"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import sympy
@@ -166,6 +169,17 @@ def test_backward_nodes_know_their_primal():
     assert born and all(n.backward_of is not None for n in born)
     assert any(n.backward_of is h for n in born)
     assert all(n.where == n.backward_of.where for n in born)
+
+
+def test_shared_literals_keep_no_graph_alive():
+    x = real("x", 3)
+    h = V["tanh"](x * 3.0)
+    gone = weakref.ref(h)
+    for e in (grad(total(h), x), grad(total(h), real("y", 2)), grad(total(2.0 * h + h), x)):
+        assert all(n.backward_of is None for n in toposort([e]) if isinstance(n, Constant))
+    del h, e
+    gc.collect()
+    assert gone() is None
 
 
 def test_disjoint_parts_are_joined_and_not_added():

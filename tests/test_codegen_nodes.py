@@ -292,7 +292,9 @@ def axis_indices_and_dims(c: Case) -> None:
     x = c.input(whole(1, 3, 5), n, 5)
     c.out(sg.arange(7), sg.arange(2, 9), sg.arange(0, 3, 0.5), sg.arange(n), sg.arange(5.0))
     c.out(sg.eye(3), sg.eye(3, 5, 1), sg.eye(n, 5, -1), sg.eye(n, dtype="int32"), sg.zeros((n, 2)))
-    c.out(x[:2].mean(), x[:2].mean(0), x[:, :4].mean(1), x * n, x + sg.arange(5), sg.full((2, n), 0.5))
+    c.out(
+        x[:2].mean(), x[:2].mean(0), x[:, :4].mean(1), x * n, x + sg.arange(5), sg.full((2, n), 0.5)
+    )
     c.out(Map((x,), P[0] + AXIS[0] * 10 + AXIS[1], (n, 5), np.dtype(np.float32)))
     c.out(Map((x,), select(equal(AXIS[0], AXIS[1]), P[0], n), (n, 5), np.dtype(np.float32)))
     for dtype in DTYPES.values():
@@ -318,6 +320,13 @@ def truth(c: Case) -> None:
     c.out(sg.transpose(sg.stack([a, b])), a.max(), b.min(), sg.where(a, 1.0, 2.0), a != b)
     c.out(sg.max(sg.stack([a, b]), 0), sg.min(sg.stack([a, b]), 1), sg.concatenate([a, b])[::-2])
     c.out(map_node(CAST[np.dtype(np.bool_)](P[0]), [c.input([0.0, -0.0, 0.5, np.nan])]))
+
+
+@cases.add
+def products_of_truth(c: Case) -> None:
+    a, b = c.input(whole(1, 5, 1, dtype=np.bool_)), c.input(whole(2, 5, dtype=np.bool_, high=1))
+    c.out(einsum_node([a, b], [(0, 1), (0,)], (0,)), einsum_node([b, b], [(0,), (1,)], (1, 0)))
+    c.out(einsum_node([a], [(0, 1)], (0,)) | b, einsum_node([b], [(0,)], (1, 0), {1: 3}))
 
 
 @cases.add
@@ -354,7 +363,14 @@ def special_numbers(c: Case) -> None:
 def signs_of_zero(c: Case) -> None:
     x = c.input([0.0, -0.0, 1.0])
     # 1 / z tells the sign of a zero z
-    c.out(1 / (-x), 1 / (0.0 - x), 1 / (-0.0 * x), 1 / (x * 0.5 + 0.0), 1 / sg.floor(x), 1 / sg.sqrt(x))
+    c.out(
+        1 / (-x),
+        1 / (0.0 - x),
+        1 / (-0.0 * x),
+        1 / (x * 0.5 + 0.0),
+        1 / sg.floor(x),
+        1 / sg.sqrt(x),
+    )
     c.out(1 / sg.where(x == 0, x, -0.0), 1 / (x - x), 1 / sg.transpose(sg.stack([x, -x])))
 
 
@@ -384,7 +400,14 @@ def norms_and_variances(c: Case, dtype: Any) -> None:
     x = c.input(real(1, 5, 7, dtype=dtype))
     scale = c.input(real(2, 7, dtype=dtype))
     normed = (x - x.mean(1, keepdims=True)) / sg.sqrt(sg.var(x, 1, keepdims=True) + 1e-5)
-    c.out(normed * scale, sg.var(x), sg.var(x, 0), sg.var(x, 1), sg.std(x, 0), sg.grad((normed * scale).sum(), x))
+    c.out(
+        normed * scale,
+        sg.var(x),
+        sg.var(x, 0),
+        sg.var(x, 1),
+        sg.std(x, 0),
+        sg.grad((normed * scale).sum(), x),
+    )
     c.out((x - x.mean(0)) / sg.sqrt(sg.var(x, 0) + 1e-5), sg.sqrt((x * x).sum(1)))
 
 
@@ -404,8 +427,11 @@ def outputs_that_are_leaves_constants_and_views(c: Case) -> None:
     n = c.dim()
     x = c.input(whole(1, 3, 5), n, 5)
     y = x * 2
-    c.out(x, x, y, y, y.reshape(n * 5), y.reshape(1, n, 5), sg.transpose(y), y[1:], x.reshape(n * 5))
-    c.out(sg.constant(2.0), sg.constant([1, 2, 3]), sg.transpose(x), sg.ones((2, n)), x.reshape(5, n))
+    c.out(x, x, y, y, y.reshape(n * 5), y.reshape(1, n, 5), sg.transpose(y), y[1:])
+    c.out(x.reshape(n * 5))
+    c.out(
+        sg.constant(2.0), sg.constant([1, 2, 3]), sg.transpose(x), sg.ones((2, n)), x.reshape(5, n)
+    )
     c.out(sg.constant([[1.0, 2.0]]).reshape(2), sg.constant([[1.0, 2.0], [3.0, 4.0]]).T, x[0, 0])
 
 

@@ -234,8 +234,9 @@ def test_wrt_needs_one_expression() -> None:
 def test_unknown_level_and_unknown_things_are_refused() -> None:
     with pytest.raises(SymgradError, match=r'no level .poster.*"layers"'):
         draw(input("x", (3,)), level="poster")  # type: ignore[arg-type]
-    with pytest.raises(SymgradError, match="expected an expression"):
-        draw([1, 2])  # type: ignore[list-item]
+    for wrong in (3, [], ["x"], [1, 2]):
+        with pytest.raises(SymgradError, match="expected an expression"):
+            draw(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ['x"];evil', "two\nlines", "sep\u2028", "<b>", "a\\", "self"])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 
 import numpy as np
 import pytest
+import sympy
 
 from symgrad.graph import errors as er
 from symgrad.graph.dims import dim
+from symgrad.graph.elementwise import elementwise
 from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
+from symgrad.graph.evaluator import evaluate
 from symgrad.graph.leaves import as_node, constant, full, input, parameter
 from symgrad.graph.operators import VERBS, load_verbs
 
@@ -123,7 +128,7 @@ def test_values_that_are_no_expressions():
 
 def test_truth_length_and_number():
     x = input("x", (B,))
-    with pytest.raises(SymgradError, match="no truth value before it is evaluated"):
+    with pytest.raises(TypeError, match="no truth value before it is evaluated"):
         if x > 0:
             pass
     with pytest.raises(
@@ -132,8 +137,47 @@ def test_truth_length_and_number():
         float(x)
     with pytest.raises(TypeError):
         range(x)
-    with pytest.raises(SymgradError, match="len: axis 0 has the extent B"):
+    with pytest.raises(TypeError, match="len: axis 0 has the extent B"):
         list(x)
+
+
+def test_functions_of_numpy_build_expressions_or_say_that_they_do_not():
+    x, b = input("x", (3, 5)), input("b", (3, 5), "bool")
+    assert np.sum(x) is VERBS["sum"](x) and np.max(x, axis=1).shape == (3,)
+    assert np.reshape(x, (5, 3)).shape == (5, 3) and np.shape(x) == (3, 5) and np.ndim(x) == 2
+    assert np.concatenate([x, x], axis=1).shape == (3, 10)
+    assert np.where(b, x, 0).dtype == np.float32 and np.clip(x, 0, 1).shape == (3, 5)
+    assert np.einsum("ij->j", x) is VERBS["einsum"]("ij->j", x)
+    for call, message in {
+        "numpy.median: no such operation on expressions": lambda: np.median(x),
+        "numpy.linalg.norm: no such operation": lambda: np.linalg.norm(x),
+        "numpy.sum on an expression: got an unexpected keyword": lambda: np.sum(x, dtype="f8"),
+        "numpy.arctan2: no such operation": lambda: np.arctan2(x, x),
+    }.items():
+        with pytest.raises(TypeError, match=call):
+            message()
+
+
+def test_evaluate_takes_an_expression_and_a_dictionary():
+    x = input("x", (3,))
+    with pytest.raises(LeafError, match="evaluate: int is no expression"):
+        evaluate(3)
+    with pytest.raises(LeafError, match=r"values must be a dictionary such as .* got list"):
+        evaluate([x], [np.zeros(3)])
+
+
+def test_elementwise_is_real():
+    x = input("x", (3,))
+    for number in (sympy.I, sympy.zoo, sympy.nan):
+        with pytest.raises(DTypeError, match="expressions hold real numbers only"):
+            elementwise(lambda u, number=number: u + number, x)
+
+
+def test_copies_are_the_expression_itself_and_pickles_are_refused():
+    e = input("x", (3,)) * 2
+    assert copy.copy(e) is e and copy.deepcopy({"a": [e]})["a"][0] is e
+    with pytest.raises(DTypeError, match="expressions are not pickled"):
+        pickle.dumps(e)
 
 
 def test_shapes_and_names():

@@ -91,6 +91,28 @@ def test_label_out_of_range_in_evaluate() -> None:
         net.trainer().evaluate({**net.data, "y": net.data["y"] + 1})
 
 
+def test_label_out_of_range_in_validation_keeps_the_epoch() -> None:
+    net = Net()
+    trainer = net.trainer()
+    with pytest.raises(DataError, match=r"(?s)fit: validation: .*3 is out of range.*rows"):
+        trainer.fit(net.data, 3, 8, validation={**net.data, "y": net.data["y"] + 1})
+    assert trainer.epoch == len(trainer.history.loss) == 1
+
+
+@pytest.mark.parametrize("callbacks", [print, [3], 0.2])
+def test_callbacks_are_functions(callbacks: Any) -> None:
+    net = Net()
+    with pytest.raises(DataError, match="callbacks must be a sequence of functions"):
+        net.trainer().fit(net.data, 1, 8, callbacks=callbacks)
+
+
+def test_a_metric_may_have_any_name() -> None:
+    net = Net()
+    trainer = Trainer(mean(net.rows), optim.sgd(0.1), metrics={"|g|": mean(net.x)})
+    history = trainer.fit(net.data, 1, 8)
+    assert history.records[0].metrics["|g|"] == pytest.approx(net.data["x"].mean(), abs=1e-6)
+
+
 # -- NaN --------------------------------------------------------------------------------------
 def test_nan_in_data_raises_before_it_changes_anything() -> None:
     net, clean = Net(), Net()
@@ -141,6 +163,10 @@ def test_bad_trainers() -> None:
         Trainer(loss, sgd, on_nan="ignore")
     with pytest.raises(SymgradError, match="clip_norm must be a positive number, got 0"):
         Trainer(loss, sgd, clip_norm=0)
+    with pytest.raises(SymgradError, match="clip_norm must be a positive number, got 'a'"):
+        Trainer(loss, sgd, clip_norm="a")  # type: ignore[arg-type]
+    with pytest.raises(SymgradError, match=r"metrics must be a dictionary .* got list"):
+        Trainer(loss, sgd, metrics=[net.hit])  # type: ignore[arg-type]
     with pytest.raises(SymgradError, match="seed must be"):
         Trainer(loss, sgd, seed=-1)
     with pytest.raises(SymgradError, match="cannot be called 'loss'"):

@@ -102,6 +102,14 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["m"]
 
 
+@pytest.mark.parametrize("name", ["no/such/folder/m", "."])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(OSError, match="save: cannot write the file") as caught:
+        Net().trainer().save(path)
+    assert caught.value.filename == str(path) and os.listdir(tmp_path) == []
+
+
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     net = Net()
     net.trainer().save(tmp_path / "good")

@@ -133,8 +133,13 @@ def product(
         kernel(tiles, TILE * TILE, (*operands, m, n, k, *rows, *columns, *starts, *steps))
 
 
+def reported(report: Any) -> bool:
+    """Whether an index was out of range so far."""
+    return bool(report.copy_to_host()[0])
+
+
 def _gemm(element: Any, name: str) -> DeviceKernel:
-    zero = 0 if element == types.int32 else np.dtype(name).type(0)
+    zero = np.dtype(name).type(0)
 
     def gemm(a, b, c, m, n, k, a_row, a_column, b_row, b_column, a0, b0, c0, a1, b1, c1):
         left = cuda.shared.array((TILE, TILE), element)
@@ -179,6 +184,11 @@ def _mul(x, y):
     return x * y
 
 
+@device
+def _or(x, y):
+    return x | y
+
+
 def _merge(combine: Any, element: Any) -> Any:
     """Every thread of a block gives a value and gets all of them combined, by a tree."""
 
@@ -205,7 +215,9 @@ _ELEMENTS = {
     "f32": types.float32, "f64": types.float64, "i32": types.int32, "i64": types.int64,
     "b1": types.boolean,
 }
-_OPERATIONS = {"add": _add, "mul": _mul, "maximum": maximum, "minimum": minimum}
+_OPERATIONS = {
+    "add": _add, "mul": _mul, "maximum": maximum, "minimum": minimum, "logical_or": _or,
+}
 # merge_add_f32 and so on: by operation and dtype.
 MERGES = {
     f"merge_{operation}_{short}": _merge(combine, element)

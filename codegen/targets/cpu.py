@@ -98,7 +98,8 @@ class _Printer:
 
     def calls(self) -> Iterator[str]:
         names = {d: f"n{k}" for k, d in enumerate(self.dims)}
-        for call in self.plan.calls:
+        checked = [k for k, call in enumerate(self.plan.calls) if call.kernel.checks]
+        for k, call in enumerate(self.plan.calls):
             function = _print_kernel(call.kernel)
             self.uses |= function.uses
             text = "\n".join(function.lines)
@@ -116,7 +117,10 @@ class _Printer:
             if call.kernel.formula:
                 yield f"# {call.kernel.formula}"
             yield f"{self.names[text]}({', '.join([*pointers, *extents, *numbers, *report])})"
-        yield "return reported(status)" if any(c.kernel.checks for c in self.plan.calls) else "return 0"
+            if checked and k == checked[-1]:  # no leaf is written before this place
+                yield "if reported(status):"
+                yield "    return reported(status)"
+        yield "return 0"
 
 
 def _definition(name: str, kernel: Kernel, function: Function) -> str:

@@ -21,7 +21,7 @@ from codegen.compiled import Invocation, State
 from codegen.loading import Loaded, run_module
 from codegen.loop_ir import CheckIndex, For, Kernel, Let, Load, Store, Update
 from codegen.memory import Plan
-from codegen.printing import OPERATORS, SCALARS, BodyPrinter, Function, extent_text, memory_name
+from codegen.printing import LOGIC, OPERATORS, SCALARS, BodyPrinter, Function, extent_text, memory_name
 from codegen.spreading import Accumulate, Cooperate, Launch, Loop, Product, Spread, spread, walk
 from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.dtypes import INT32, INT64, SHORT, DType, is_float
@@ -127,7 +127,7 @@ class _Printer:
         lines.append("# What the program is given: entries of the table, and their dtypes.")
         lines.append(f"MEMORY = {[(entry, dtype.name) for entry, dtype in self.memory]}")
         lines += ["", "", "def program(memory, dims, report):"]
-        lines.append(f'    """Launch the kernels in order; `report` takes a bad index."""')
+        lines.append('    """Launch the kernels in order; `report` takes a bad index."""')
         if self.memory:
             names = [memory_name(entry, dtype) for entry, dtype in self.memory]
             lines.append(f"    {', '.join(names)}{',' if len(names) == 1 else ''} = memory")
@@ -137,7 +137,8 @@ class _Printer:
 
     def calls(self) -> Iterator[str]:
         names = {d: f"n{k}" for k, d in enumerate(self.dims)}
-        for call in self.plan.calls:
+        checked = [k for k, call in enumerate(self.plan.calls) if call.kernel.checks]
+        for k, call in enumerate(self.plan.calls):
             arrays = {}
             for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
                 self.memory[entry, buffer.dtype] = None
@@ -149,7 +150,10 @@ class _Printer:
                     yield self.product(launch, arrays, names)
                 else:
                     yield self.launch(call.kernel, launch, arrays, names)
-        yield "return report"
+            if checked and k == checked[-1]:  # no leaf is written before this place
+                self.uses.add("reported")
+                yield "if reported(report):"
+                yield "    return"
 
     def launch(
         self, kernel: Kernel, launch: Launch, arrays: Mapping[str, str], names: dict[Dim, str]
@@ -236,10 +240,12 @@ class _KernelPrinter(BodyPrinter):
         if launch.blocks:
             self.unfold("cuda.blockIdx.x", loops, 1)
             return
-        self.put("place = cuda.grid(1)", 1)
-        self.put(f"if place >= {self.extent(size(e for _, e in loops))}:", 1)
+        name = loops[0][0] if len(loops) == 1 else "place"
+        self.put(f"{name} = cuda.grid(1)", 1)
+        self.put(f"if {name} >= {self.extent(size(e for _, e in loops))}:", 1)
         self.put("return", 2)
-        self.unfold("place", loops, 1)
+        if name == "place":
+            self.unfold("place", loops, 1)
 
     def unfold(self, place: str, loops: Sequence[Loop], depth: int) -> None:
         """The loop variables, row-major, from one number."""
@@ -284,7 +290,8 @@ class _KernelPrinter(BodyPrinter):
                 self.put(f"{s.name} = {s.value}", depth)
             elif isinstance(s, (Store, Accumulate)):
                 if together:
-                    self.put("cuda.syncthreads()", depth)
+                    if self.function.lines[-1].strip() != "cuda.syncthreads()":
+                        self.put("cuda.syncthreads()", depth)
                     self.put("if cuda.threadIdx.x == 0:", depth)
                     self.put(self.write(s), depth + 1)
                     self.put("cuda.syncthreads()", depth)
@@ -322,7 +329,8 @@ class _KernelPrinter(BodyPrinter):
             return f"{place} = {s.name}"
         if s.atomic:
             return f"cuda.atomic.add({s.buffer.name}, {offset}, {s.value})"
-        if s.operation in OPERATORS:
-            return f"{place} = {place} {OPERATORS[s.operation]} {s.value}"
+        symbol = {**OPERATORS, **LOGIC}.get(s.operation)
+        if symbol is not None:
+            return f"{place} = {place} {symbol} {s.value}"
         self.function.uses.add(s.operation)
         return f"{place} = {s.operation}({place}, {s.value})"

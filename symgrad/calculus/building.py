@@ -18,7 +18,6 @@ from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent, Shape, same, size
 from symgrad.graph.dtypes import DType
 from symgrad.graph.functions import AXIS, P
-from symgrad.graph.leaves import zeros
 from symgrad.graph.nodes import (
     Constant,
     Einsum,
@@ -31,6 +30,7 @@ from symgrad.graph.nodes import (
     einsum_node,
     reshape_node,
 )
+from symgrad.graph.provenance import CONTEXT
 from symgrad.graph.scalars import placeholders_in
 
 SUM_WIDTH = 8  # arguments of one sum; longer sums are trees of these
@@ -42,18 +42,19 @@ def is_extent_one(extent: Extent) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _literal(value: float, dtype: DType) -> Node:
-    return Constant(np.asarray(value, dtype))
-
-
 def literal(value: float, dtype: DType) -> Node:
-    """A scalar constant."""
-    return _literal(value, dtype)
+    """A scalar constant. It is backward of nothing, since every graph may share it."""
+    before = CONTEXT.origin, CONTEXT.backward_of
+    CONTEXT.origin = CONTEXT.backward_of = None
+    try:
+        return Constant(np.asarray(value, dtype))
+    finally:
+        CONTEXT.origin, CONTEXT.backward_of = before
 
 
 def zeros_node(shape: Shape, dtype: DType) -> Node:
     """Zeros; the only place where a cotangent that is zero becomes an expression."""
-    return zeros(shape, dtype)
+    return expanded(literal(0.0, dtype), shape)
 
 
 def is_literal(node: Node, value: float) -> bool:

@@ -10,7 +10,7 @@ from symgrad.calculus import bodies
 from symgrad.calculus.building import aligned, is_extent_one, literal, total, zeros_node
 from symgrad.calculus.map_rules import build, derived, is_delta, is_zero
 from symgrad.graph.dims import Extent
-from symgrad.graph.dtypes import DType
+from symgrad.graph.dtypes import DType, is_bool
 from symgrad.graph.functions import P, placeholder
 from symgrad.graph.nodes import Constant, Einsum, Map, Node, einsum_node
 
@@ -272,7 +272,7 @@ def broadcast_last(node: Einsum, once: Once) -> Node | None:
 
 def elementwise(node: Einsum, once: Once) -> Node | None:
     """rewrite: a product that sums nothing and transposes nothing -> map p0 * p1."""
-    if len(node.args) < 2 or node.summed or any(map(is_delta, node.args)):
+    if len(node.args) < 2 or node.summed or is_bool(node.dtype) or any(map(is_delta, node.args)):
         return None
     place = {k: n for n, k in enumerate(node.out)}
     args: list[Node] = []

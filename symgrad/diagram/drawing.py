@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -107,7 +107,7 @@ def _outputs(expr: Expressions) -> tuple[list[Node], dict[Node, str]]:
     if isinstance(expr, Mapping):
         named = {node: str(name) for name, node in expr.items()}
         return list(expr.values()), named
-    outputs = list(expr)
+    outputs = list(expr) if isinstance(expr, Iterable) else []
     if not outputs or not all(isinstance(o, Node) for o in outputs):
         raise SymgradError(
             f"draw: expected an expression or a sequence of expressions, got {expr!r:.80}."

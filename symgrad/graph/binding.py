@@ -19,14 +19,14 @@ from symgrad.graph.dtypes import BOOL, BOUNDS, DType, is_bool, is_float, is_int
 from symgrad.graph.errors import DataError, DataShapeError, DataTypeError, LeafError
 from symgrad.graph.graph import Graph, Guard
 from symgrad.graph.leaves import initial_value
-from symgrad.graph.nodes import Input, Node, Reindex, describe
+from symgrad.graph.nodes import Input, Node, Reduce, Reindex, describe
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """An extent that must not be negative: a slice stays inside its axis."""
+    """An extent that must not be negative: a slice stays inside its axis, a maximum has a value."""
 
     extent: Extent
     node: Node
@@ -201,6 +201,13 @@ class Binding:
                 )
         for need in self.requirements:
             if (spare := _value(need.extent, dims, need.node)) < 0:
+                if isinstance(need.node, Reduce):
+                    shape = dm.values(need.node.args[0].shape, dims)
+                    empty = next(a for a in need.node.axes if shape[a] == 0)
+                    raise DataShapeError(
+                        f"{need.node.op}: axis {empty} is empty\n  {describe(need.node)}\n"
+                        f"  got {dm.show(shape)}"
+                    )
                 raise DataShapeError(
                     f"a slice leaves its axis: {need.extent} must not be negative, got {spare}"
                     f"{_dims_told(dims)}\n  {describe(need.node)}"
@@ -268,7 +275,10 @@ def _first_uses(graph: Graph) -> tuple[tuple[Dim, Node], ...]:
 
 
 def requirements(graph: Graph) -> tuple[Requirement, ...]:
-    """Extents that must not be negative when values arrive: symbolic slices stay inside axes."""
+    """Extents that must not be negative when values arrive.
+
+    Symbolic slices stay inside axes, and the axes of a maximum or minimum are not empty.
+    """
     found: dict[Extent, Requirement] = {}
     for node in graph.nodes:
         if isinstance(node, Reindex):
@@ -281,6 +291,11 @@ def requirements(graph: Graph) -> tuple[Requirement, ...]:
                     node.shape, piece.offset, piece.stride, piece.count, strict=True
                 ):
                     _inside(found, node, extent, start, step, count)
+        elif isinstance(node, Reduce) and node.op in ("max", "min", "argmax", "argmin"):
+            for axis in node.axes:
+                extent = node.args[0].shape[axis]
+                if type(extent) is not int or extent == 0:
+                    found.setdefault(extent - 1, Requirement(extent - 1, node))
         for extent in node.shape:
             if type(extent) is not int and not isinstance(extent, Dim):
                 _need(found, node, extent)

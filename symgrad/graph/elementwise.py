@@ -292,6 +292,10 @@ def _body(f: Callable[..., object] | sympy.Expr, count: int) -> sympy.Expr:
             f"elementwise: the expression has symbols that are no arguments: {', '.join(strange)}. "
             "Pass their values as further arguments."
         )
+    if made.has(sympy.I, sympy.zoo, sympy.nan):
+        raise DTypeError(
+            f"elementwise: {made} is no real number; expressions hold real numbers only."
+        )
     return adopt(made)
 
 

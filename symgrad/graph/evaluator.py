@@ -7,7 +7,7 @@ measured against. Each node class has one function; a new node is one entry in `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -89,11 +89,18 @@ def evaluate(
     if isinstance(expr, Node):
         outputs = [expr]
     else:
+        if not isinstance(expr, Iterable):
+            raise LeafError(f"evaluate: {type(expr).__name__} is no expression.")
         outputs = list(expr.values() if isinstance(expr, dict) else expr)
         for output in outputs:
             if not isinstance(output, Node):
                 raise LeafError(f"evaluate: {type(output).__name__} is no expression.")
     graph = Graph.of(outputs)
+    if values is not None and not isinstance(values, Mapping):
+        raise LeafError(
+            "evaluate: values must be a dictionary such as {x: X} or {'x': X}, got "
+            f"{type(values).__name__}."
+        )
     named, dims = named_values(graph, values or {})
     arrays, dims = Binding(graph)(named, step=step, dims=dims)
     results = [

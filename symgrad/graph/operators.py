@@ -7,6 +7,7 @@ operators look them up. So the nodes stay the lowest room and imports run one wa
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -77,12 +78,50 @@ class Operators:
         if name not in VERBS:
             load_verbs()
         if method != "__call__" or kwargs or name not in VERBS:
-            raise SymgradError(
+            raise DTypeError(
                 f"numpy.{ufunc.__name__}: no such operation on expressions"
                 + (f" with {method!r} or options {sorted(kwargs)}." if name in VERBS else ".")
                 + " Use the verbs of symgrad."
             )
         return VERBS[name](*inputs)  # type: ignore[no-any-return]
+
+    def __array_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """NumPy's other functions build expressions too, where a verb has their name.
+
+        Without this NumPy would take an expression for a list of its elements.
+        """
+        name: str = function.__name__
+        if name in ("shape", "ndim"):
+            return getattr(self, name)
+        if name not in VERBS:
+            load_verbs()
+        if name not in VERBS or function.__module__ != "numpy":
+            raise DTypeError(
+                f"{function.__module__}.{name}: no such operation on expressions. "
+                "Use the verbs of symgrad."
+            )
+        try:
+            inspect.signature(VERBS[name]).bind(*args, **kwargs)
+        except TypeError as error:
+            raise DTypeError(f"numpy.{name} on an expression: {error}.") from None
+        return VERBS[name](*args, **kwargs)
+
+    def __copy__(self) -> Node:
+        """Itself: an expression never changes, and is told from others by its identity."""
+        return self  # type: ignore[return-value]
+
+    def __deepcopy__(self, memo: Any) -> Node:
+        """Itself, as `__copy__`."""
+        return self  # type: ignore[return-value]
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """No pickle: an expression is made again by the code that wrote it."""
+        raise DTypeError(
+            "pickle: expressions are not pickled. Keep the code that makes them, and the values "
+            "of the parameters with Trainer.save or numpy.savez."
+        )
 
     def __add__(self, other: Any) -> Node:
         return VERBS["add"](self, other)  # type: ignore[no-any-return]
@@ -187,7 +226,7 @@ class Operators:
         return object.__hash__(self)
 
     def __bool__(self) -> NoReturn:
-        raise SymgradError(
+        raise DTypeError(
             "bool: an expression has no truth value before it is evaluated. Choose between values "
             "with where(condition, a, b); compare nodes themselves with `is`."
         )
@@ -197,7 +236,7 @@ class Operators:
         if shape and type(shape[0]) is int:
             return shape[0]
         what = f"axis 0 has the extent {shape[0]}" if shape else "the expression is a scalar"
-        raise SymgradError(f"len: {what}. Use x.shape[0] in formulas.")
+        raise DTypeError(f"len: {what}. Use x.shape[0] in formulas.")
 
     def __iter__(self) -> Any:
         n = len(self)

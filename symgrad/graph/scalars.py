@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import sympy
@@ -52,20 +52,30 @@ def renumber(expr: sympy.Expr, mapping: tuple[tuple[int, int], ...]) -> sympy.Ex
     return expr.xreplace({fn.placeholder(a): fn.placeholder(b) for a, b in mapping})
 
 
+# The kind of a number or of weak operands with a fraction among them: a float of any width.
+_FRACTION: Final = "fraction"
+
+
 def infer_dtype(body: sympy.Expr, arg_dtypes: Sequence[DType]) -> DType:
     """The dtype of a body whose placeholders have these dtypes; numbers, dims and indices are weak.
 
+    A fraction makes a float of integers that it meets, and so does a quotient.
+
     Raises: DTypeError when a float function meets integers, or bool enters arithmetic.
     """
-    return _infer(body, tuple(arg_dtypes)) or (DEFAULT if _has_fraction(body) else INT64)
+    found = _infer(body, tuple(arg_dtypes))
+    if found is None:
+        return INT64
+    return DEFAULT if isinstance(found, str) else found
 
 
 @lru_cache(maxsize=None)
-def _infer(expr: sympy.Expr, args: tuple[DType, ...]) -> DType | None:
+def _infer(expr: sympy.Expr, args: tuple[DType, ...]) -> DType | str | None:
+    """A dtype; None for weak integers, `_FRACTION` for weak fractions."""
     if isinstance(expr, Placeholder):
         return args[int(expr.name[1:])] if expr != Y else None
     if not expr.args:
-        return None
+        return _FRACTION if expr.is_number and not expr.is_Integer else None
     parts = [_infer(arg, args) for arg in expr.args]
     function = function_of(expr)
     if function is not None:
@@ -75,25 +85,20 @@ def _infer(expr: sympy.Expr, args: tuple[DType, ...]) -> DType | None:
             return function.dtype
         if function.result == "select":
             parts = parts[1:]
-    known = [p for p in parts if p is not None]
+    fraction = any(isinstance(p, str) for p in parts)
+    if isinstance(expr, sympy.Pow) and expr.exp.is_negative:
+        fraction = True
+    known = [p for p in parts if p is not None and not isinstance(p, str)]
     if not known:
-        return None
+        return _FRACTION if fraction or (function and function.result == "float") else None
     dtype = promote(*known)
-    fractional = _has_fraction(expr) and function is None
     if function is not None and function.result == "float" and not is_float(dtype):
         raise DTypeError(
             f"{function.name}: needs floats, got {dtype}. Cast first: astype(x, 'float32')."
         )
     if function is None and dtype == BOOL:
         raise DTypeError("arithmetic on bool. Cast first: astype(x, 'float32') or where(x, a, b).")
-    return DEFAULT if fractional and not is_float(dtype) else dtype
-
-
-def _has_fraction(expr: sympy.Expr) -> bool:
-    return any(
-        (isinstance(e, (sympy.Float, sympy.Rational, sympy.NumberSymbol)) and not e.is_Integer)
-        for e in expr.args or (expr,)
-    )
+    return DEFAULT if fraction and not is_float(dtype) else dtype
 
 
 # -- bodies as straight-line operations -----------------------------------------------------------
@@ -149,7 +154,7 @@ class _Writer:
             expr, ready = stack.pop()
             if expr in self.known:
                 continue
-            if ready or not expr.args or expr.is_number:
+            if ready or not expr.args or _is_literal(expr):
                 self.known[expr] = self.one(expr)
             else:
                 stack.append((expr, True))
@@ -162,7 +167,7 @@ class _Writer:
             return self.emit("axis", (), int(expr.name[1:]))
         if isinstance(expr, Dim):
             return self.emit("dim", (), expr)
-        if expr.is_number and function_of(expr) is None:
+        if _is_literal(expr):
             return self.emit("number", (), number(expr))
         function = function_of(expr)
         if function is not None:
@@ -203,6 +208,11 @@ class _Writer:
         return result
 
 
+def _is_literal(expr: sympy.Expr) -> bool:
+    """Whether an expression is a number that SymPy may work out; our own functions it may not."""
+    return bool(expr.is_number) and not expr.has(fn.Applied)
+
+
 def _signed(term: sympy.Expr) -> tuple[int, sympy.Expr]:
     if isinstance(term, sympy.Mul) and term.args[0] == -1:
         return -1, sympy.Mul(*term.args[1:])
@@ -222,7 +232,7 @@ def _fraction(expr: sympy.Expr) -> tuple[int, list[tuple[sympy.Expr, int]], list
             below.append((sympy.Integer(factor.q), 1))
         elif factor == -1:
             sign = -sign
-        elif isinstance(factor, sympy.Pow) and factor.exp.is_Integer and not factor.is_number:
+        elif isinstance(factor, sympy.Pow) and factor.exp.is_Integer and not _is_literal(factor):
             side = above if factor.exp > 0 else below
             side.append((factor.base, abs(int(factor.exp))))
         else:

@@ -44,9 +44,12 @@ def write(path: str | os.PathLike[str], arrays: Arrays, record: Mapping[str, Any
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             draft.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            reason = f"save: cannot write the file ({error.strerror})"
+            raise OSError(error.errno, reason, os.fspath(path)) from None
         raise
 
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from numbers import Real
 
 from symgrad.calculus.vjp import value_and_grad
 from symgrad.graph.arithmetic import add, maximum, square
@@ -75,9 +76,14 @@ def make_objective(
     Raises: SymgradError and its kinds, for everything about the arguments that cannot work.
     """
     loss = as_node(loss)
+    if not isinstance(metrics, Mapping):
+        raise SymgradError(
+            "Trainer: metrics must be a dictionary of expressions by name, such as "
+            f'{{"accuracy": hits}}, got {type(metrics).__name__}.'
+        )
     if "loss" in metrics:
         raise SymgradError("Trainer: a metric cannot be called 'loss', that is the loss itself.")
-    if clip_norm is not None and not (math.isfinite(clip_norm) and clip_norm > 0):
+    if clip_norm is not None and not _is_positive(clip_norm):
         raise SymgradError(f"Trainer: clip_norm must be a positive number, got {clip_norm!r}.")
     measured = {"loss": loss, **{str(name): as_node(m) for name, m in metrics.items()}}
     leaves = Graph.of(list(measured.values())).inputs
@@ -94,6 +100,10 @@ def make_objective(
     updates = optimizer.updates(trained, grads)
     every = Graph.of([*outputs.values(), norm, *updates, *updates.values()]).inputs
     return Objective(outputs, norm, updates, trained, every, batch)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value) and float(value) > 0
 
 
 def batch_dim(leaves: Sequence[Input], measured: Mapping[str, Node]) -> Dim:

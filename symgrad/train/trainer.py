@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ class Trainer:
             when a loss or a gradient is not finite under on_nan="raise" and when an index is out
             of range: the step that met it has changed nothing.
         """
-        goal = self.objective
+        goal, listeners = self.objective, _listeners(callbacks)
         bound = bind("fit", data, goal.inputs, goal.batch)
         size = check_batch_size("fit", batch_size, bound.n)
         if not is_count(epochs):
@@ -154,13 +155,13 @@ class Trainer:
         measure = None
         if validation is not None:
             held_out = bind("fit: validation", validation, goal.inputs, goal.batch)
-            measure = self._measure(held_out, size)
+            measure = self._measure("fit: validation", held_out, size)
         step = self._training_step(bound, size)
         run = Run(
             step, list(bound.rows.values()), epochs=int(epochs), batch_size=size, shuffle=shuffle,
             seed=self.seed, first_epoch=self.epoch, stop_at_nan=self.on_nan == "raise",
         )
-        first, listeners = len(self._records), tuple(callbacks)
+        first = len(self._records)
         interrupted = self._train(run, bound, measure, listeners, progress)
         return History(tuple(self._records[first:]), interrupted)
 
@@ -203,19 +204,22 @@ class Trainer:
         """Enter epoch `k` of a run, which may be a part of one."""
         rows = bound.n if k < run.epoch else run.start
         names = list(self.objective.outputs)
-        means = dict(zip([*names, "|g|"], (run.sums[k] / rows).tolist(), strict=True))
+        *measured, norm = (run.sums[k] / rows).tolist()
+        means = dict(zip(names, measured, strict=True))
         self.epoch += 1
         record = EpochRecord(
             epoch=self.epoch,
             loss=means["loss"],
             metrics={name: means[name] for name in names if name != "loss"},
-            gradient_norm=means["|g|"],
-            validation={} if measure is None else measure(),
+            gradient_norm=norm,
+            validation={},
             seconds=float(seconds),
             rows=rows,
             steps=-(-rows // run.batch_size),
         )
         self._records.append(record)
+        if measure is not None:  # a failure here leaves the epoch that was trained in the history
+            record = self._records[-1] = replace(record, validation=measure())
         return record
 
     def _progress_text(self, last: int) -> str:
@@ -261,10 +265,10 @@ class Trainer:
         size = EVALUATION_ROWS if batch_size is None else batch_size
         if batch_size is not None:
             size = check_batch_size("evaluate", batch_size, bound.n)
-        return self._measure(bound, size)()
+        return self._measure("evaluate", bound, size)()
 
-    def _measure(self, bound: Bound, batch_size: int) -> Measure:
-        """A function that computes loss and metrics on checked data."""
+    def _measure(self, asked: str, bound: Bound, batch_size: int) -> Measure:
+        """A function that computes loss and metrics on checked data, for whom `asked` names."""
         outputs = list(self.objective.outputs.values())
         size = min(batch_size, bound.n)
         program = self._compiled("evaluate", outputs)
@@ -277,7 +281,7 @@ class Trainer:
                 if run.advance(1) != Stop.DONE:
                     failure = run.failure
                     raise DataError(
-                        f"evaluate: {failure.reason}\n  among the rows {_some(failure.rows)}"
+                        f"{asked}: {failure.reason}\n  among the rows {_some(failure.rows)}"
                     )
             means = (run.sums[0] / bound.n).tolist()
             return dict(zip(self.objective.outputs, means, strict=True))
@@ -415,6 +419,16 @@ class Trainer:
             value[...] = arrays[leaf.name]
         trainer.epoch, trainer._records = epoch, history
         return trainer
+
+
+def _listeners(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    listeners = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
+    if not all(map(callable, listeners)):
+        raise DataError(
+            "fit: callbacks must be a sequence of functions that take an EpochRecord, got "
+            f"{callbacks!r:.80}."
+        )
+    return listeners
 
 
 def _first_value(leaf: Input, seed: int) -> Array:
