@@ -1,0 +1,198 @@
+"""Programs for the CUDA target: every scalar function, the node cases, and steps of training.
+
+Run as a module it judges them on a device, which is Numba's simulator under NUMBA_ENABLE_CUDASIM=1:
+
+    python -m tests.cuda_programs NAME...       prints one JSON object: {name: null or what went wrong}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import symgrad as sg
+from codegen.compiled import Compiled
+from codegen.pipeline import compile
+from symgrad.graph.functions import FUNCTIONS
+from symgrad.graph.nodes import Node
+from tests import test_codegen_functions as functions, test_codegen_nodes as nodes
+from tests.codegen_cases import Case, call
+
+Array = np.ndarray[Any, Any]
+# A power of a float32 in CUDA: within 8 units in the last place (CUDA C++ Programming Guide).
+LOOSE = 16
+
+
+def _numbers(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _function(name: str, target: str) -> None:
+    """A scalar function in every dtype that it takes, on few numbers."""
+    chosen = {k: e for k, e in functions.APPLICATIONS.items() if k.partition("-")[0] == name}
+    values = functions.values()
+    got = call(compile(chosen, target=target), values)
+    for key, node in chosen.items():
+        expected = sg.evaluate(node, values)
+        result = got[key]
+        if name in ("maximum", "minimum") and result.dtype.kind == "f":
+            result, expected = result + 0, expected + 0
+        functions.assert_within(result, expected, 0 if name in functions.EXACT else LOOSE)
+
+
+def _nodes(name: str, target: str) -> None:
+    case: Case = nodes.cases.case(name)
+    for outputs in (case.outputs, case.further):
+        if outputs:
+            loose = Case(case.name, case.values, rtol=4 * case.rtol, atol=4 * case.atol)
+            loose.check(outputs, call(compile(outputs, target=target), case.values))
+
+
+# -- networks ---------------------------------------------------------------------------------------
+def perceptron(target: str) -> tuple[Compiled, dict[str, Array]]:
+    """A step of training with momentum: two layers, softmax and cross entropy."""
+    rows = sg.dim("rows")
+    x = sg.input("x", (rows, 5))
+    labels = sg.input("labels", (rows,), dtype="int32")
+    leaves = [
+        sg.parameter("W0", (5, 7)), sg.parameter("b0", (7,)),
+        sg.parameter("W1", (7, 3)), sg.parameter("b1", (3,)),
+    ]
+    w0, b0, w1, b1 = leaves
+    loss = sg.mean(sg.cross_entropy(sg.tanh(x @ w0 + b0) @ w1 + b1, labels))
+    pushes = [sg.parameter(f"{leaf.name}.push", leaf.shape, init=sg.init.zeros()) for leaf in leaves]
+    updates: dict[Any, Any] = {}
+    for leaf, push, slope in zip(leaves, pushes, sg.grad(loss, leaves), strict=True):
+        updates[push] = 0.5 * push + slope
+        updates[leaf] = leaf - 0.25 * (0.5 * push + slope)
+    values = {"x": _numbers(1, 6, 5), "labels": np.array([0, 2, 1, 1, 0, 2], np.int32)}
+    return compile({"loss": loss}, updates, target=target), values
+
+
+def _perceptron(target: str) -> None:
+    f, values = perceptron(target)
+    g, _ = perceptron("cpu")
+    for _ in range(3):
+        np.testing.assert_allclose(f(**values)["loss"], g(**values)["loss"], rtol=2e-5)
+    f.state["b0"] = np.full(7, 0.25, np.float32)
+    g.state["b0"] = np.full(7, 0.25, np.float32)
+    f.state["b1"][...] += 1  # an array that was read may be changed in place
+    g.state["b1"][...] += 1
+    np.testing.assert_allclose(f(**values)["loss"], g(**values)["loss"], rtol=2e-5)
+    for name in g.state:
+        np.testing.assert_allclose(f.state[name], g.state[name], rtol=2e-5, atol=1e-6)
+    given = {**values, "W1": _numbers(9, 7, 3)}
+    np.testing.assert_allclose(f(**given)["loss"], g(**given)["loss"], rtol=2e-5)
+    np.testing.assert_allclose(f.state["W1"], g.state["W1"], rtol=2e-5, atol=1e-6)
+    shorter = {"x": values["x"][:4], "labels": values["labels"][:4]}
+    np.testing.assert_allclose(f(**shorter)["loss"], g(**shorter)["loss"], rtol=2e-5)
+
+
+def _bad_index(target: str) -> None:
+    f, values = perceptron(target)
+    f(**values)
+    before = {name: array.copy() for name, array in f.state.items()}
+    values["labels"] = np.array([0, 2, 3, 1, 0, 2], np.int32)
+    said = {}
+    for name, g in (("device", f), ("cpu", perceptron("cpu")[0])):
+        try:
+            g(**values)
+        except sg.DataError as error:
+            said[name] = str(error)
+    assert said["device"] == said["cpu"], said
+    assert "index 3 is out of range for extent 3" in said["device"]
+    for name, array in before.items():
+        np.testing.assert_array_equal(f.state[name], array)
+
+
+def _swap(target: str) -> None:
+    a, b = sg.parameter("a", (3,)), sg.parameter("b", (3,))
+    f = compile([a, b], {a: b, b: a}, target=target)
+    first = {name: array.copy() for name, array in f.state.items()}
+    got = f()
+    np.testing.assert_array_equal(got[0], first["a"])
+    np.testing.assert_array_equal(f.state["a"], first["b"])
+    np.testing.assert_array_equal(f.state["b"], first["a"])
+
+
+def _agrees(outputs: Node | list[Node], values: dict[str, Array], target: str) -> None:
+    nodes = outputs if isinstance(outputs, list) else [outputs]
+    got = call(compile(nodes, target=target), values)
+    for node, g, e in zip(nodes, got, sg.evaluate(nodes, values), strict=True):
+        assert g.dtype == e.dtype and g.shape == e.shape
+        np.testing.assert_allclose(g, e, rtol=2e-5, atol=2e-6, err_msg=repr(node))
+
+
+def _layer_norm(target: str) -> None:
+    rows = sg.dim("rows")
+    x, gain = sg.input("x", (rows, 7)), sg.input("gain", (7,))
+    centred = x - sg.mean(x, axis=1, keepdims=True)
+    y = gain * centred / sg.sqrt(sg.mean(centred**2, axis=1, keepdims=True) + 1e-3)
+    values = {"x": _numbers(2, 5, 7), "gain": _numbers(3, 7)}
+    loss = sg.sum(y**3)
+    _agrees([y, loss, *sg.grad(loss, [x, gain])], values, target)
+
+
+def _embedding(target: str) -> None:
+    table = sg.parameter("table", (6, 3))
+    words = sg.input("words", (4, 2), dtype="int32")
+    loss = sg.mean(sg.take(table, words, axis=0) ** 2)
+    values = {"table": _numbers(4, 6, 3), "words": np.array([[0, 5], [5, 5], [-1, 2], [2, 0]])}
+    _agrees([loss, *sg.grad(loss, [table])], values, target)
+
+
+def _second_order(target: str) -> None:
+    x, w = sg.input("x", (5, 3)), sg.input("w", (3,))
+    loss = sg.mean(sg.softplus(x @ w) + sg.tanh(x @ w) ** 2)
+    values = {"x": _numbers(5, 5, 3), "w": _numbers(6, 3)}
+    _agrees([sg.hessian(loss, w), *sg.hvp(loss, [w], [w])], values, target)
+
+
+NETWORKS: dict[str, Callable[[str], None]] = {
+    "perceptron": _perceptron,
+    "bad index": _bad_index,
+    "swapped state": _swap,
+    "layer norm": _layer_norm,
+    "embedding": _embedding,
+    "second order": _second_order,
+}
+
+
+def names() -> list[str]:
+    """All programs: functions, node cases and networks."""
+    return [
+        *(f"function {name}" for name in FUNCTIONS),
+        *(f"nodes {name}" for name in nodes.cases.makers),
+        *(f"network {name}" for name in NETWORKS),
+    ]
+
+
+def judge(name: str, target: str = "cuda") -> None:
+    """Run a program on a target and compare it with `evaluate` or the CPU."""
+    kind, _, rest = name.partition(" ")
+    if kind == "function":
+        _function(rest, target)
+    elif kind == "nodes":
+        _nodes(rest, target)
+    else:
+        NETWORKS[rest](target)
+
+
+def main() -> None:
+    verdicts: dict[str, str | None] = {}
+    for name in sys.argv[1:] or names():
+        try:
+            judge(name)
+            verdicts[name] = None
+        except Exception:
+            verdicts[name] = traceback.format_exc()
+    json.dump(verdicts, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
