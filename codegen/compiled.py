@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from codegen.access import root_of
 from codegen.loading import Loaded
 from codegen.memory import Plan
 from codegen.schedule import Schedule
-from codegen.access import root_of
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, printable, show

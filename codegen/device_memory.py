@@ -103,7 +103,8 @@ class DeviceInvocation:
             self.workspace = cuda.device_array(self.capacity, np.uint8)
         ends = [*offsets[1:], total]
         for k, (start, end) in enumerate(zip(offsets, ends, strict=False)):
-            self.table[self.plan.first_slot + k] = self.workspace[start : max(end, start + ALIGNMENT)]
+            end = max(end, start + ALIGNMENT)  # never nothing: an empty array has no address
+            self.table[self.plan.first_slot + k] = self.workspace[start:end]
 
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Copy the leaves to the device, but for the state, which is there."""

@@ -64,4 +64,5 @@ class HostInvocation:
 
     def run(self) -> int:
         """Run the program; what it returns is not zero when an index was out of range."""
-        return self._program(*self._addresses)
+        status: int = self._program(*self._addresses)
+        return status

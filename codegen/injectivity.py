@@ -2,9 +2,9 @@
 
     offset = sum of c[k] i[k],  0 <= i[k] < e[k],  sorted so that |c[0]| >= |c[1]| >= ...
 
-Different index tuples have different offsets when every |c[k]| exceeds what the variables after it can
-add up to, sum of |c[j]| (e[j] - 1) for j > k. Extents are polynomials in nonnegative dims; an inequality
-counts as shown when all coefficients of the difference are nonnegative.
+Different index tuples have different offsets when every |c[k]| exceeds what the variables after it
+can add up to, sum of |c[j]| (e[j] - 1) for j > k. Extents are polynomials in nonnegative dims; an
+inequality counts as shown when all coefficients of the difference are nonnegative.
 """
 
 from __future__ import annotations

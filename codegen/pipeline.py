@@ -96,8 +96,8 @@ def compile(
     source = clock("print", lambda: back.print_program(plan, written.dims, key))
     loaded = clock("load", lambda: back.load_program(source, key))
     stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds)
-    updated = [leaf for leaf, _ in pairs]
-    return Compiled(stages, back, loaded, nodes, rebuild, updated, final, seed)
+    owned = [leaf for leaf, _ in pairs]
+    return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
 
 
 def simplify_checked(outputs: Sequence[Node], written: Graph) -> list[Node]:

@@ -1,8 +1,8 @@
 """What targets share when they print: loop IR as lines of Python.
 
-A target derives its own `BodyPrinter`, says how a place in memory is read, and prints loops and stores
-itself. Numbers and casts are written in the dtype of the name that they define, so that a float32
-kernel holds no float64 arithmetic.
+A target derives its own `BodyPrinter`, says how a place in memory is read, and prints loops and
+stores itself. Numbers and casts are written in the dtype of the name that they define, so that a
+float32 kernel holds no float64 arithmetic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sympy
 
 from codegen import loop_ir as ir
 from codegen.loop_ir import Affine, Let, Load
-from symgrad.graph.dims import Dim, Extent
+from symgrad.graph.dims import Dim, Extent, free_dims
 from symgrad.graph.dtypes import BOOL, FLOAT64, INT32, INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 
@@ -46,7 +46,7 @@ class Function:
 
 def extent_text(extent: Extent, names: dict[Dim, str]) -> str:
     """An extent with these names for its dims."""
-    if type(extent) is int:
+    if isinstance(extent, int):
         return str(extent)
     return str(extent.xreplace({d: sympy.Symbol(names[d]) for d in extent.free_symbols}))
 
@@ -81,7 +81,7 @@ class BodyPrinter:
             return str(extent)
         if shared:
             return self.function.extents.setdefault(extent, f"m{len(self.function.extents)}")
-        for d in sorted(extent.free_symbols, key=lambda s: s.name):  # type: ignore[union-attr]
+        for d in free_dims(extent):
             self.function.dims.setdefault(d, f"n{len(self.function.dims)}")
         return extent_text(extent, self.function.dims)
 
@@ -116,7 +116,7 @@ class BodyPrinter:
             return self.literal(v.number, let.dtype)
         if v.operation in ("index", "extent"):
             payload = v.payload
-            text = self.affine(payload) if isinstance(payload, Affine) else self.extent(payload)  # type: ignore[arg-type]
+            text = self.affine(payload) if isinstance(payload, Affine) else self.extent(payload)
             return self.typed(text, let.dtype)
         return self.apply(v.operation, v.operands, let.dtype)
 
@@ -136,7 +136,7 @@ class BodyPrinter:
         if operation == "stop_gradient":
             return operands[0]
         if operation not in self.primitives:
-            raise CompileError(f"{operation}: the target has no such primitive; add one in {self.room}")
+            raise CompileError(f"{operation}: no such primitive; add one in {self.room}")
         self.function.uses.add(operation)
         return f"{operation}({', '.join(operands)})"
 

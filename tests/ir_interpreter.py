@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from symgrad.graph.dims import Dim, value
 from symgrad.graph.dtypes import BOOL, INT64
 from symgrad.graph.functions import FUNCTIONS
 
+Translate: TypeAlias = Callable[[ir.Kernel, Mapping[Dim, int]], Any]
 ARITHMETIC = {
     "add": "{} + {}",
     "sub": "{} - {}",
@@ -91,12 +92,13 @@ class Typed:
 class Target:
     """Stands for a module of `codegen/targets`."""
 
-    ROW_MEMORY = True
     prepare = staticmethod(cpu.prepare)
     hold = staticmethod(cpu.hold)
 
-    def __init__(self) -> None:
+    def __init__(self, translate: Translate, row_memory: bool) -> None:
         self.plans: dict[str, tuple[Plan, tuple[Dim, ...]]] = {}
+        self.translate = translate
+        self.ROW_MEMORY = row_memory
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
         source = f"# {len(self.plans)} {key}\n" + "\n".join(str(c.kernel) for c in plan.calls)
@@ -110,7 +112,8 @@ class Target:
         def program(table: int, numbers: int) -> int:
             try:
                 extents = np.frombuffer((ctypes.c_int64 * len(dims)).from_address(numbers), "i8")
-                return run(plan, table, dict(zip(dims, map(int, extents), strict=True)))
+                told = dict(zip(dims, map(int, extents), strict=True))
+                return run(plan, table, told, self.translate)
             except BaseException as error:
                 failures.append(error)
                 return 0
@@ -124,10 +127,16 @@ class Target:
 
 
 @contextlib.contextmanager
-def interpreted() -> Iterator[None]:
-    """Inside, `compile` makes programs that the interpreter runs."""
+def interpreted(translate: Translate | None = None, row_memory: bool = True) -> Iterator[None]:
+    """Inside, `compile` makes programs that the interpreter runs.
+
+    Args:
+        translate:  makes a function of buffers and a report from a kernel and dims; by default the
+            loops run in order.
+        row_memory: as of a target.
+    """
     find = targets.find
-    made = Target()
+    made = Target(translate or translated, row_memory)
     targets.find = lambda name: made  # type: ignore[assignment,return-value]
     try:
         yield
@@ -141,7 +150,7 @@ def failures(f: Any) -> list[BaseException]:
     return found
 
 
-def run(plan: Plan, table: int, dims: Mapping[Dim, int]) -> int:
+def run(plan: Plan, table: int, dims: Mapping[Dim, int], translate: Translate) -> int:
     """The program of a plan on a table of addresses."""
     entries = len(plan.leaves) + len(plan.constants) + len(plan.results) + len(plan.slots) + 1
     addresses = np.frombuffer((ctypes.c_int64 * entries).from_address(table), np.int64)
@@ -175,7 +184,7 @@ def run(plan: Plan, table: int, dims: Mapping[Dim, int]) -> int:
                 b.name: block.typed(b.dtype)
                 for b, block in zip(call.kernel.buffers, seen, strict=True)
             }
-            translated(call.kernel, dims)(buffers, report)
+            translate(call.kernel, dims)(buffers, report)
             if report[0] and k == checked[-1]:
                 return int(report[0])
     return 0
@@ -185,14 +194,19 @@ def translated(kernel: ir.Kernel, dims: Mapping[Dim, int]) -> Any:
     """A kernel as a Python function of its buffers and the report of bad indices."""
     lines = ["def run(buffers, report):"]
     lines += [f"    {b.name} = buffers[{b.name!r}]" for b in kernel.buffers]
-    writer = _Translator(dims)
+    writer = Translator(dims)
     writer.block(kernel.body, 1)
-    space: dict[str, Any] = {**_SPACE, "T": writer.types, "F": writer.functions}
-    exec("\n".join([*lines, *writer.lines, "    return None"]), space)
+    return made([*lines, *writer.lines], writer)
+
+
+def made(lines: list[str], writer: Translator, **further: Any) -> Any:
+    """The function `run` that lines define, in a space with what they call."""
+    space: dict[str, Any] = {**_SPACE, **further, "T": writer.types, "F": writer.functions}
+    exec("\n".join([*lines, "    return None"]), space)
     return space["run"]
 
 
-class _Translator:
+class Translator:
     def __init__(self, dims: Mapping[Dim, int]) -> None:
         self.dims = dims
         self.lines: list[str] = []

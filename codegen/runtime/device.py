@@ -1,4 +1,4 @@
-"""What generated CUDA programs stand on: kernels, launches, merging in a block, products, index checks.
+"""What generated CUDA programs stand on: kernels, launches, merging, products, index checks.
 
 A generated program calls
 
@@ -20,8 +20,8 @@ from numba import cuda, types
 
 from codegen.runtime.device_math import SIMULATED, device, maximum, minimum
 
-# Threads of a block, and the side of a product's tile. Powers of two; the simulator has a Python thread
-# for each, at about 1 ms.
+# Threads of a block, and the side of a product's tile. Powers of two; the simulator has a Python
+# thread for each, at about 1 ms.
 WIDTH = 8 if SIMULATED else 256
 TILE = 2 if SIMULATED else 16
 # The least number of threads to a block: a warp.
@@ -53,7 +53,7 @@ class DeviceKernel:
     def __call__(self, blocks: int, width: int, arguments: tuple[Any, ...]) -> None:
         """Launch the kernel."""
         ready = self.load()
-        if SIMULATED:
+        if isinstance(gpu, _Running):
             gpu.names = self.function.__globals__
         with quiet():
             ready[blocks, width](*arguments)
@@ -91,7 +91,7 @@ class quiet:
         self.caught.__enter__()
         warnings.simplefilter("ignore")
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.caught.__exit__(*error)
 
 
@@ -212,11 +212,18 @@ def _merge(combine: Any, element: Any) -> Any:
 
 
 _ELEMENTS = {
-    "f32": types.float32, "f64": types.float64, "i32": types.int32, "i64": types.int64,
+    "f32": types.float32,
+    "f64": types.float64,
+    "i32": types.int32,
+    "i64": types.int64,
     "b1": types.boolean,
 }
 _OPERATIONS = {
-    "add": _add, "mul": _mul, "maximum": maximum, "minimum": minimum, "logical_or": _or,
+    "add": _add,
+    "mul": _mul,
+    "maximum": maximum,
+    "minimum": minimum,
+    "logical_or": _or,
 }
 # merge_add_f32 and so on: by operation and dtype.
 MERGES = {
@@ -231,8 +238,8 @@ globals().update(MERGES)
 def checked_index(index, extent, report, node):
     """`index`, or `index + extent` where it is negative.
 
-    Out of range, the place 0 is returned and the report (four int64) is filled by the first thread that
-    finds one: node + 1, the index, the extent.
+    Out of range, the place 0 is returned and the report (four int64) is filled by the first thread
+    that finds one: node + 1, the index, the extent.
     """
     place = index + extent if index < 0 else index
     if place < 0 or place >= extent:

@@ -1,9 +1,9 @@
 """Scalar functions for CUDA kernels, in the precision of their arguments.
 
-Numba gives `math.exp` and its like of a float32 as CUDA's own float32 functions (libdevice), within one
-or two units in the last place. What CUDA lacks is a formula over them. NaN goes through, infinities and
-signed zeros come out as in NumPy. Numba's simulator runs Python instead, where `math` knows float64
-only and raises on overflow; there the base functions are NumPy's, and the formulas are the same.
+Numba takes `math.exp` of a float32 as CUDA's own float32 function (libdevice), and so on; what CUDA
+lacks is a formula over those. NaN goes through, infinities and signed zeros come out as in NumPy.
+Numba's simulator runs Python instead, where `math` knows float64 only and raises on overflow; there
+the base functions are NumPy's, and the formulas are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 
 
 def device(function: Any) -> Any:
-    """A function that is written into each kernel that calls it; the simulator calls it as it is."""
+    """A function that is written into each kernel; the simulator calls it as it is."""
     return function if SIMULATED else cuda.jit(device=True, inline="always")(function)
 
 
@@ -164,7 +164,7 @@ def mod_int(x, y):
 
 @device
 def pow_int(x, y):
-    """x to the power y by squaring; a negative power is the whole part of its inverse."""
+    """The power x^y by squaring; a negative power is the whole part of its inverse."""
     power = x * 0 + 1
     factor = x
     left = y if y > 0 else -y

@@ -19,7 +19,7 @@ from codegen.memory import Plan
 from codegen.printing import SCALARS, BodyPrinter, Function, extent_text, memory_name
 from codegen.runtime import checks, linalg, memory, vector_math
 from codegen.runtime.vector_math import PRIMITIVES
-from symgrad.graph.dims import Dim, Extent
+from symgrad.graph.dims import Dim
 from symgrad.graph.dtypes import SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
@@ -27,7 +27,7 @@ from symgrad.graph.nodes import Input
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
-# One row follows the other, so what a row computes in one pass may wait for the next in a row of memory.
+# One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
 
 

@@ -1,9 +1,9 @@
 """The CUDA target: loop IR -> Python for numba-cuda.
 
-Each launch of a kernel (`codegen/spreading.py`) is a function of arrays and extents; a program launches
-them in order. Equal functions are printed once. Names are generated: no text of a user's program gets
-into the source. Needs the extra `symgrad[cuda]` and an NVIDIA GPU, or Numba's simulator
-(NUMBA_ENABLE_CUDASIM=1) for tiny arrays.
+Each launch of a kernel (`codegen/spreading.py`) is a function of arrays and extents; a program
+launches them in order. Equal functions are printed once. Names are generated: no text of a user's
+program gets into the source. Needs the extra `symgrad[cuda]` and an NVIDIA GPU, or, for tiny
+arrays, Numba's simulator (NUMBA_ENABLE_CUDASIM=1).
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from codegen import loop_ir as ir
 from codegen.compiled import Invocation, State
+from codegen.launches import Accumulate, Cooperate, Launch, Loop, Product, Spread, walk
 from codegen.loading import Loaded, run_module
 from codegen.loop_ir import CheckIndex, For, Kernel, Let, Load, Store, Update
 from codegen.memory import Plan
-from codegen.printing import LOGIC, OPERATORS, SCALARS, BodyPrinter, Function, extent_text, memory_name
-from codegen.spreading import Accumulate, Cooperate, Launch, Loop, Product, Spread, spread, walk
+from codegen.printing import (
+    LOGIC,
+    OPERATORS,
+    SCALARS,
+    BodyPrinter,
+    extent_text,
+    memory_name,
+)
+from codegen.spreading import spread
 from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.dtypes import INT32, INT64, SHORT, DType, is_float
 from symgrad.graph.errors import CompileError
@@ -44,8 +51,8 @@ OF_INTEGERS = frozenset({"floor", "isfinite", "floor_divide", "mod", "pow"})
 # Rows run side by side, so they cannot share a row of memory.
 ROW_MEMORY = False
 INSTALL = (
-    "Install the extra: pip install \"symgrad[cuda]\"; `symgrad doctor` says what is missing. "
-    "target=\"cpu\" runs everywhere."
+    'Install the extra: pip install "symgrad[cuda]"; `symgrad doctor` says what is missing. '
+    'target="cpu" runs everywhere.'
 )
 
 
@@ -76,14 +83,26 @@ def check_device() -> None:
     """
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
         return
-    if importlib.util.find_spec("numba_cuda") is None:
+    if not _installed():
         raise CompileError(f"target 'cuda': the package numba-cuda is not installed. {INSTALL}")
-    cuda = importlib.import_module("numba.cuda")
-    if not cuda.is_available():
+    if not devices():
         raise CompileError(
             "target 'cuda': no CUDA device can be used on this machine "
             f"(no NVIDIA GPU, or no driver for it). {INSTALL}"
         )
+
+
+def devices() -> list[str]:
+    """The names of the devices that can be used; needs numba-cuda."""
+    cuda = importlib.import_module("numba.cuda")
+    if not cuda.is_available():
+        return []
+    names = (device.name for device in cuda.gpus)
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("numba_cuda") is not None
 
 
 def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> Invocation:
@@ -186,13 +205,12 @@ class _Printer:
         """The most that a block has to share out at once."""
         spans = dict.fromkeys(
             extent_text(size(e for _, e in s.loops), names)
-            for s in walk(body) if isinstance(s, Cooperate)
+            for s in walk(body)
+            if isinstance(s, Cooperate)
         )
         return next(iter(spans)) if len(spans) == 1 else f"max({', '.join(spans)})"
 
-    def product(
-        self, launch: Product, arrays: Mapping[str, str], names: dict[Dim, str]
-    ) -> str:
+    def product(self, launch: Product, arrays: Mapping[str, str], names: dict[Dim, str]) -> str:
         call = launch.call
         routine = f"gemm_{SHORT[call.c.dtype]}"
         self.uses |= {"product", routine}
