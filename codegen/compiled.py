@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from codegen.access import root_of
 from codegen.loading import Loaded
-from codegen.memory import Plan
+from codegen.memory import Plan, kernels_of
 from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
@@ -57,13 +57,13 @@ class Stages:
             "rewritten": self.rewritten,
             "schedule (* in memory)": self.schedule,
             "memory": self.plan,
-            "kernels": "\n".join(str(call.kernel) for call in self.plan.calls),
+            "kernels": "\n".join(map(str, kernels_of(self.plan.calls))),
         }
         return "\n\n".join(f"== {title} ==\n{part}" for title, part in parts.items())
 
 
 class State(MutableMapping[str, Array]):
-    """The leaves that a program updates: name -> array. Assigning copies into the program's memory."""
+    """The leaves that a program updates: name -> array. Assigning copies into its memory."""
 
     def __init__(self, leaves: Sequence[Input], values: Sequence[Array]) -> None:
         self._leaves = {leaf.name: leaf for leaf in leaves}
@@ -304,7 +304,7 @@ class Compiled:
     def index_error(self, call: Invocation) -> DataError:
         """The error that the report of a call describes."""
         number, index, extent = (int(v) for v in call.report[:3])
-        node = self.stages.schedule.graph.nodes[number - 1]
+        node = self.stages.schedule.checked[number - 1]
         line = f" ({node.where})" if node.where is not None else ""
         return DataError(
             f"{node.origin or node.name}: index {index} is out of range for extent {extent}{line}. "
@@ -312,7 +312,7 @@ class Compiled:
         )
 
     def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> HostInvocation:
-        """Memory for calls from compiled loops: leaves are read in place from `values` and the state.
+        """Memory for calls from compiled loops: leaves are read where they are.
 
         Args:
             values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
@@ -324,9 +324,12 @@ class Compiled:
         call = cast("HostInvocation", self._prepared())
         call.set_dims(dims)
         given = {**self._held(), **values}
-        call.set_leaves([
-            given[leaf.name] if leaf.name in given else self.initial(leaf) for leaf in self._leaves
-        ])
+        call.set_leaves(
+            [
+                given[leaf.name] if leaf.name in given else self.initial(leaf)
+                for leaf in self._leaves
+            ]
+        )
         call.set_outputs(self._empty_results(dims))
         return call
 
@@ -334,7 +337,9 @@ class Compiled:
         """The array of output k (in flattened order) in a prepared call."""
         kind, place = self._places[k]
         if kind == "result":
-            return call.outputs[place].reshape(dm.values(self._outputs[k].shape, self._extents(call)))
+            return call.outputs[place].reshape(
+                dm.values(self._outputs[k].shape, self._extents(call))
+            )
         return call.arrays[place] if kind == "leaf" else self._constant(k, self._extents(call))
 
     def _extents(self, call: Invocation) -> dict[Dim, int]:
@@ -400,7 +405,8 @@ class Compiled:
         lines += [
             f"kernel calls {len(plan.calls)}, different kernels {different}",
             f"workspace {peak} bytes{given}, live-set bound {plan.live_bound(typical)} bytes",
-            "", str(self.stages.schedule),
+            "",
+            str(self.stages.schedule),
         ]
         return "\n".join(lines)
 
@@ -419,8 +425,11 @@ class Compiled:
         blocks.sort()
         middle = blocks[len(blocks) // 2]
         return {
-            "compile": sum(self.stages.seconds.values()), "first": first, "median": middle,
-            "least": blocks[0], "spread": (blocks[-2] - blocks[1]) / middle,
+            "compile": sum(self.stages.seconds.values()),
+            "first": first,
+            "median": middle,
+            "least": blocks[0],
+            "spread": (blocks[-2] - blocks[1]) / middle,
         }
 
     def save(self, path: str | Path) -> None:

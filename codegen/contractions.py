@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from symgrad.graph.dims import Extent, size
 from symgrad.graph.dtypes import is_float
+from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Node, einsum_node
 from symgrad.graph.traversal import rebuild, reconnect
 
@@ -37,6 +38,8 @@ def order_contractions(outputs: Sequence[Node]) -> list[Node]:
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)
+        if isinstance(node, Fold):
+            return with_outputs(node, order_contractions(node.body.outputs))
         return _ordered(node) if isinstance(node, Einsum) and node.summed else node
 
     return rebuild(outputs, rule)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
+import sympy
+
+from codegen.memory import LoweredLoop
 from codegen.schedule import Schedule
 from codegen.values import Lowered
-from symgrad.graph.functions import placeholder
+from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Constant, Einsum, Map, Node, Reduce
-import sympy
+
+_PLACEHOLDER = re.compile(r"\bp(\d+)\b")
 
 # A line longer than this says how many more nodes there are.
 MOST_FORMULAS = 4
 
 
-def with_formulas(schedule: Schedule, kernels: Sequence[Lowered]) -> list[Lowered]:
+def with_formulas(
+    schedule: Schedule, kernels: Sequence[Lowered | LoweredLoop]
+) -> list[Lowered | LoweredLoop]:
     """The kernels with their formulas written into them."""
     return [
-        replace(low, kernel=replace(low.kernel, formula=_line(schedule, low))) for low in kernels
+        replace(low, kernel=replace(low.kernel, formula=_line(schedule, low)))
+        if isinstance(low, Lowered)
+        else low
+        for low in kernels
     ]
 
 
@@ -33,10 +44,7 @@ def formula(node: Node, number: dict[Node, int]) -> str:
     """A node in terms of the numbers of its arguments; holds no text of the user's."""
     names = [_name(a, number) for a in node.args]
     if isinstance(node, Map):
-        mapping = {placeholder(k): sympy.Symbol(n) for k, n in enumerate(names)}
-        dims = {s: sympy.Symbol("n") for s in node.body.free_symbols if s not in mapping
-                and type(s).__name__ == "Dim"}
-        return str(node.body.xreplace({**mapping, **dims}))
+        return _PLACEHOLDER.sub(lambda found: names[int(found[1])], _body(node.body))
     if isinstance(node, Einsum):
         letters = [chr(ord("a") + k % 26) for k in range(len(node.extents))]
         spec = ",".join("".join(letters[k] for k in labels) for labels in node.labels)
@@ -45,7 +53,15 @@ def formula(node: Node, number: dict[Node, int]) -> str:
     return f"{what}({', '.join(names)})"
 
 
+@lru_cache(maxsize=4096)
+def _body(body: sympy.Expr) -> str:
+    """A body with `n` for every dim."""
+    dims = {s: sympy.Symbol("n") for s in body.free_symbols if isinstance(s, Dim)}
+    return str(body.xreplace(dims))
+
+
 def _name(node: Node, number: dict[Node, int]) -> str:
     if isinstance(node, Constant) and node.ndim == 0:
-        return repr(node.value.item())
+        text = repr(node.value.item())
+        return f"({text})" if text.startswith("-") else text
     return f"%{number[node]}"

@@ -103,7 +103,8 @@ def _import(name: str, source: str) -> tuple[ModuleType, Path | None]:
         except OSError:  # the disk is full, or the folder went away
             place = None
     if place is None:
-        return run_module(name, source.replace("cache=True", "cache=False"), f"<{name}>"), None
+        source = source.replace("cache=True", "cache=False")
+        return run_module(name, source, f"<{name}>"), None
     if not _intact(path):
         _forget(path)
     try:
@@ -111,7 +112,8 @@ def _import(name: str, source: str) -> tuple[ModuleType, Path | None]:
     except Exception:
         if not _forget(path):
             raise
-        module = run_module(name, source, str(path))  # the cache files were at fault, or it fails again
+        # the cache files were at fault, or it fails again
+        module = run_module(name, source, str(path))
     if not module.program.cache_hits:
         with contextlib.suppress(OSError):
             cache.write(_checksum_file(path), _checksum(path))

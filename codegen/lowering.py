@@ -1,9 +1,10 @@
 """Lowering: stages -> kernels in loop IR, over one buffer per stored node.
 
-A loop stage becomes rows of passes. In each row, pass by pass: row values that are ready, then one inner
-loop over everything that the pass must store, reduce or accumulate. Values are written on demand, each
-under its own name; what an earlier pass computed is loaded if it was stored, and recomputed if that is
-cheap. Memory (which buffers share a slot) is decided afterwards, on the loads and stores that stand here.
+A loop stage becomes rows of passes. In each row, pass by pass: row values that are ready, then one
+inner loop over everything that the pass must store, reduce or accumulate. Values are written on
+demand, each under its own name; what an earlier pass computed is loaded if it was stored, and
+recomputed if that is cheap. Memory (which buffers share a slot) is decided afterwards, on the loads
+and stores that stand here.
 """
 
 from __future__ import annotations
@@ -19,35 +20,34 @@ from symgrad.graph.dims import Extent, same, size
 from symgrad.graph.nodes import Reduce, Reindex
 
 
-def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered]:
-    """The kernels of a schedule, in order.
+def lower_stage(
+    schedule: Schedule, stage: Stage, number: int, row_memory: bool = True
+) -> Lowered:
+    """The kernel of a stage that is no recurrence.
 
     Args:
         row_memory: what is dear in a row may wait in memory for the row's next pass. The rows share
             that memory, so where they run side by side such values are computed anew.
     """
-    return [_lower_stage(schedule, stage, k, row_memory) for k, stage in enumerate(schedule.stages)]
-
-
-def _lower_stage(schedule: Schedule, stage: Stage, number: int, row_memory: bool) -> Lowered:
     if isinstance(stage, LoopStage):
         return Loops(schedule, stage, number, row_memory).run()
     if isinstance(stage, ProductStage):
         return _lower_product(schedule, stage, number)
+    assert isinstance(stage, MoveStage)
     if isinstance(stage.node, Reindex):
         return _Moves(schedule, stage, number).run()
     return _Running(schedule, stage, number).run()
 
 
 def lower_copy(copy: CopyOf, number: int) -> Lowered:
-    """A leaf takes a node's value."""
+    """Memory takes a node's value."""
     writer = Writer(None, number)
-    source, target = writer.buffer(root_of(copy.node)), writer.buffer(copy.leaf)
-    n = size(copy.leaf.shape)
+    source, target = writer.buffer(root_of(copy.node)), writer.buffer(copy.target)
+    n = size(copy.target.shape)
     i = variable("i0")
     body = (Let("v0", source.dtype, Load(source, i)), Store(target, i, "v0"))
     writer.statements = [ir.For("i0", n, body)]
-    return writer.finish((), "copy", {copy.leaf})
+    return writer.finish((), "copy", {copy.target})
 
 
 class _Moves(Values):

@@ -1,22 +1,24 @@
 """The memory plan: where every buffer of every kernel lies.
 
-Leaves, constants and results have memory of their own. Everything else lies in slots of one workspace:
-a slot serves buffers whose lifetimes do not meet, is as large as the largest of them, and slots never
-overlap. A kernel may write into the slot that it reads when each element is read for the last time
-before it is written, at the same place; this is read off the loops themselves.
+Leaves, constants and results have memory of their own. Everything else lies in slots of one
+workspace: a slot serves buffers whose lifetimes do not meet, is as large as the largest of them,
+and slots never overlap. A kernel may write into the slot that it reads when each element is read
+for the last time before it is written, at the same place; this is read off the loops themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
 
 from codegen.access import root_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
-from codegen.values import CopyOf, Lowered, Operand, merge_buffers
-from symgrad.graph.dims import Dim, Extent, same, size, value
+from codegen.values import CopyOf, Lowered, Operand, Scratch, merge_buffers
+from symgrad.graph.dims import Dim, Extent, free_dims, same, size, value
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Constant, Input, Node
 
@@ -33,6 +35,14 @@ class Slot:
     number: int
     sizes: list[Extent] = field(default_factory=list)
     busy_until: int = -1
+    typical: int = 0
+
+    def hold(self, sizes: Iterable[Extent]) -> None:
+        """Be large enough for these numbers of bytes too."""
+        for count in sizes:
+            if count not in self.sizes:
+                self.sizes.append(count)
+            self.typical = max(self.typical, _typical(count))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +54,45 @@ class Invoked:
     nodes: tuple[Node, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class InnerPlace:
+    """Where an entry of a body's table lies: an operand of the loop, moved by `step` a step."""
+
+    operand: int
+    step: Extent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoweredLoop:
+    """The calls of a recurrence's body; `places` tells where each entry of its table lies."""
+
+    operands: tuple[Operand, ...]
+    nodes: tuple[Node, ...]
+    writes: frozenset[Operand]
+    length: Extent
+    reverse: bool
+    calls: tuple[Invoked | InvokedLoop, ...]
+    places: tuple[InnerPlace, ...]
+
+    @property
+    def checks(self) -> bool:
+        """Whether a kernel of the body checks indices."""
+        return any(kernel.checks for kernel in kernels_of(self.calls))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InvokedLoop:
+    """A recurrence in the plan: `entries` are places in the table, one for each operand."""
+
+    loop: LoweredLoop
+    entries: tuple[int, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """What it computes."""
+        return self.loop.nodes
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """Calls in order, and the table of addresses that a program is given.
@@ -51,7 +100,7 @@ class Plan:
     The table: the report of bad indices, leaves, constants, results, slots.
     """
 
-    calls: tuple[Invoked, ...]
+    calls: tuple[Invoked | InvokedLoop, ...]
     leaves: tuple[Input, ...]
     constants: tuple[Constant, ...]
     results: tuple[Node, ...]
@@ -73,34 +122,53 @@ class Plan:
         return offsets, total
 
     def live_bound(self, dims: dict[Dim, int]) -> int:
-        """The most bytes that live at once: no plan can do with less."""
-        calls = range(len(self.calls))
-        return max(
-            (
-                sum(value(_bytes(o), dims) for o, _, first, last in self.lifetimes if first <= k <= last)
-                for k in calls
-            ),
-            default=0,
-        )
+        """The most bytes that live at once, what is written over another value counted once."""
+        change = [0] * (len(self.calls) + 1)
+        ends: dict[tuple[int, int], int] = {}
+        for operand, slot, first, last in self.lifetimes:
+            largest = max(value(s, dims) for s in _sizes(operand))
+            replaced = ends.pop((slot, first), 0)
+            change[first] += largest - replaced
+            change[last + 1] -= largest
+            if replaced:
+                change[first + 1] += replaced
+            ends[slot, last] = largest
+        most = live = 0
+        for step in change:
+            live += step
+            most = max(most, live)
+        return most
 
     def __str__(self) -> str:
         lines = [
-            f"slot {slot.number:<3} {' | '.join(map(str, dict.fromkeys(slot.sizes)))} bytes"
-            for slot in self.slots
+            f"slot {slot.number:<3} {' | '.join(map(str, slot.sizes))} bytes" for slot in self.slots
         ]
         return "\n".join(lines) or "no workspace"
 
 
-def _bytes(operand: Operand) -> Extent:
-    return size((*operand.shape, operand.dtype.itemsize))
+def _sizes(operand: Operand) -> tuple[Extent, ...]:
+    """The sizes in bytes of what lies in an operand's memory."""
+    if isinstance(operand, Scratch):
+        return operand.sizes
+    return (size((*operand.shape, operand.dtype.itemsize)),)
+
+
+def kernels_of(calls: Iterable[Invoked | InvokedLoop]) -> Iterator[Kernel]:
+    """All kernels that are called, those of recurrences too."""
+    for call in calls:
+        if isinstance(call, InvokedLoop):
+            yield from kernels_of(call.loop.calls)
+        else:
+            yield call.kernel
 
 
 def plan_memory(
     schedule: Schedule,
-    kernels: Sequence[Lowered],
+    kernels: Sequence[Lowered | LoweredLoop],
     results: Sequence[Node],
     updates: Sequence[tuple[Input, Node]],
     leaves: Sequence[Input],
+    may_fail: bool = True,
 ) -> Plan:
     """Give every operand a place.
 
@@ -108,20 +176,29 @@ def plan_memory(
         results: nodes whose values the caller gets, each in an array of its own.
         updates: leaves and the nodes whose values they take at the end.
         leaves:  all leaves that the program may be given, in the order of the table.
+        may_fail: whether a bad index must leave all leaves as they were.
     """
-    return _Planner(schedule, list(kernels), results, updates, leaves).run()
+    return _Planner(schedule, list(kernels), results, updates, leaves, may_fail).run()
 
 
 class _Planner:
-    def __init__(self, schedule: Schedule, kernels: list[Lowered], results: Sequence[Node],
-                 updates: Sequence[tuple[Input, Node]], leaves: Sequence[Input]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        kernels: list[Lowered | LoweredLoop],
+        results: Sequence[Node],
+        updates: Sequence[tuple[Input, Node]],
+        leaves: Sequence[Input],
+        may_fail: bool,
+    ) -> None:
         self.schedule = schedule
         self.kernels = kernels
+        self.may_fail = may_fail
         self.leaves = tuple(leaves)
         self.results = tuple(dict.fromkeys(root_of(n) for n in results))
-        self.constants = tuple(dict.fromkeys(
-            o for k in kernels for o in k.operands if isinstance(o, Constant)
-        ))
+        self.constants = tuple(
+            dict.fromkeys(o for k in kernels for o in k.operands if isinstance(o, Constant))
+        )
         self.entry: dict[Operand, int] = {}
         for k, own in enumerate((*self.leaves, *self.constants, *self.results), 1):
             self.entry.setdefault(own, k)
@@ -132,23 +209,26 @@ class _Planner:
     def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
         """A right-hand side is written over its leaf where that is safe, else copied at the end.
 
-        Safe is what nothing reads afterwards, and what stands behind every check of an index: a call
-        that fails changes no leaf.
+        Safe is what nothing reads afterwards, and what stands behind every check of an index: a
+        call that fails changes no leaf.
         """
         last = self._last_uses()
-        checked = max((k for k, low in enumerate(self.kernels) if low.kernel.checks), default=-1)
+        checked = max((k for k, low in enumerate(self.kernels) if low.checks), default=-1)
         taken: set[Operand] = set(self.entry)
+        writers = {o: k for k, low in enumerate(self.kernels) for o in low.writes}
         copies: list[CopyOf] = []
         for leaf, node in updates:
             root = root_of(node)
-            writer = next((k for k, low in enumerate(self.kernels) if root in low.writes), None)
+            writer = writers.get(root)
             direct = (
                 writer is not None
-                and writer > checked
+                and (writer > checked or not self.may_fail)
                 and root not in taken
                 and root.dtype == leaf.dtype
                 and last.get(leaf, -1) <= writer
-                and (last.get(leaf, -1) < writer or self._in_place(self.kernels[writer], leaf, root))
+                and (
+                    last.get(leaf, -1) < writer or self._in_place(self.kernels[writer], leaf, root)
+                )
             )
             if direct:
                 taken.add(root)
@@ -165,10 +245,12 @@ class _Planner:
                 last[operand] = k
         return last
 
-    def _in_place(self, low: Lowered, old: Operand, new: Operand) -> bool:
+    def _in_place(self, low: Lowered | LoweredLoop, old: Operand, new: Operand) -> bool:
+        if isinstance(low, LoweredLoop):
+            return False
         place = {o: b for o, b in zip(low.operands, low.kernel.buffers, strict=True)}
-        return old in place and new in place and reads_before_write(
-            low.kernel, place[old], place[new]
+        return (
+            old in place and new in place and reads_before_write(low.kernel, place[old], place[new])
         )
 
     def run(self) -> Plan:
@@ -186,37 +268,48 @@ class _Planner:
         for operand, slot in self.slot_of.items():
             self.entry[operand] = first + slot.number
         self._check(lifetimes)
-        calls = []
+        calls: list[Invoked | InvokedLoop] = []
         for low in self.kernels:
             entries = [self.entry[o] for o in low.operands]
+            if isinstance(low, LoweredLoop):
+                calls.append(InvokedLoop(low, tuple(entries)))
+                continue
             kernel, kept = merge_buffers(low.kernel, entries)
             calls.append(Invoked(kernel, tuple(entries[j] for j in kept), low.nodes))
         return Plan(
-            tuple(calls), self.leaves, self.constants, self.results, tuple(self.slots),
+            tuple(calls),
+            self.leaves,
+            self.constants,
+            self.results,
+            tuple(self.slots),
             tuple(lifetimes),
         )
 
-    def _take(self, low: Lowered, operand: Operand, k: int, last: dict[Operand, int]) -> Slot:
-        need = _bytes(operand)
+    def _take(
+        self, low: Lowered | LoweredLoop, operand: Operand, k: int, last: dict[Operand, int]
+    ) -> Slot:
+        need = _sizes(operand)
         for old in low.operands:
             slot = self.slot_of.get(old)
             if (
                 slot is not None
                 and last[old] == k == slot.busy_until
+                and not isinstance(old, Scratch)
+                and not isinstance(operand, Scratch)
                 and old.dtype == operand.dtype
-                and same(_bytes(old), need) is True
+                and same(_sizes(old)[0], need[0]) is True
                 and not any(self.slot_of.get(o) is slot and o is not old for o in low.operands)
                 and self._in_place(low, old, operand)
             ):
-                slot.sizes.append(need)
                 return slot
         free = [s for s in self.slots if s.busy_until < k]
         if free:
-            wanted = _typical(need)
-            best = min(free, key=lambda s: (abs(_largest(s) - wanted), s.number))
-            best.sizes.append(need)
+            wanted = max(map(_typical, need))
+            best = min(free, key=lambda s: (abs(s.typical - wanted), s.number))
+            best.hold(need)
             return best
-        slot = Slot(len(self.slots), [need])
+        slot = Slot(len(self.slots))
+        slot.hold(need)
         self.slots.append(slot)
         return slot
 
@@ -224,7 +317,7 @@ class _Planner:
         """Two operands may be in one slot at one time only where one is written over the other."""
         for number in range(len(self.slots)):
             here = sorted((f, t) for _, s, f, t in lifetimes if s == number)
-            for (_, end), (start, _) in zip(here, here[1:], strict=False):
+            for (_, end), (start, _) in pairwise(here):
                 if start < end:
                     raise CompileError(
                         f"slot {number} is given away at call {start} and needed until {end} "
@@ -232,21 +325,19 @@ class _Planner:
                     )
 
 
+@lru_cache(maxsize=4096)
 def _typical(extent: Extent) -> int:
     if type(extent) is int:
         return extent
-    return value(extent, {d: TYPICAL_EXTENT for d in extent.free_symbols})
-
-
-def _largest(slot: Slot) -> int:
-    return max(map(_typical, slot.sizes))
+    return value(extent, dict.fromkeys(free_dims(extent), TYPICAL_EXTENT))
 
 
 def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
-    """Whether `new` may lie where `old` lies: each element is read before, at the same place, is written.
+    """Whether `new` may lie where `old` lies: each element is read before it is written.
 
-    Holds when all loads of `old` and all stores of `new` have one offset, and no load stands after a
-    store: offsets are row-major in the loop variables, so two iterations touch different elements.
+    Holds when all loads of `old` and all stores of `new` have one offset, and no load stands after
+    a store: offsets are row-major in the loop variables, so two iterations touch different
+    elements.
     """
     loads: list[tuple[int, Affine]] = []
     stores: list[tuple[int, Affine]] = []
@@ -277,4 +368,3 @@ def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
     if any(offset != place for _, offset in loads + stores):
         return False
     return max(t for t, _ in loads) < min(t for t, _ in stores)
-

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from codegen import targets
 from codegen.access import root_of
 from codegen.compiled import Compiled, Stages
 from codegen.contractions import order_contractions
-from codegen.formulas import with_formulas
-from codegen.lowering import lower
+from codegen.fusion import in_memory, make_schedule
 from codegen.memory import plan_memory
-from codegen.schedule import make_schedule
-from codegen.tune import tune
+from codegen.recurrences import lower
 from symgrad.calculus.simplification import simplify
-from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
 from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
-from symgrad.graph.functions import AXIS, P
+from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
+from symgrad.graph.functions import AXIS
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import as_node
 from symgrad.graph.nodes import (
@@ -32,7 +29,6 @@ from symgrad.graph.nodes import (
     Scatter,
     describe,
     einsum_node,
-    map_node,
 )
 from symgrad.graph.provenance import provenance
 from symgrad.graph.structure import flatten
@@ -78,7 +74,7 @@ def compile(
     wanted = clock("order contractions", lambda: order_contractions(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [
-        _in_memory(n) if k >= len(nodes) or root_of(n) in updated else n
+        in_memory(n) if k >= len(nodes) or root_of(n) in updated else n
         for k, n in enumerate(wanted)
     ]
     count = len(nodes) + len(pairs)
@@ -86,12 +82,16 @@ def compile(
     computed = [n for n in [*final, *checks, *right] if not _is_leaf(n)]  # updates last: see memory
     schedule = clock("schedule", lambda: make_schedule(computed))
     lowered = clock("lower", lambda: lower(schedule, back.ROW_MEMORY))
-    lowered = clock("tune", lambda: [replace(k, kernel=tune(k.kernel)) for k in lowered])
-    lowered = with_formulas(schedule, lowered)
-    plan = clock("plan memory", lambda: plan_memory(
-        schedule, lowered, [n for n in [*final, *checks] if not _is_leaf(root_of(n))],
-        [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)], written.inputs,
-    ))
+    plan = clock(
+        "plan memory",
+        lambda: plan_memory(
+            schedule,
+            lowered,
+            [n for n in [*final, *checks] if not _is_leaf(root_of(n))],
+            [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)],
+            written.inputs,
+        ),
+    )
     key = schedule.graph.key
     source = clock("print", lambda: back.print_program(plan, written.dims, key))
     loaded = clock("load", lambda: back.load_program(source, key))
@@ -153,11 +153,6 @@ def _is_leaf(node: Node) -> bool:
     return isinstance(node, (Input, Constant))
 
 
-def _in_memory(node: Node) -> Node:
-    """A leaf's old value, copied by a Map before updates change it, so that they may swap leaves."""
-    return map_node(P[0], [node], node.dtype) if _is_leaf(root_of(node)) else node
-
-
 def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
     pairs: list[tuple[Input, Node]] = []
     for leaf, given in updates.items():
@@ -166,7 +161,8 @@ def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
         node = as_node(given, leaf.dtype)
         if free_dims(leaf.shape):
             raise ShapeError(
-                f"updates: a leaf of symbolic shape cannot be kept between calls\n  {describe(leaf)}\n"
+                "updates: a leaf of symbolic shape cannot be kept between calls\n"
+                f"  {describe(leaf)}\n"
                 "  Give it a shape of numbers."
             )
         if len(node.shape) != len(leaf.shape) or any(
@@ -183,4 +179,3 @@ def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
             )
         pairs.append((leaf, node))
     return pairs
-

@@ -7,14 +7,15 @@ float32 kernel holds no float64 arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import sympy
 
 from codegen import loop_ir as ir
 from codegen.loop_ir import Affine, Let, Load
+from codegen.memory import Invoked, InvokedLoop
 from symgrad.graph.dims import Dim, Extent, free_dims
 from symgrad.graph.dtypes import BOOL, FLOAT64, INT32, INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
@@ -31,6 +32,10 @@ SCALARS = {
     "inf": "inf = np.inf",
     "nan": "nan = np.nan",
 }
+
+
+# How a program names an entry of its table, read as a dtype.
+Place: TypeAlias = Callable[[int, DType], str]
 
 
 @dataclass(slots=True)
@@ -54,6 +59,11 @@ def extent_text(extent: Extent, names: dict[Dim, str]) -> str:
 def memory_name(entry: int, dtype: DType) -> str:
     """What a program calls an entry of its table, read as this dtype."""
     return f"{dtype.kind}{entry}" if dtype.itemsize != 8 else f"{dtype.kind}{entry}_64"
+
+
+def may_report(call: Invoked | InvokedLoop) -> bool:
+    """Whether a call checks indices."""
+    return call.loop.checks if isinstance(call, InvokedLoop) else call.kernel.checks
 
 
 class BodyPrinter:

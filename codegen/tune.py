@@ -14,9 +14,12 @@ def tune(kernel: Kernel) -> Kernel:
 
 
 def collapse(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
-    """rewrite: for i in 0..m: for j in 0..n: s[i n + j]  ->  for j in 0..m n: s[j]
+    """One loop in the place of two.
 
-    requires: i and j occur as i n + j only, everywhere. One long loop vectorises better than short ones.
+    rewrite:  for i in 0..m: for j in 0..n: s[i n + j]  ->  for j in 0..m n: s[j]
+
+    requires: i and j occur as i n + j only, everywhere. One long loop vectorises better than short
+    ones.
     """
     done: list[Statement] = []
     for s in body:

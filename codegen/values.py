@@ -1,7 +1,7 @@
 """Values in loop IR: names for what nodes are at an index, written where the loops allow.
 
-A writer collects the buffers and statements of one kernel. Each value gets a name once, in the outermost
-block that knows everything it needs; a second request returns the name.
+A writer collects the buffers and statements of one kernel. Each value gets a name once, in the
+outermost block that knows everything it needs; a second request returns the name.
 """
 
 from __future__ import annotations
@@ -30,14 +30,21 @@ class Temporary:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CopyOf:
-    """A leaf that takes the value of a node when everything else is done."""
+class Scratch:
+    """Memory that a recurrence needs while it runs, of the largest of these sizes in bytes."""
 
-    leaf: Input
+    sizes: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CopyOf:
+    """A leaf or a result that takes the value of a node."""
+
+    target: Node
     node: Node
 
 
-Operand: TypeAlias = Node | Temporary
+Operand: TypeAlias = Node | Temporary | Scratch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +55,11 @@ class Lowered:
     operands: tuple[Operand, ...]
     nodes: tuple[Node, ...]
     writes: frozenset[Operand]
+
+    @property
+    def checks(self) -> bool:
+        """Whether the kernel checks indices."""
+        return self.kernel.checks
 
 
 def strides_of(shape: Shape) -> tuple[Extent, ...]:
@@ -79,17 +91,20 @@ class Writer:
         self.names = 0
         self.checks = False
 
-    def buffer(self, operand: Operand) -> Buffer:
+    def buffer(self, operand: Node | Temporary) -> Buffer:
+        """The buffer of an operand."""
         if operand not in self.buffers:
             k = len(self.buffers)
             self.buffers[operand] = Buffer(f"x{k}", operand.dtype, k)
         return self.buffers[operand]
 
     def fresh(self) -> str:
+        """A name that nothing has."""
         self.names += 1
         return f"v{self.names - 1}"
 
     def finish(self, nodes: Sequence[Node], formula: str, writes: set[Operand]) -> Lowered:
+        """The kernel of what was written."""
         kernel = Kernel(
             f"stage_{self.number + 1}",
             tuple(self.buffers.values()),
@@ -102,7 +117,7 @@ class Writer:
 
 
 class Values(Writer):
-    """Writes the value of a node at an index, into the outermost loop that knows everything it needs.
+    """Writes the value of a node at an index, in the outermost loop that knows what it needs.
 
     depth 0: before all loops; 1: in the row; 2: in the inner loop of the current pass.
     """
@@ -118,6 +133,7 @@ class Values(Writer):
 
     # -- placing -----------------------------------------------------------------------------------
     def place(self, dtype: DType, value: ir.Value, depth: int) -> str:
+        """The name of a value, written at this depth unless it is known further out."""
         key = (str(dtype), value)
         for d in range(depth, -1, -1):
             if key in self.known[d]:
@@ -152,6 +168,7 @@ class Values(Writer):
         return self.place(dtype, Apply(operation, operands, payload), depth)
 
     def depth_of(self, offset: Affine) -> int:
+        """The depth at which an offset is known."""
         deepest = 1
         for var in offset.variables:
             deepest = max(deepest, 2 if var in self.inner else self.depth.get(var, 1))
@@ -160,17 +177,18 @@ class Values(Writer):
     # -- values ------------------------------------------------------------------------------------
     def value(self, node: Node, index: Index) -> str:
         """The name of `node[index]`."""
+        while node.args and self.plan.inline(node):
+            node, index = node.args[0], reads(node, index)[0]
         if isinstance(node, Constant) and node.ndim == 0:
             return self.literal(node.value.item(), node.dtype)
-        if self.plan.inline(node):
-            if isinstance(node, Map):
-                return self.bodies.write(node, [], index)
-            return self.value(node.args[0], reads(node, index)[0])
+        if isinstance(node, Map) and self.plan.inline(node):
+            return self.bodies.write(node, [], index)
         if is_view(node) or isinstance(node, (Input, Constant)):
             return self.load(node, index)
         return self.member(node, index)
 
     def load(self, node: Node, index: Index) -> str:
+        """The name of an element read from memory."""
         offset = offset_of(node.shape, index)
         return self.place(
             node.dtype, Load(self.buffer(root_of(node)), offset), self.depth_of(offset)
@@ -194,6 +212,7 @@ class Values(Writer):
         return name
 
     def combine(self, node: Node, places: Sequence[Index], index: Index) -> str:
+        """The value of a node whose arguments are read at these places."""
         names = [self.value(a, p) for a, p in zip(node.args, places, strict=True)]
         if isinstance(node, Map):
             return self.bodies.write(node, names, index)
@@ -205,7 +224,13 @@ class Values(Writer):
             return product
         return names[0]
 
+    def check_number(self, node: Node) -> int:
+        """The number under which a report names a node."""
+        self.plan.checked.append(node)
+        return len(self.plan.checked) - 1
+
     def gather(self, node: Gather, index: Index) -> str:
+        """The value of a Gather: its source read at checked indices."""
         places = reads(node, index)
         source = list(places[0])
         for axis, label in enumerate(node.source_axes):
@@ -228,7 +253,7 @@ class Values(Writer):
         self.checks = True
         self.depth[name] = depth
         self.known[depth][key] = name
-        self.blocks[depth].append(ir.CheckIndex(name, raw, extent, self.plan.graph.number[node]))
+        self.blocks[depth].append(ir.CheckIndex(name, raw, extent, self.check_number(node)))
         return variable(name)
 
 

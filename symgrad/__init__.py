@@ -113,6 +113,7 @@ _ROOMS: dict[str, list[str]] = {
         "sum",
         "var",
     ],
+    "graph.scanning": ["scan"],
     "graph.shapes": [
         "broadcast_to",
         "concatenate",
@@ -304,6 +305,7 @@ if TYPE_CHECKING:
         sum as sum,
         var as var,
     )
+    from symgrad.graph.scanning import scan as scan
     from symgrad.graph.shapes import (
         broadcast_to as broadcast_to,
         concatenate as concatenate,

@@ -15,6 +15,7 @@ import symgrad.graph.operators as ops
 from symgrad.calculus.jvp import jvp
 from symgrad.calculus.vjp import grad, vjp
 from symgrad.graph.evaluator import evaluate
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import FUNCTIONS, P, ScalarFunction
 from symgrad.graph.leaves import constant, input
 from symgrad.graph.nodes import (
@@ -32,6 +33,7 @@ from symgrad.graph.nodes import (
     map_node,
     reshape_node,
 )
+from symgrad.graph.scanning import scan
 
 Values = dict[Node, np.ndarray]
 V = ops.VERBS
@@ -222,6 +224,30 @@ def _constant_cases() -> list[Case]:
     return [Case("literal", lambda: (c * a * a, [a])), Case("alone", lambda: (c, [a]))]
 
 
+def _recurrence(reverse: bool) -> tuple[Node, Node, list[Node]]:
+    a, w, h = real("a", 4, 3), real("w", 3, 3), real("h", 3)
+
+    def step(c: Node, x: Node) -> tuple[Node, Node]:
+        new = V["tanh"](c @ w + x)
+        return new, new * c
+
+    carry, ys = scan(step, h * h, a, reverse)
+    return carry, ys, [a, w, h]
+
+
+def _fold_cases() -> list[Case]:
+    (c, y, one), (d, z, two) = _recurrence(False), _recurrence(True)
+    return [
+        Case("both results", lambda: (c * y, one)),
+        Case("reverse", lambda: (d * z, two)),
+    ]
+
+
+def _proj_cases() -> list[Case]:
+    c, y, leaves = _recurrence(False)
+    return [Case("carry", lambda: (c, leaves)), Case("y", lambda: (y, leaves))]
+
+
 CASES: dict[type[Node], list[Case]] = {
     Input: _leaf_cases(),
     Constant: _constant_cases(),
@@ -231,6 +257,8 @@ CASES: dict[type[Node], list[Case]] = {
     Reindex: _reindex_cases(),
     Gather: _gather_cases(),
     Scatter: _scatter_cases(),
+    Fold: _fold_cases(),
+    Proj: _proj_cases(),
 }
 
 

@@ -118,7 +118,7 @@ class Cases:
         every = {name: self.case(name) for name in self.makers}
         f = compile({name: case.outputs for name, case in every.items()})
         values = {k: v for case in every.values() for k, v in case.values.items()}
-        results: dict[str, list[Array]] = f(**values)
+        results: dict[str, list[Array]] = call(f, values)
         return results
 
 

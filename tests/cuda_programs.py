@@ -164,6 +164,27 @@ def _second_order(target: str) -> None:
     _agrees([sg.hessian(loss, w), *sg.hvp(loss, [w], [w])], values, target)
 
 
+def _recurrence(target: str) -> None:
+    """A recurrent network over a sequence, and its cotangents: a loop of launches, and back."""
+    steps = sg.dim("steps")
+    x, h0 = sg.input("x", (steps, 2, 3)), sg.input("h0", (2, 4))
+    w, u = sg.parameter("w", (3, 4)), sg.parameter("u", (4, 4))
+
+    def step(h: Node, now: Node) -> tuple[Node, Node]:
+        h = sg.tanh(now @ w + h @ u)
+        return h, sg.sum(h * h, axis=1)
+
+    last, sizes = sg.scan(step, h0, x)
+    loss = sg.mean(sizes) + sg.sum(last)
+    values = {
+        "x": _numbers(7, 5, 2, 3),
+        "h0": _numbers(8, 2, 4),
+        "w": _numbers(9, 3, 4),
+        "u": _numbers(10, 4, 4),
+    }
+    _agrees([last, sizes, *sg.grad(loss, [w, u, h0])], values, target)
+
+
 NETWORKS: dict[str, Callable[[str], None]] = {
     "perceptron": _perceptron,
     "bad index": _bad_index,
@@ -171,6 +192,7 @@ NETWORKS: dict[str, Callable[[str], None]] = {
     "layer norm": _layer_norm,
     "embedding": _embedding,
     "second order": _second_order,
+    "recurrence": _recurrence,
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from codegen import loop_ir as ir, targets
 from codegen.loading import Loaded
-from codegen.memory import Plan
+from codegen.memory import Invoked, InvokedLoop, Plan, kernels_of
 from codegen.targets import cpu
 from symgrad.graph.dims import Dim, value
 from symgrad.graph.dtypes import BOOL, INT64
@@ -52,6 +52,13 @@ class Block:
 
     def typed(self, dtype: np.dtype[Any]) -> Typed:
         return Typed(self, dtype)
+
+    def moved(self, count: int) -> Block:
+        """The same memory from `count` bytes on."""
+        window = object.__new__(Block)
+        window.address, window.size = self.address + count, self.size - count
+        window.bytes, window.written = self.bytes[count:], self.written[count:]
+        return window
 
 
 class Typed:
@@ -101,7 +108,7 @@ class Target:
         self.ROW_MEMORY = row_memory
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
-        source = f"# {len(self.plans)} {key}\n" + "\n".join(str(c.kernel) for c in plan.calls)
+        source = f"# {len(self.plans)} {key}\n" + "\n".join(map(str, kernels_of(plan.calls)))
         self.plans[source] = plan, dims
         return source
 
@@ -166,28 +173,57 @@ def run(plan: Plan, table: int, dims: Mapping[Dim, int], translate: Translate) -
     blocks = [
         Block(int(a), n, k < given) for k, (a, n) in enumerate(zip(addresses, sizes, strict=True))
     ]
-    checked = [k for k, call in enumerate(plan.calls) if call.kernel.checks]
+    last = max((k for k, call in enumerate(plan.calls) if may_report(call)), default=-1)
     with np.errstate(all="ignore"):
         for k, call in enumerate(plan.calls):
-            seen = [blocks[e] for e in call.entries]
-            writes = {
-                s.c.name if isinstance(s, ir.Call) else s.buffer.name
-                for s in ir.walk(call.kernel.body)
-                if isinstance(s, (ir.Store, ir.Call))
-            }
-            for a, own in zip(call.kernel.buffers, seen, strict=True):
-                for b, other in zip(call.kernel.buffers, seen, strict=True):
-                    if a.scope != b.scope and {a.name, b.name} & writes:
-                        apart = own.address + own.size <= other.address
-                        assert apart or other.address + other.size <= own.address, "scopes overlap"
-            buffers = {
-                b.name: block.typed(b.dtype)
-                for b, block in zip(call.kernel.buffers, seen, strict=True)
-            }
-            translate(call.kernel, dims)(buffers, report)
-            if report[0] and k == checked[-1]:
+            run_call(call, lambda entry, dtype: blocks[entry], dims, report, translate)
+            if report[0] and k == last:
                 return int(report[0])
     return 0
+
+
+def may_report(call: Invoked | InvokedLoop) -> bool:
+    return call.loop.checks if isinstance(call, InvokedLoop) else call.kernel.checks
+
+
+Place = Callable[[int, np.dtype[Any]], Block]
+
+
+def run_call(
+    call: Invoked | InvokedLoop,
+    place: Place,
+    dims: Mapping[Dim, int],
+    report: np.ndarray[Any, Any],
+    translate: Translate,
+) -> None:
+    """A kernel, or a recurrence: its body's entries are windows that move along outer blocks."""
+    if isinstance(call, InvokedLoop):
+        loop = call.loop
+        steps = range(value(loop.length, dims))
+        for t in reversed(steps) if loop.reverse else steps:
+
+            def inner(entry: int, dtype: np.dtype[Any], t: int = t) -> Block:
+                where = loop.places[entry]
+                base = place(call.entries[where.operand], dtype)
+                return base.moved(t * value(where.step, dims) * dtype.itemsize)
+
+            for one in loop.calls:
+                run_call(one, inner, dims, report, translate)
+        return
+    buffers = call.kernel.buffers
+    seen = [place(e, b.dtype) for e, b in zip(call.entries, buffers, strict=True)]
+    writes = {
+        s.c.name if isinstance(s, ir.Call) else s.buffer.name
+        for s in ir.walk(call.kernel.body)
+        if isinstance(s, (ir.Store, ir.Call))
+    }
+    for a, own in zip(buffers, seen, strict=True):
+        for b, other in zip(buffers, seen, strict=True):
+            if a.scope != b.scope and {a.name, b.name} & writes:
+                apart = own.address + own.size <= other.address
+                assert apart or other.address + other.size <= own.address, "scopes overlap"
+    typed = {b.name: block.typed(b.dtype) for b, block in zip(buffers, seen, strict=True)}
+    translate(call.kernel, dims)(typed, report)
 
 
 def translated(kernel: ir.Kernel, dims: Mapping[Dim, int]) -> Any:

@@ -306,7 +306,7 @@ def test_ten_thousand_nodes_are_an_overview(capsys) -> None:
         print(f"\n10,000 nodes and their gradient, drawn in {seconds:.1f} s: {diagram}")
     assert len(diagram.boxes) <= 40
     assert svg.count('class="node"') == len(diagram.boxes)
-    assert sum(box.nodes for box in diagram.boxes) > 19_990
+    assert sum(box.nodes for box in diagram.boxes) > 14_990  # literals belong to no box
 
 
 # -- flow --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from symgrad.graph.binding import Binding, bind
 from symgrad.graph.dims import dim
 from symgrad.graph.errors import DataError, DTypeError, LeafError, ShapeError
 from symgrad.graph.evaluator import MEANING, evaluate, evaluate_many
+from symgrad.graph.folds import NODES
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import (
     constant,
@@ -19,7 +20,7 @@ from symgrad.graph.leaves import (
     parameter,
     parameters,
 )
-from symgrad.graph.nodes import NODES, Einsum, Gather, Input, Reduce, Scatter, einsum_node
+from symgrad.graph.nodes import Einsum, Gather, Input, Reduce, Scatter, einsum_node
 from symgrad.graph.operators import VERBS, load_verbs
 
 load_verbs()
@@ -282,7 +283,7 @@ def test_scatter_is_the_adjoint_of_gather():
     left = (gathered * updates).sum()
     np.testing.assert_allclose(left, (values * wanted).sum(), rtol=1e-5)
     with pytest.raises(
-        DataError, match="scatter: position 5 is out of range for axis 0 of extent 5"
+        DataError, match="scatter: index 5 is out of range for extent 5"
     ):
         evaluate(made, {u: updates, k: index + 1})
 

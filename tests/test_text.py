@@ -10,12 +10,12 @@ from symgrad.graph.checker import check
 from symgrad.graph.dims import dim
 from symgrad.graph.dtypes import BOOL, FLOAT32, INT32
 from symgrad.graph.errors import SymgradError
+from symgrad.graph.folds import NODES
 from symgrad.graph.functions import AXIS, FUNCTIONS, P, Y
 from symgrad.graph.graph import Graph
 from symgrad.graph.latex import body_latex, latex, latex_name
 from symgrad.graph.leaves import input, parameter
 from symgrad.graph.nodes import (
-    NODES,
     Constant,
     Einsum,
     Gather,
@@ -26,6 +26,7 @@ from symgrad.graph.nodes import (
     Scatter,
 )
 from symgrad.graph.operators import VERBS, load_verbs
+from symgrad.graph.scanning import scan
 from symgrad.graph.text import axis_letters, text_of
 
 load_verbs()
@@ -266,6 +267,7 @@ def test_the_checker_accepts_what_verbs_make():
             v["arange"](3, dtype="float64"),
             v["any"](X),
             v["stack"]([X, X]),
+            *scan(lambda c, x: (c * x, c), X[0], X),
         ]
     )
     assert check(graph) is graph

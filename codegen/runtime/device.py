@@ -133,6 +133,11 @@ def product(
         kernel(tiles, TILE * TILE, (*operands, m, n, k, *rows, *columns, *starts, *steps))
 
 
+def shift(array: Any, count: int) -> Any:
+    """An array from its element `count` on; an empty one has no address, so it stays as it is."""
+    return array[count:] if count < array.size else array
+
+
 def reported(report: Any) -> bool:
     """Whether an index was out of range so far."""
     return bool(report.copy_to_host()[0])

@@ -1,13 +1,14 @@
 """The CPU target: loop IR -> Python for Numba.
 
-Each kernel is a function of typed pointers and extents; a program calls kernels in order. Kernels with the
-same text are emitted once and called with other pointers. Names are generated: no text of a user's
-program gets into the source, so that programs which differ in names alone share a file.
+Each kernel is a function of typed pointers and extents; a program calls kernels in order. Kernels
+with the same text are emitted once and called with other pointers. Names are generated: no text of
+a user's program gets into the source, so that programs which differ in names alone share a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import ClassVar
 
 from codegen import loop_ir as ir
@@ -15,15 +16,25 @@ from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
-from codegen.memory import Plan
-from codegen.printing import SCALARS, BodyPrinter, Function, extent_text, memory_name
+from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.printing import (
+    SCALARS,
+    BodyPrinter,
+    Function,
+    Place,
+    extent_text,
+    may_report,
+    memory_name,
+)
 from codegen.runtime import checks, linalg, memory, vector_math
 from codegen.runtime.vector_math import PRIMITIVES
-from symgrad.graph.dims import Dim
+from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
 
+# So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
+TABLE_FROM = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
@@ -59,68 +70,182 @@ class _Printer:
         self.names: dict[str, str] = {}
         self.functions: list[str] = []
         self.uses: set[str] = {"FAST"}
+        self.lines: list[str] = []
+        self.entries: dict[tuple[int, DType], None] = {}
+        self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
+        self.checks = False
+        self.rows: list[tuple[list[int], str]] = []
+        self.codes: dict[Extent, int] = {}
+        self.tabled: dict[str, tuple[Kernel, Function]] = {}
 
     def text(self) -> str:
-        calls = list(self.calls())
-        body = [*self.pointers(), *calls]
-        scalars = sorted(n for n in self.uses if n in ("f32", "f64", "i32", "i64", "inf", "nan"))
+        calls = self.plan.calls
+        last = max((k for k, call in enumerate(calls) if may_report(call)), default=-1)
+        self.block(calls[: last + 1], memory_name, 1)
+        if last >= 0:  # no leaf is written before this place
+            self.lines += ["    if reported(status):", "        return reported(status)"]
+        self.block(calls[last + 1 :], memory_name, 1)
+        body = [*self.pointers(), *self.lines]
+        table = self.table_lines()
+        body.append("    return 0")
+        scalars = sorted(n for n in self.uses if n in SCALARS)
         runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
-        if scalars:
+        if scalars or table:
             lines.append("import numpy as np")
         lines += ["from numba import cfunc, njit", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += [""] + [SCALARS[name] for name in scalars]
+        lines += ["", *(SCALARS[name] for name in scalars)]
         lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}', ""]
         for function in self.functions:
-            lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)", function]
-        lines += ["", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)', "def program(table, dims):"]
-        lines += [f"    {line}" for line in body]
+            lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
+            lines.append(function)
+        lines += [*table, "", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)']
+        lines += ["def program(table, dims):", *body]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
-        used: dict[tuple[int, DType], None] = {}
-        for call in self.plan.calls:
-            for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
-                used[entry, buffer.dtype] = None
-        if any(call.kernel.checks for call in self.plan.calls):
+        """What the program reads from its table and its extents."""
+        if self.checks:
             self.uses |= {"address", "clear_report", "reported"}
-            yield "status = address(table, 0)"
-            yield "clear_report(status)"
+            yield "    status = address(table, 0)"
+            yield "    clear_report(status)"
         for k, _ in enumerate(self.dims):
             self.uses.add("extent")
-            yield f"n{k} = extent(dims, {k})"
-        for entry, dtype in used:
+            yield f"    n{k} = extent(dims, {k})"
+        for entry, dtype in self.entries:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
-            yield f"{memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
+            yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
 
-    def calls(self) -> Iterator[str]:
-        names = {d: f"n{k}" for k, d in enumerate(self.dims)}
-        checked = [k for k, call in enumerate(self.plan.calls) if call.kernel.checks]
-        for k, call in enumerate(self.plan.calls):
-            function = _print_kernel(call.kernel)
-            self.uses |= function.uses
-            text = "\n".join(function.lines)
-            if text not in self.names:
-                name = f"kernel_{len(self.names)}"
-                self.names[text] = name
-                self.functions.append(_definition(name, call.kernel, function))
-            pointers = [
-                memory_name(entry, buffer.dtype)
-                for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
+    def block(self, calls: Sequence[Invoked | InvokedLoop], place: Place, depth: int) -> None:
+        """The calls of a program, or of a recurrence's body, with pointers from `place`."""
+        pad = "    " * depth
+        for loops, group in groupby(calls, lambda call: isinstance(call, InvokedLoop)):
+            run = list(group)
+            if loops:
+                for call in run:
+                    self.loop(call, place, depth)  # type: ignore[arg-type]
+            elif depth == 1 and len(run) >= TABLE_FROM:
+                self.tabulated(run)  # type: ignore[arg-type]
+            else:
+                for call in run:
+                    self.lines.append(f"{pad}# {call.kernel.formula}")  # type: ignore[union-attr]
+                    self.lines.append(pad + self.call(call, place))  # type: ignore[arg-type]
+
+    def tabulated(self, calls: Sequence[Invoked]) -> None:
+        """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
+        first = len(self.rows)
+        for call in calls:
+            name, function = self.define(call.kernel)
+            extents = [*function.extents, *function.dims]
+            row = [int(name.rsplit("_", 1)[1]), *call.entries, *map(self.code_of, extents)]
+            self.rows.append((row, call.kernel.formula))
+            self.tabled.setdefault(name, (call.kernel, function))
+        self.lines.append(
+            f"    run_calls(table, dims, {first}, {len(self.rows)})"
+        )
+
+    def code_of(self, extent: Extent) -> int:
+        """An extent in a row: itself, or -1, -2, .. for one that is known when the program runs."""
+        if type(extent) is int:
+            return extent
+        return -1 - self.codes.setdefault(extent, len(self.codes))
+
+    def table_lines(self) -> list[str]:
+        """The table of calls, and the function that runs rows of it."""
+        if not self.rows:
+            return []
+        wide = max(len(row) for row, _ in self.rows)
+        self.uses |= {"FAST", "i64"}
+        lines = ["", "# kernel, places in the table of addresses, extents (negative: see size_of)"]
+        lines.append("CALLS = np.array([")
+        for row, formula in self.rows:
+            padded = row + [0] * (wide - len(row))
+            lines.append(f"    {padded},  # {formula}")
+        lines += ["], np.int64)", "", "", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
+        lines.append("def size_of(code, dims):")
+        for extent, k in self.codes.items():
+            names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
+            self.uses.add("extent")
+            lines += [f"    if code == {-1 - k}:", f"        return {extent_text(extent, names)}"]
+        lines += ["    return code", "", ""]
+        lines += ["@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
+        lines.append("def run_calls(table, dims, first, last):")
+        if self.checks:
+            self.uses.add("address")
+            lines.append("    status = address(table, 0)")
+        lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
+        for name, (kernel, function) in self.tabled.items():
+            shorts = [SHORT[b.dtype] for b in kernel.buffers]
+            self.uses.update(f"pointer_{short}" for short in shorts)
+            arguments = [
+                f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)
             ]
-            extents = [extent_text(e, names) for e in function.extents]
-            numbers = [names[d] for d in function.dims]
-            report = ["status"] if function.status else []
-            if call.kernel.formula:
-                yield f"# {call.kernel.formula}"
-            yield f"{self.names[text]}({', '.join([*pointers, *extents, *numbers, *report])})"
-            if checked and k == checked[-1]:  # no leaf is written before this place
-                yield "if reported(status):"
-                yield "    return reported(status)"
-        yield "return 0"
+            extents = len(function.extents) + len(function.dims)
+            arguments += [
+                f"size_of(CALLS[r, {k}], dims)"
+                for k in range(1 + len(shorts), 1 + len(shorts) + extents)
+            ]
+            arguments += ["status"] if function.status else []
+            lines.append(f"        if kernel == {name.rsplit('_', 1)[1]}:")
+            lines.append(f"            {name}({', '.join(arguments)})")
+        return lines
+
+    def loop(self, call: InvokedLoop, place: Place, depth: int) -> None:
+        """A recurrence: its pointers move along the sequences."""
+        loop, pad = call.loop, "    " * depth
+        t, steps = f"t{depth - 1}", extent_text(loop.length, self.dim_names)
+        counter = f"s{depth - 1}" if loop.reverse else t
+        head = [f"{pad}for {counter} in range({steps}):"]
+        if loop.reverse:
+            head.append(f"{pad}    {t} = {steps} - 1 - {counter}")
+        moved: dict[tuple[int, DType], str] = {}
+
+        def inner(entry: int, dtype: DType) -> str:
+            where = loop.places[entry]
+            base = place(call.entries[where.operand], dtype)
+            if depth == 1:
+                self.entries[call.entries[where.operand], dtype] = None
+            if type(where.step) is int and where.step == 0:
+                return base
+            if (entry, dtype) not in moved:
+                self.uses.add("shift")
+                name = f"{base}_{len(moved)}{t}"
+                moved[entry, dtype] = name
+                step = extent_text(where.step, self.dim_names)
+                head.append(f"{pad}    {name} = shift({base}, {t} * ({step}))")
+            return moved[entry, dtype]
+
+        outer, self.lines = self.lines, []
+        self.block(loop.calls, inner, depth + 1)
+        outer += [*head, *(self.lines or [f"{pad}    pass"])]
+        self.lines = outer
+
+    def define(self, kernel: Kernel) -> tuple[str, Function]:
+        """A kernel's name and text; kernels that do the same on the same dtypes share one."""
+        function = _print_kernel(kernel)
+        self.uses |= function.uses
+        self.checks = self.checks or function.status
+        key = "\n".join([*(b.dtype.name for b in kernel.buffers), *function.lines])
+        if key not in self.names:
+            self.names[key] = f"kernel_{len(self.names)}"
+            self.functions.append(_definition(self.names[key], kernel, function))
+        return self.names[key], function
+
+    def call(self, call: Invoked, place: Place) -> str:
+        """A kernel's call."""
+        name, function = self.define(call.kernel)
+        pointers = []
+        for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
+            pointers.append(place(entry, buffer.dtype))
+            if place is memory_name:
+                self.entries[entry, buffer.dtype] = None
+        extents = [extent_text(e, self.dim_names) for e in function.extents]
+        numbers = [self.dim_names[d] for d in function.dims]
+        report = ["status"] if function.status else []
+        return f"{name}({', '.join([*pointers, *extents, *numbers, *report])})"
 
 
 def _definition(name: str, kernel: Kernel, function: Function) -> str:

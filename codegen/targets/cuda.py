@@ -13,20 +13,22 @@ import importlib
 import importlib.util
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from codegen.compiled import Invocation, State
 from codegen.launches import Accumulate, Cooperate, Launch, Loop, Product, Spread, walk
 from codegen.loading import Loaded, run_module
 from codegen.loop_ir import CheckIndex, For, Kernel, Let, Load, Store, Update
-from codegen.memory import Plan
+from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     LOGIC,
     OPERATORS,
     SCALARS,
     BodyPrinter,
+    Place,
     extent_text,
+    may_report,
     memory_name,
 )
 from codegen.spreading import spread
@@ -122,23 +124,30 @@ def hold(leaves: Sequence[Input], values: Sequence[Array]) -> State:
 class _Printer:
     def __init__(self, plan: Plan, dims: tuple[Dim, ...]) -> None:
         self.plan = plan
-        self.dims = dims
+        self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
         self.names: dict[str, str] = {}
         self.functions: list[str] = []
         self.uses: set[str] = {"kernel"}
         self.memory: dict[tuple[int, DType], None] = {}
+        self.lines: list[str] = []
 
     def text(self) -> str:
-        calls = list(self.calls())
+        calls = self.plan.calls
+        last = max((k for k, call in enumerate(calls) if may_report(call)), default=-1)
+        self.block(calls[: last + 1], self.entry, 1)
+        if last >= 0:  # no leaf is written before this place
+            self.uses.add("reported")
+            self.lines += ["    if reported(report):", "        return"]
+        self.block(calls[last + 1 :], self.entry, 1)
         lines = ['"""A compiled graph: CUDA kernels, and the program that launches them."""', ""]
         scalars = sorted(name for name in self.uses if name in SCALARS)
         lines += ["import numpy as np", "from numba import cuda", ""]
-        runtime = sorted(self.uses - set(scalars) - _of_math(self.uses))
+        functions = _of_math(self.uses)
+        runtime = sorted(self.uses - set(scalars) - functions)
         lines.append(f"from codegen.runtime.device import {', '.join(runtime)}")
-        if _of_math(self.uses):
-            lines.append(
-                f"from codegen.runtime.device_math import {', '.join(sorted(_of_math(self.uses)))}"
-            )
+        if functions:
+            names = ", ".join(sorted(functions))
+            lines.append(f"from codegen.runtime.device_math import {names}")
         lines += ["", *(SCALARS[name] for name in scalars), ""]
         for function in self.functions:
             lines += ["", function]
@@ -148,35 +157,61 @@ class _Printer:
         lines += ["", "", "def program(memory, dims, report):"]
         lines.append('    """Launch the kernels in order; `report` takes a bad index."""')
         if self.memory:
-            names = [memory_name(entry, dtype) for entry, dtype in self.memory]
-            lines.append(f"    {', '.join(names)}{',' if len(names) == 1 else ''} = memory")
-        lines += [f"    n{k} = dims[{k}]" for k, _ in enumerate(self.dims)]
-        lines += [f"    {line}" for line in calls]
-        return "\n".join(lines) + "\n"
+            given = "".join(f"{memory_name(entry, dtype)}, " for entry, dtype in self.memory)
+            lines.append(f"    {given}= memory")
+        lines += [f"    n{k} = dims[{k}]" for k, _ in enumerate(self.dim_names)]
+        return "\n".join([*lines, *self.lines]) + "\n"
 
-    def calls(self) -> Iterator[str]:
-        names = {d: f"n{k}" for k, d in enumerate(self.dims)}
-        checked = [k for k, call in enumerate(self.plan.calls) if call.kernel.checks]
-        for k, call in enumerate(self.plan.calls):
-            arrays = {}
-            for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
-                self.memory[entry, buffer.dtype] = None
-                arrays[buffer.name] = memory_name(entry, buffer.dtype)
+    def entry(self, entry: int, dtype: DType) -> str:
+        """The name of an entry of the table, which the program then asks for."""
+        self.memory[entry, dtype] = None
+        return memory_name(entry, dtype)
+
+    def block(self, calls: Sequence[Invoked | InvokedLoop], place: Place, depth: int) -> None:
+        """The calls of a program, or of a recurrence's body, with arrays from `place`."""
+        pad = "    " * depth
+        for call in calls:
+            if isinstance(call, InvokedLoop):
+                self.loop(call, place, depth)
+                continue
+            arrays = {
+                buffer.name: place(entry, buffer.dtype)
+                for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
+            }
             if call.kernel.formula:
-                yield f"# {call.kernel.formula}"
+                self.lines.append(f"{pad}# {call.kernel.formula}")
             for launch in spread(call.kernel):
                 if isinstance(launch, Product):
-                    yield self.product(launch, arrays, names)
+                    self.lines.append(pad + self.product(launch, arrays))
                 else:
-                    yield self.launch(call.kernel, launch, arrays, names)
-            if checked and k == checked[-1]:  # no leaf is written before this place
-                self.uses.add("reported")
-                yield "if reported(report):"
-                yield "    return"
+                    self.lines.append(pad + self.launch(call.kernel, launch, arrays))
 
-    def launch(
-        self, kernel: Kernel, launch: Launch, arrays: Mapping[str, str], names: dict[Dim, str]
-    ) -> str:
+    def loop(self, call: InvokedLoop, place: Place, depth: int) -> None:
+        """A recurrence: launches for each step, on arrays that move along the sequences."""
+        loop, pad = call.loop, "    " * depth
+        t, steps = f"t{depth - 1}", extent_text(loop.length, self.dim_names)
+        order = f"reversed(range({steps}))" if loop.reverse else f"range({steps})"
+        head = [f"{pad}for {t} in {order}:"]
+        moved: dict[tuple[int, DType], str] = {}
+
+        def inner(entry: int, dtype: DType) -> str:
+            where = loop.places[entry]
+            base = place(call.entries[where.operand], dtype)
+            if type(where.step) is int and where.step == 0:
+                return base
+            if (entry, dtype) not in moved:
+                moved[entry, dtype] = f"{base}_{len(moved)}{t}"
+                self.uses.add("shift")
+                step = extent_text(where.step, self.dim_names)
+                head.append(f"{pad}    {moved[entry, dtype]} = shift({base}, {t} * ({step}))")
+            return moved[entry, dtype]
+
+        outer, self.lines = self.lines, []
+        self.block(loop.calls, inner, depth + 1)
+        self.lines = [*outer, *head, *(self.lines or [f"{pad}    pass"])]
+
+    def launch(self, kernel: Kernel, launch: Launch, arrays: Mapping[str, str]) -> str:
+        names = self.dim_names
         printed = _KernelPrinter(kernel, launch)
         function = printed.function
         self.uses |= function.uses
@@ -197,21 +232,21 @@ class _Printer:
         count = extent_text(size(e for _, e in launch.loops), names)
         given = [self.names[text], count]
         if launch.blocks:
-            given.append(self.span(launch.body, names))
+            given.append(self.span(launch.body))
         given += [arrays[b.name] for b in used] + [names[d] for d in function.dims]
         return f"{how}({', '.join([*given, *(['report'] if function.status else [])])})"
 
-    def span(self, body: Sequence[Spread], names: dict[Dim, str]) -> str:
+    def span(self, body: Sequence[Spread]) -> str:
         """The most that a block has to share out at once."""
         spans = dict.fromkeys(
-            extent_text(size(e for _, e in s.loops), names)
+            extent_text(size(e for _, e in s.loops), self.dim_names)
             for s in walk(body)
             if isinstance(s, Cooperate)
         )
         return next(iter(spans)) if len(spans) == 1 else f"max({', '.join(spans)})"
 
-    def product(self, launch: Product, arrays: Mapping[str, str], names: dict[Dim, str]) -> str:
-        call = launch.call
+    def product(self, launch: Product, arrays: Mapping[str, str]) -> str:
+        call, names = launch.call, self.dim_names
         routine = f"gemm_{SHORT[call.c.dtype]}"
         self.uses |= {"product", routine}
 

@@ -1,7 +1,7 @@
 """What an expression costs: operations, bytes, depth, and its size when written out as a tree.
 
 Counts are of the graph as it is given, one node at a time, before any fusion: simplify first to
-count what a compiler starts from.
+count what a compiler starts from. A recurrence counts its step as often as it takes it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sympy
 from symgrad.calculus import bodies
 from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.errors import ShapeError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.nodes import (
     RUNNING,
     Constant,
@@ -42,15 +43,16 @@ class Cost:
     bytes:     read and written, if every node reads its arguments and writes its value once.
     largest:   bytes of the largest value that is computed.
     depth:     nodes on the longest path from a leaf.
-    tree_size: nodes of the same formula written out as a tree, in which nothing is shared.
+    tree_size: nodes of the same formula written out as a tree, in which nothing is shared; steps of
+               a recurrence stand side by side in it.
     nodes:     nodes that compute something.
     """
 
     flops: Count
     bytes: Count
     largest: Count
-    depth: int
-    tree_size: int
+    depth: Count
+    tree_size: Count
     nodes: int
 
     def __str__(self) -> str:
@@ -75,29 +77,46 @@ def cost(e: Node | Sequence[Node], dims: Mapping[Dim | str, int] | None = None) 
     """
     outputs = (e,) if isinstance(e, Node) else tuple(e)
     known = _known(dims or {})
-    order = toposort(outputs)
+    return _count(outputs, known)
+
+
+def _count(outputs: Sequence[Node], known: Mapping[sympy.Symbol, sympy.Integer]) -> Cost:
     flops: Count = 0
     moved: Count = 0
     sizes: dict[Count, None] = {}
-    depth: dict[Node, int] = {}
-    tree: dict[Node, int] = {}
+    depth: dict[Node, Count] = {}
+    tree: dict[Node, Count] = {}
     computed = 0
-    for node in order:
-        depth[node] = 1 + max((depth[a] for a in node.args), default=-1)
+    for node in toposort(outputs):
+        before = _largest([depth[a] for a in node.args])
+        depth[node] = before + 1 if node.args else 0
         tree[node] = 1 + sum(tree[a] for a in node.args)
         if isinstance(node, (Input, Constant)):
+            continue
+        if isinstance(node, Proj):
+            depth[node], tree[node] = depth[node.args[0]], tree[node.args[0]]
+            sizes.setdefault(_number(_bytes(node), known))
+            continue
+        if isinstance(node, Fold):
+            step, times = _count(node.body.outputs, known), node.structure.length
+            flops += times * step.flops
+            moved += times * step.bytes
+            sizes.setdefault(step.largest)
+            depth[node] = _number(before + times * step.depth, known)
+            tree[node] = _number(tree[node] - 1 + times * step.tree_size, known)
+            computed += step.nodes
             continue
         computed += 1
         own = _bytes(node)
         flops += operations_of(node)
         moved += own + sum((_bytes(a) for a in dict.fromkeys(node.args)), 0)
-        sizes.setdefault(own)
+        sizes.setdefault(_number(own, known))
     return Cost(
         _number(flops, known),
         _number(moved, known),
-        _largest([_number(s, known) for s in sizes]),
-        max((depth[o] for o in outputs), default=0),
-        sum(tree[o] for o in outputs),
+        _largest(list(sizes)),
+        _largest([depth[o] for o in outputs]),
+        _number(sum((tree[o] for o in outputs), 0), known),
         computed,
     )
 
@@ -120,7 +139,7 @@ def _number(count: Count, known: Mapping[sympy.Symbol, sympy.Integer]) -> Count:
 
 def _largest(sizes: Sequence[Count]) -> Count:
     numbers = [s for s in sizes if isinstance(s, int)]
-    symbolic = [s for s in sizes if not isinstance(s, int)]
+    symbolic = list(dict.fromkeys(s for s in sizes if not isinstance(s, int)))
     top = max(numbers, default=0)
     if not symbolic:
         return top

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 import sympy
 
 from symgrad.calculus import bodies
+from symgrad.calculus.activity import active_nodes
 from symgrad.calculus.building import is_extent_one
 from symgrad.calculus.derivation_page import page
 from symgrad.calculus.formulas import plain
 from symgrad.calculus.simplification import simplify
-from symgrad.calculus.vjp import active_nodes, as_targets, grad, rule_of
+from symgrad.calculus.vjp import as_targets, grad, rule_of
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Shape, printable, show
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import placeholder
 from symgrad.graph.graph import Graph
-from symgrad.graph.latex import latex, latex_name
+from symgrad.graph.latex import in_one_line, latex
 from symgrad.graph.nodes import (
     Constant,
     Einsum,
@@ -36,6 +38,7 @@ from symgrad.graph.nodes import (
     Scatter,
 )
 from symgrad.graph.provenance import SourceLine, provenance
+from symgrad.graph.scalar_latex import extent_latex, latex_name
 from symgrad.graph.text import axis_letters, spec
 from symgrad.graph.traversal import replace, toposort
 
@@ -168,7 +171,7 @@ def _named(order: Sequence[Node], loss: Node) -> dict[Node, Value]:
     for node in order:
         if isinstance(node, Input):
             symbols[node] = latex_name(node.name)
-        elif not isinstance(node, Constant):
+        elif not isinstance(node, (Constant, Fold)):  # a recurrence is told by its results
             count += 1
             symbols[node] = r"\mathcal{L}" if node is loss else f"v_{{{count}}}"
     made: dict[Node, Value] = {}
@@ -192,6 +195,8 @@ def _apart(node: Node, symbols: dict[Node, str]) -> tuple[Node, dict[Node, Input
     """The node over leaves that stand for its arguments; and which leaf stands for what."""
     numbers = {n: k for k, n in enumerate(symbols)}
     leaves = {a: _stands_for(a, numbers[a]) for a in node.args if a in symbols}
+    if isinstance(node, Proj):
+        return node.with_args([_apart(node.args[0], symbols)[0]]), leaves
     return node.with_args([leaves.get(a, a) for a in node.args]), leaves
 
 
@@ -203,7 +208,8 @@ def _told(node: Node, symbols: dict[Node, str], extra: str = "") -> str:
         number = int(match[1])
         return extra if number == 99999 else names[number]
 
-    return re.sub(r"Z_\{9(\d{5})\}", symbol, latex(node))
+    told = in_one_line(node) if isinstance(node, Proj) else latex(node)
+    return re.sub(r"Z_\{9(\d{5})\}", symbol, told)
 
 
 def _bar(value: Value) -> str:
@@ -222,10 +228,21 @@ def _steps(
     active = active_nodes(order, targets)
     reached = {loss}
     found: list[tuple[Node, Node, int, Node, dict[Node, Node]]] = []
+    told_by: dict[Node, Node] = {}  # the result that stands for a recurrence
     symbols = {n: v.symbol for n, v in values.items()}
     numbers = {n: k for k, n in enumerate(symbols)}
     for node in reversed(order):
         if node not in reached or node not in active or isinstance(node, (Input, Constant)):
+            continue
+        if isinstance(node, Proj):
+            told_by[node.args[0]] = node
+            reached.add(node.args[0])
+            continue
+        if isinstance(node, Fold):
+            for k, arg in enumerate(node.args):
+                if arg in active:
+                    found.append((told_by[node], arg, k, node, {}))
+                    reached.add(arg)
             continue
         apart, leaves = _apart(node, symbols)
         own = _stands_for(node, numbers[node])
@@ -261,6 +278,8 @@ def _step(
     number: int, node: Node, k: int, told: Node, back: dict[Node, Node],
     share: tuple[int, int], values: dict[Node, Value], symbols: dict[Node, str],
 ) -> Step:
+    if isinstance(told, Fold):
+        return _step_back(number, told, k, share, values[node], values)
     primal, target = values[node], values[node.args[k]]
     rule, why = name_of_rule(node, k)
     leaves = [n for n in toposort([told]) if isinstance(n, Input)]
@@ -270,6 +289,38 @@ def _step(
     return Step(
         number, rule, why, primal, target, f"{_bar(target)} {sign} {shown}",
         f"{primal.symbol} = {primal.formula}", _contractions(told), residuals, share,
+    )
+
+
+def _step_back(
+    number: int, fold: Fold, k: int, share: tuple[int, int], primal: Value,
+    values: dict[Node, Value],
+) -> Step:
+    """Backpropagation through time: f is the step; its pullback runs from the last step back."""
+    target = values[fold.args[k]]
+    after, before = ("t+1", "t") if not fold.structure.reverse else ("t", "t+1")
+    cts = rf"\left(\overline{{c}}_{{{after}}}, \overline{{y}}_{{t}}\right)"
+    length = extent_latex(fold.structure.length)
+    if k < fold.carries:
+        slope = rf"{{\frac{{\partial f}}{{\partial c_{{{before}}}}}}}^{{\top}} {cts}"
+        start = length if fold.structure.reverse else "0"
+        shown = rf"\overline{{c}}_{{{start}}},\quad \overline{{c}}_{{{before}}} = {slope}"
+        why = "the carry's cotangent walks back from step to step"
+    elif k < fold.carries + fold.sequences:
+        shown = rf"{{\frac{{\partial f}}{{\partial {{{target.symbol}}}_{{t}}}}}}^{{\top}} {cts}"
+        why = "each element gets the cotangent of its step"
+    else:
+        slope = rf"{{\frac{{\partial f}}{{\partial {target.symbol}}}}}^{{\top}}"
+        shown = rf"\sum_{{t}} {slope} {cts}"
+        why = "what every step reads collects the cotangents of all steps"
+    sign = "=" if share[1] == 1 else r"\mathrel{{+}{=}}"
+    left = _bar(target)
+    if fold.carries <= k < fold.carries + fold.sequences:
+        left = rf"{{{left}}}_{{t}}"
+    residuals = tuple(dict.fromkeys(values[a] for a in fold.args if a in values))
+    return Step(
+        number, "backpropagation through time", why, primal, target, f"{left} {sign} {shown}",
+        f"{primal.symbol} = {primal.formula}", (), residuals, share,
     )
 
 

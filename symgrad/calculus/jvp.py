@@ -15,6 +15,7 @@ from typing import overload
 import sympy
 
 from symgrad.calculus import bodies
+from symgrad.calculus.activity import active_nodes
 from symgrad.calculus.building import (
     aligned,
     contract,
@@ -25,9 +26,9 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
+from symgrad.calculus.recurrences import fold_jvp
 from symgrad.calculus.unfolding import is_heavy, unfolded
 from symgrad.calculus.vjp import (
-    active_nodes,
     as_targets,
     as_vectors,
     check_float,
@@ -37,6 +38,7 @@ from symgrad.calculus.vjp import (
 )
 from symgrad.graph.dims import Shape
 from symgrad.graph.errors import GradError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import P, Y, placeholder
 from symgrad.graph.leaves import ArrayLike
 from symgrad.graph.nodes import (
@@ -127,11 +129,21 @@ def walk_forward(
     for node, tangent in seeds:
         given.setdefault(node, []).append(tangent)
     made: dict[Node, Node] = {}
+    folded: dict[Node, dict[int, Node]] = {}
     for node in order:
         if node not in active:
             continue
         with provenance("jvp", where=node.where):
             parts = list(given.get(node, ()))
+            if isinstance(node, Fold):
+                incoming = [made.get(arg) for arg in node.args]
+                folded[node] = fold_jvp(node, incoming, lead, push_forward)
+                continue
+            if isinstance(node, Proj):
+                own = folded.get(node.args[0], {}).get(node.place)
+                if parts or own is not None:
+                    made[node] = total([*parts, *([] if own is None else [own])])
+                continue
             incoming = [made.get(arg) for arg in node.args]
             if any(t is not None for t in incoming):
                 own = rule_of(node)(node, incoming, lead)
@@ -265,7 +277,7 @@ def _gather(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
     assert source is not None
     return Gather(
         (source, *node.args[1:]), (*labels, *node.source_axes), node.index_labels,
-        (*labels, *node.out),
+        (*labels, *node.out), node.wrap,
     )
 
 
@@ -276,7 +288,7 @@ def _scatter(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
     assert updates is not None
     return Scatter(
         (updates, *node.args[1:]), (*labels, *node.update_labels), node.index_labels,
-        (*labels, *node.target_axes), (*lead, *node.shape),
+        (*labels, *node.target_axes), (*lead, *node.shape), node.wrap,
     )
 
 

@@ -13,10 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
+from weakref import WeakSet
 
 from symgrad.calculus import einsum_rules, map_rules, move_rules
+from symgrad.calculus.fold_merging import merge_folds
+from symgrad.calculus.fold_rules import tidy_folds
 from symgrad.graph.dims import same, show
 from symgrad.graph.errors import DTypeError, ShapeError
+from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import ArrayLike, as_node
 from symgrad.graph.nodes import Einsum, Map, Node, Reindex, Scatter, describe
 from symgrad.graph.provenance import provenance
@@ -24,6 +28,7 @@ from symgrad.graph.traversal import reconnect, replace, toposort
 
 SWEEPS = 8
 ATTEMPTS = 64  # rules that may fire on one node in one sweep
+_SIMPLE: WeakSet[Graph] = WeakSet()  # bodies that are simple already
 
 Once = Callable[[Node], bool]
 Rule = Callable[[Any, Once], Node | None]  # a rule takes the class under which it is listed
@@ -69,7 +74,7 @@ def simplify(e: Node | Sequence[Node]) -> Node | tuple[Node, ...]:
     """An equal expression with fewer nodes, or several that share what they can.
 
     rewrite: every node by the first rule of `RULES` that fits, from the leaves to the end, until
-             none does.
+             none does; recurrences by `fold_rules.py`, and their bodies like the whole.
     keeps:   shapes, dtypes, values for finite data, NaN and infinity of what the user wrote, and
              the line and primal of each node.
 
@@ -79,10 +84,22 @@ def simplify(e: Node | Sequence[Node]) -> Node | tuple[Node, ...]:
     True
     """
     outputs = [e] if isinstance(e, Node) else list(e)
+    bodies: dict[Graph, Graph] = {}
+
+    def simplified(body: Graph) -> Graph:
+        if body in _SIMPLE:
+            return body
+        if body not in bodies:
+            made = simplify(body.outputs)
+            unchanged = all(a is b for a, b in zip(made, body.outputs, strict=True))
+            bodies[body] = body if unchanged else Graph(body.inputs, made)
+            _SIMPLE.add(bodies[body])
+        return bodies[body]
+
     for _ in range(SWEEPS):
-        swept, changed = sweep(outputs)
-        outputs = swept
-        if not changed:
+        outputs, tidied = tidy_folds(merge_folds(outputs), simplified)
+        outputs, changed = sweep(outputs)
+        if not changed and not tidied:
             break
     return outputs[0] if isinstance(e, Node) else tuple(outputs)
 

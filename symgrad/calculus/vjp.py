@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import overload
 
 from symgrad.calculus import bodies
+from symgrad.calculus.activity import active_nodes
 from symgrad.calculus.building import (
     aligned,
     contract,
@@ -33,10 +34,12 @@ from symgrad.calculus.building import (
     with_batch,
     zeros_node,
 )
+from symgrad.calculus.recurrences import fold_vjp
 from symgrad.calculus.unfolding import is_heavy, unfolded
 from symgrad.graph.dims import Shape, show
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import P
 from symgrad.graph.leaves import ArrayLike, as_node, cast
 from symgrad.graph.nodes import (
@@ -231,38 +234,31 @@ def walk_back(
         if output in active:
             pending.setdefault(output, []).append(ct)
     found: dict[Node, Node] = {}
+    folded: dict[Node, dict[int, Node]] = {}
     for node in reversed(order):
         parts = pending.pop(node, None)
         if parts is None:
             continue
         with provenance("vjp", node if primal is None else primal, node.where):
-            ct = parts[0] if len(parts) == 1 else total(parts)
+            apart = len(parts) == 1 or isinstance(node, Fold)
+            ct = parts[0] if apart else total(parts)
             if node in wanted:
                 found[node] = ct
             needs = [arg in active for arg in node.args]
             if not any(needs):
                 continue
-            for arg, part in zip(node.args, rule_of(node)(node, ct, batch, needs), strict=True):
+            made: Cotangents
+            if isinstance(node, Proj):  # a Fold has one cotangent for each of its results
+                folded.setdefault(node.args[0], {})[node.place] = ct
+                made = [ct]
+            elif isinstance(node, Fold):
+                made = fold_vjp(node, folded.pop(node), batch, needs, pull_back)
+            else:
+                made = rule_of(node)(node, ct, batch, needs)
+            for arg, part in zip(node.args, made, strict=True):
                 if part is not None and arg in active:
                     pending.setdefault(arg, []).append(part)
     return found
-
-
-def active_nodes(order: Sequence[Node], targets: Sequence[Node]) -> set[Node]:
-    """The float nodes of a topological order that depend on a target, with a derivative."""
-    active = set(targets)
-    for node in order:
-        if not is_float(node.dtype):
-            continue
-        if isinstance(node, Map):
-            body = node.body
-            for k, arg in enumerate(node.args):
-                if arg in active and (is_heavy(node) or bodies.slope(body, k) is not None):
-                    active.add(node)
-                    break
-        elif any(arg in active for arg in node.args):
-            active.add(node)
-    return active
 
 
 def rule_of(node: Node) -> Rule:
@@ -427,7 +423,7 @@ def _gather(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangen
     source, *indices = node.args
     made = Scatter(
         (ct, *indices), (*lead, *node.out), node.index_labels, (*lead, *node.source_axes),
-        (*ct.shape[:batch], *source.shape),
+        (*ct.shape[:batch], *source.shape), node.wrap,
     )
     return [made, *(None for _ in indices)]
 
@@ -439,7 +435,7 @@ def _scatter(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotange
     _updates, *indices = node.args
     made: Node = Gather(
         (ct, *indices), (*lead, *node.target_axes), node.index_labels,
-        (*lead, *node.update_labels),
+        (*lead, *node.update_labels), node.wrap,
     )
     return [made, *(None for _ in indices)]
 

@@ -163,6 +163,11 @@ class Binding:
     def _default(self, leaf: Input, dims: dict[Dim, int], seed: int, step: int) -> Array:
         if leaf.kind == "step":
             return np.asarray(step, leaf.dtype)
+        if leaf.kind == "bound":
+            raise LeafError(
+                f"scan: {leaf.name} of a step is used outside of the step\n  {describe(leaf)}\n"
+                "  Return it from the step, as carry or as y, and use what scan returns."
+            )
         if leaf.kind != "parameter":
             raise LeafError(
                 f"no value for the input {leaf.name!r}\n  {describe(leaf)}\n"
@@ -280,7 +285,7 @@ def requirements(graph: Graph) -> tuple[Requirement, ...]:
     Symbolic slices stay inside axes, and the axes of a maximum or minimum are not empty.
     """
     found: dict[Extent, Requirement] = {}
-    for node in graph.nodes:
+    for node in graph.every_node():
         if isinstance(node, Reindex):
             for piece in node.pieces:
                 for view, start, step, count in zip(

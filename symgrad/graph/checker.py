@@ -14,10 +14,10 @@ import sympy
 from symgrad.graph.dims import Dim, Extent, Shape, same, show, size
 from symgrad.graph.dtypes import ALL, BOOL, INT32, is_bool, is_int
 from symgrad.graph.errors import SymgradError
+from symgrad.graph.folds import NODES, Fold, Proj
 from symgrad.graph.functions import AxisIndex, Placeholder, function_of
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
-    NODES,
     RUNNING,
     Constant,
     Einsum,
@@ -46,12 +46,35 @@ def check(graph: Graph) -> Graph:
     >>> check(Graph.of([x * 2])).outputs[0].shape
     (3,)
     """
-    known: set[int] = set()
     names: set[str] = set()
     for leaf in graph.inputs:
         if leaf.name in names:
             raise _broken(leaf, "two leaves have one name")
         names.add(leaf.name)
+        if leaf.kind == "bound":
+            raise _broken(leaf, "a binder of a recurrence, outside its body")
+    waiting: list[tuple[Graph, frozenset[Input]]] = [(graph, frozenset())]
+    while waiting:
+        current, around = waiting.pop()
+        _check_nodes(current)
+        around |= frozenset(current.inputs)
+        for node in current.nodes:
+            if isinstance(node, Fold):
+                _check_binders(node, around)
+                waiting.append((node.body, around))
+    return graph
+
+
+def _check_binders(fold: Fold, around: frozenset[Input]) -> None:
+    for leaf in fold.body.inputs:
+        if leaf.kind != "bound":
+            raise _broken(leaf, "a body's input that is no binder")
+        if leaf in around:
+            raise _broken(leaf, "a binder of a body that also stands around it")
+
+
+def _check_nodes(graph: Graph) -> None:
+    known: set[int] = set()
     for node in graph.nodes:
         if type(node) not in NODES:
             raise _broken(node, f"{type(node).__name__} is none of the node classes")
@@ -67,7 +90,8 @@ def check(graph: Graph) -> Graph:
     for output in graph.outputs:
         if id(output) not in known:
             raise _broken(output, "an output that is not among the graph's nodes")
-    return graph
+        if isinstance(output, Fold):
+            raise _broken(output, "an output that is no tensor, but a recurrence")
 
 
 def _broken(node: Node, rule: str) -> SymgradError:
@@ -82,6 +106,8 @@ def _common(node: Node) -> Broken:
         yield f"the dtype {node.dtype} is not supported"
     if not isinstance(node.args, tuple) or not all(isinstance(a, Node) for a in node.args):
         yield "its arguments are no tuple of nodes"
+    elif not isinstance(node, Proj) and any(isinstance(a, Fold) for a in node.args):
+        yield "it reads a recurrence itself, not one of its results"
 
 
 def _is_extent(extent: object) -> bool:
@@ -99,7 +125,7 @@ def _input(node: Input) -> Broken:
         yield "a leaf has no arguments"
     if not isinstance(node.label, str) or not node.label:
         yield f"its name {node.label!r} is no string"
-    if node.kind not in ("input", "parameter", "step"):
+    if node.kind not in ("input", "parameter", "step", "bound"):
         yield f"its kind {node.kind!r} is unknown"
 
 
@@ -303,6 +329,47 @@ def _scatter(node: Scatter) -> Broken:
         yield "a label of the target or of an index that the updates do not have"
 
 
+def _fold(node: Fold) -> Broken:
+    n, m = node.carries, node.sequences
+    binders, outputs = node.body.inputs, node.body.outputs
+    if len(binders) != len(node.args):
+        yield f"a body of {len(binders)} binders for {len(node.args)} arguments"
+        return
+    if n < 0 or m < 0 or n + m > len(binders) or n > len(outputs):
+        yield f"{n} carries and {m} sequences of {len(binders)} arguments"
+        return
+    if not _is_extent(node.structure.length):
+        yield f"its length {node.structure.length!r} is no extent"
+    for k, (arg, leaf) in enumerate(zip(node.args, binders, strict=True)):
+        shape = arg.shape[1:] if n <= k < n + m else arg.shape
+        if n <= k < n + m and (not arg.shape or same(arg.shape[0], node.structure.length) is False):
+            yield f"a sequence {show(arg.shape)} for {node.structure.length} steps"
+        elif not _fits(shape, leaf.shape) or arg.dtype != leaf.dtype:
+            yield f"the binder {_typed(leaf)} for an argument {arg.dtype} {show(shape)}"
+    for leaf, after in zip(binders, outputs[:n], strict=False):
+        if not _fits(leaf.shape, after.shape) or leaf.dtype != after.dtype:
+            yield f"a carry goes in as {_typed(leaf)} and comes out as {_typed(after)}"
+
+
+def _typed(node: Node) -> str:
+    return f"{node.dtype} {show(node.shape)}"
+
+
+def _fits(a: Shape, b: Shape) -> bool:
+    return len(a) == len(b) and all(same(x, y) is not False for x, y in zip(a, b, strict=True))
+
+
+def _proj(node: Proj) -> Broken:
+    if len(node.args) != 1 or not isinstance(node.args[0], Fold):
+        yield "a result of something that is no recurrence"
+        return
+    results = node.args[0].results
+    if not 0 <= node.place < len(results):
+        yield f"result {node.place} of {len(results)}"
+    elif results[node.place] != (node.shape, node.dtype):
+        yield "its shape or dtype is not its result's"
+
+
 _RULES: dict[type[Node], Callable[[Any], Broken]] = {
     Input: _input,
     Constant: _constant,
@@ -312,5 +379,7 @@ _RULES: dict[type[Node], Callable[[Any], Broken]] = {
     Reindex: _reindex,
     Gather: _gather,
     Scatter: _scatter,
+    Fold: _fold,
+    Proj: _proj,
 }
 """The rules of each class of node: a new node is one entry."""

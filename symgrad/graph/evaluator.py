@@ -16,6 +16,7 @@ from symgrad.graph import dims as dm
 from symgrad.graph.binding import Array, Binding
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataError, LeafError
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     Constant,
@@ -30,6 +31,7 @@ from symgrad.graph.nodes import (
     Scatter,
     describe,
 )
+from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
 
 Dims = Mapping[Dim, int]
@@ -152,14 +154,19 @@ def evaluate_many(
     outputs: Sequence[Node], arrays: Mapping[Input, Array], dims: Dims
 ) -> list[Array]:
     """The values of nodes, given those of leaves and dims; intermediate ones are freed early."""
-    nodes = Graph.of(outputs).nodes
+    return evaluate_graph(Graph.of(outputs), arrays, dims)
+
+
+def evaluate_graph(graph: Graph, arrays: Mapping[Input, Array], dims: Dims) -> list[Array]:
+    """The values of a graph's outputs."""
+    nodes, outputs = graph.nodes, graph.outputs
     reads: dict[Node, int] = {}
     for node in nodes:
         for arg in node.args:
             reads[arg] = reads.get(arg, 0) + 1
     for node in outputs:
         reads[node] = reads.get(node, 0) + 1
-    values: dict[Node, Array] = {}
+    values: dict[Node, Any] = {}
     with np.errstate(all="ignore"):
         for node in nodes:
             args = [values[a] for a in node.args]
@@ -192,8 +199,13 @@ def _map(node: Map, args: list[Array], dims: Dims) -> Array:
 def _einsum(node: Einsum, args: list[Array], dims: Dims) -> Array:
     extents = dm.values(node.extents, dims)
     labels = [list(own) for own in node.labels]
-    for k, own in enumerate(labels):  # an axis of one needs no sum
-        ones = [a for a, label in enumerate(own) if extents[label] == 1 and label not in node.out]
+    for k, own in enumerate(labels):  # an axis that is always one is dropped, whatever its -0.0
+        ones = [
+            a
+            for a, label in enumerate(own)
+            if isinstance(node.extents[label], int) and extents[label] == 1
+            if label not in node.out
+        ]
         if ones:
             args[k] = args[k].reshape([n for a, n in enumerate(args[k].shape) if a not in ones])
             labels[k] = [label for a, label in enumerate(own) if a not in ones]
@@ -301,14 +313,15 @@ def _slice(start: int, step: int, count: int) -> slice:
 
 def _gather(node: Gather, args: list[Array], dims: Dims) -> Array:
     source, *indices = args
-    return np.asarray(source[_positions(node, node.source_axes, node.out, source.shape, indices)])
+    place = _positions(node, node.source_axes, node.out, source.shape, indices, dims)
+    return np.asarray(source[place])
 
 
 def _scatter(node: Scatter, args: list[Array], dims: Dims) -> Array:
     updates, *indices = args
     out = np.zeros(dm.values(node.shape, dims), node.dtype)
     place = _positions(
-        node, node.target_axes, node.update_labels, out.shape, indices, updates.shape
+        node, node.target_axes, node.update_labels, out.shape, indices, dims, updates.shape
     )
     np.add.at(out, place, updates)
     return out
@@ -320,6 +333,7 @@ def _positions(
     order: tuple[int, ...],
     shape: tuple[int, ...],
     indices: list[Array],
+    dims: Dims,
     box: tuple[int, ...] | None = None,
 ) -> tuple[Array, ...]:
     """Integer arrays that broadcast over the labels `order`, one per axis; negative ones wrap.
@@ -336,15 +350,10 @@ def _positions(
             found.append(np.arange(n).reshape((1,) * place + (-1,) + (1,) * (rank - place - 1)))
             continue
         index, own = indices[~label], node.index_labels[~label]
-        wrong = (index < -extent) | (index >= extent)
+        wrong = (index < (-extent if node.wrap else 0)) | (index >= extent)
         if wrong.any():
-            where = tuple(int(k[0]) for k in np.nonzero(np.atleast_1d(wrong)))
-            asked = node.origin or node.name
-            raise DataError(
-                f"{asked}: position {np.atleast_1d(index)[where]} is out of range for axis {axis} "
-                f"of extent {extent}\n  {describe(node)}\n"
-                f"  at {where if index.ndim else ()} of  {describe(node.args[1 + ~label])}"
-            )
+            where = tuple(int(k[0]) for k in np.nonzero(wrong)) if index.ndim else ()
+            raise DataError(out_of_range(node, ~label, int(index[where]), extent, where, dims))
         kept = sorted(range(len(own)), key=lambda a: order.index(own[a]))
         wide = np.ones(rank, int)
         for a in kept:
@@ -353,7 +362,29 @@ def _positions(
     return tuple(found)
 
 
-MEANING: dict[type[Node], Callable[[Any, list[Array], Dims], Array]] = {
+def _fold(node: Fold, args: list[Array], dims: Dims) -> list[Array]:
+    a, b = node.carries, node.carries + node.sequences
+    carry, xs, consts = args[:a], args[a:b], args[b:]
+    length = dm.value(node.structure.length, dims)
+    shapes = [dm.values(n.shape, dims) for n in node.body.outputs[a:]]
+    ys = [
+        np.empty((length, *s), n.dtype) for s, n in zip(shapes, node.body.outputs[a:], strict=True)
+    ]
+    for t in reversed(range(length)) if node.structure.reverse else range(length):
+        given = [*carry, *(x[t, ...] for x in xs), *consts]
+        found = evaluate_graph(node.body, dict(zip(node.body.inputs, given, strict=True)), dims)
+        carry = found[:a]
+        for y, value in zip(ys, found[a:], strict=True):
+            y[t] = value
+    return [*carry, *ys]
+
+
+def _proj(node: Proj, args: list[Any], dims: Dims) -> Array:
+    value: Array = args[0][node.place]
+    return value
+
+
+MEANING: dict[type[Node], Callable[[Any, list[Any], Dims], Any]] = {
     Constant: _constant,
     Map: _map,
     Einsum: _einsum,
@@ -361,5 +392,7 @@ MEANING: dict[type[Node], Callable[[Any, list[Array], Dims], Array]] = {
     Reindex: _reindex,
     Gather: _gather,
     Scatter: _scatter,
+    Fold: _fold,
+    Proj: _proj,
 }
 """What each class of node means; Input is given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import sympy
 from symgrad.graph import nodes as nd
 from symgrad.graph.dims import Dim, Extent, free_dims, same
 from symgrad.graph.errors import LeafError
+from symgrad.graph.folds import Chain, Fold
 from symgrad.graph.nodes import Input, Node
 from symgrad.graph.traversal import toposort
 
@@ -30,7 +31,7 @@ class Guard:
         return str(self.node.where) if self.node.where is not None else self.node.name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Graph:
     """A closed expression: `inputs` (binders, in order of first use) and `outputs`.
 
@@ -68,23 +69,34 @@ class Graph:
                 )
         return cls(leaves, tuple(outputs))
 
+    def every_node(self) -> Iterator[Node]:
+        """The nodes, and those of the bodies of recurrences, whose dims are the same."""
+        waiting = [self]
+        while waiting:
+            for node in waiting.pop().nodes:
+                yield node
+                if isinstance(node, Fold):
+                    waiting.append(node.body)
+
     @property
     def dims(self) -> tuple[Dim, ...]:
         """The symbolic extents that occur, by name."""
         found: set[Dim] = set()
-        for node in self.nodes:
+        for node in self.every_node():
             found.update(free_dims(node.shape))
             if isinstance(node, nd.Map):
                 found.update(s for s in node.body.free_symbols if isinstance(s, Dim))
             elif isinstance(node, nd.Einsum):
                 found.update(free_dims(node.extents))
+            elif isinstance(node, Fold):
+                found.update(free_dims(node.structure.length))
         return tuple(sorted(found, key=lambda d: d.name))
 
     @property
     def guards(self) -> tuple[Guard, ...]:
         """Pairs of extents that must be equal, each pair once."""
         found: dict[frozenset[object], Guard] = {}
-        for node in self.nodes:
+        for node in self.every_node():
             for left, right in _meetings(node):
                 if same(left, right) is None:
                     found.setdefault(frozenset((left, right)), Guard(left, right, node))
@@ -93,9 +105,12 @@ class Graph:
     @property
     def key(self) -> str:
         """SHA-256 of the structure: alpha-equal graphs have the same key."""
+        return self.key_with({d: f"d{k}" for k, d in enumerate(self._dims_by_use())})
+
+    def key_with(self, dims: Mapping[Dim, str]) -> str:
+        """The key for given names of dims: the body of a recurrence shares those around it."""
         digest = hashlib.sha256()
         names = {leaf: k for k, leaf in enumerate(self.inputs)}
-        dims = {d: f"d{k}" for k, d in enumerate(self._dims_by_use())}
         for node in self.nodes:
             own = tuple(_canonical(getattr(node, f), dims) for f in node.own_fields)
             if isinstance(node, Input):
@@ -109,15 +124,19 @@ class Graph:
 
     def _dims_by_use(self) -> Iterator[Dim]:
         seen: dict[Dim, None] = {}
-        for node in self.nodes:
-            for extent in node.shape:
-                for d in free_dims(extent):
-                    seen.setdefault(d)
+        for node in self.every_node():
+            extents: list[Extent] = list(node.shape)
             if isinstance(node, nd.Map):
-                for d in sorted(
-                    (s for s in node.body.free_symbols if isinstance(s, Dim)), key=lambda s: s.name
-                ):
-                    seen.setdefault(d)
+                extents.append(node.body)
+            elif isinstance(node, nd.Einsum):
+                extents.extend(node.extents)
+            elif isinstance(node, Fold):
+                extents.append(node.structure.length)
+            for extent in extents:
+                if not isinstance(extent, int):
+                    dims = [s for s in extent.free_symbols if isinstance(s, Dim)]
+                    for d in sorted(dims, key=lambda s: s.name):
+                        seen.setdefault(d)
         yield from seen
 
     def __str__(self) -> str:
@@ -149,12 +168,18 @@ def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
 
         for piece, arg in zip(node.pieces, node.args, strict=True):
             yield size(piece.view), size(arg.shape)
+    elif isinstance(node, Fold):
+        yield from node.meetings()
 
 
-def _canonical(value: Any, dims: dict[Dim, str]) -> str:
+def _canonical(value: Any, dims: Mapping[Dim, str]) -> str:
     """A field as text in which dims have numbers for names."""
     if isinstance(value, (tuple, list)):
         return "(" + ",".join(_canonical(v, dims) for v in value) + ")"
+    if isinstance(value, Graph):
+        return value.key_with(dims)
+    if isinstance(value, Chain):
+        return _canonical((value.length, value.reverse), dims)
     if isinstance(value, nd.Piece):
         return _canonical(
             (value.view, value.start, value.step, value.count, value.offset, value.stride), dims

@@ -1,20 +1,20 @@
 r"""Expressions as mathematics in LaTeX, for notebooks and derivations.
 
 What is small and read once stands inline; the rest becomes lines `v_1 = ..` of an aligned block. A
-product that is a matrix product is written `x W`, any other contraction with its indices.
+product that is a matrix product is written `x W`, any other contraction with its indices. A
+recurrence is its start and its step, `c_0 = ..`, `c_{t+1} = ..`, `y_t = ..`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
 
-from symgrad.graph import dims as dm
-from symgrad.graph.dims import Dim, printable
-from symgrad.graph.functions import AxisIndex, Placeholder, function_of
+from symgrad.graph.folds import Fold, Proj
+from symgrad.graph.functions import Placeholder, function_of
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     RUNNING,
@@ -31,7 +31,21 @@ from symgrad.graph.nodes import (
     is_reshape,
 )
 from symgrad.graph.operators import verb
-from symgrad.graph.scalars import number, placeholders_in
+from symgrad.graph.scalar_latex import (
+    ATOM,
+    CALL,
+    ESCAPED,
+    MATRIX,
+    PRODUCT,
+    SUM,
+    Told,
+    body_latex as body_latex,
+    decimal,
+    extent_latex,
+    latex_name as latex_name,
+    wrapped,
+)
+from symgrad.graph.scalars import placeholders_in
 from symgrad.graph.text import axis_letters, literal, out_labels
 from symgrad.graph.traversal import toposort
 
@@ -39,24 +53,23 @@ INLINE = 8
 """A subexpression of up to this many operations stands inline."""
 LINES = 60
 """A block shows this many lines."""
-ATOM, CALL, MATRIX, PRODUCT, SUM = 4, 3, 2, 1, 0
-"""How tightly a piece of LaTeX holds together; looser ones get parentheses."""
-
-Told = tuple[str, int]
 
 
 @verb
 def latex(e: Node | Sequence[Node]) -> str:
     r"""An expression, or several, in LaTeX.
 
+    >>> from symgrad.graph import dims as dm
     >>> from symgrad.graph.leaves import input, parameter
     >>> x, W = input("x", (dm.dim("B"), 3)), parameter("W1", (3, 5))
     >>> print(latex(x @ W))
     x\, W_{1}
     """
     outputs = [e] if isinstance(e, Node) else list(e)
-    writer = _Writer(outputs)
-    lines = [(writer.names[n], told) for n, told in writer.lets]
+    leaves = tuple(n for n in toposort(outputs) if isinstance(n, Input))
+    page = _Page()
+    writer = _Writer(Graph(leaves, tuple(outputs)), page)
+    lines = page.lines
     results = [writer.told[o] for o in outputs]
     if not lines and len(results) == 1:
         return results[0][0]
@@ -71,210 +84,85 @@ def latex(e: Node | Sequence[Node]) -> str:
     return r"\begin{aligned} " + r" \\ ".join(rows) + r" \end{aligned}"
 
 
-def latex_name(name: str) -> str:
-    r"""A user's name in math mode; nothing in it is taken for a command.
-
-    >>> print(latex_name("W1"), latex_name("b"), latex_name("a_b}"))
-    W_{1} b \mathrm{a\_b\}}
-    """
-    if match := re.fullmatch(r"([A-Za-z])_?([0-9]+)", name):
-        return f"{match[1]}_{{{match[2]}}}"
-    if re.fullmatch(r"[A-Za-z]", name):
-        return name
-    return r"\mathrm{" + "".join(_ESCAPED.get(c, c) for c in printable(name)) + "}"
-
-
-_ESCAPED = {
-    **{c: "\\" + c for c in "_&%#${}"},
-    "\\": r"\backslash ",
-    " ": r"\ ",
-    "^": r"\wedge ",
-    "~": r"\sim ",
-    "<": r"\lt ",
-    ">": r"\gt ",
-    '"': "''",
-}
-
-
-def extent_latex(extent: dm.Extent) -> str:
-    """An extent in LaTeX."""
-    if type(extent) is int:
-        return str(extent)
-    names = {d: latex_name(d.name) for d in dm.free_dims(extent)}
-    made: str = sympy.latex(extent, symbol_names=names)
-    return made
-
-
-def _wrapped(told: Told, least: int) -> str:
-    inner, holds = told
-    return inner if holds >= least else rf"\left({inner}\right)"
-
-
-# -- scalar bodies --------------------------------------------------------------------------------
-def body_latex(body: sympy.Expr, args: Sequence[Told], axes: Sequence[str] = ()) -> Told:
-    """A scalar body over arguments in LaTeX, and how tightly it holds together."""
-    done: dict[sympy.Basic, Told] = {}
-    for expr in sympy.postorder_traversal(body):
-        if expr not in done:
-            done[expr] = _scalar(expr, done, args, axes)
-    return done[body]
-
-
-def _scalar(
-    expr: sympy.Expr, done: dict[sympy.Basic, Told], args: Sequence[Told], axes: Sequence[str]
-) -> Told:
-    if isinstance(expr, Placeholder):
-        return ("y", ATOM) if expr.name == "y" else args[int(expr.name[1:])]
-    if isinstance(expr, AxisIndex):
-        k = int(expr.name[1:])
-        return (axes[k] if k < len(axes) else f"i_{{{k}}}"), ATOM
-    if isinstance(expr, Dim):
-        return latex_name(expr.name), ATOM
-    function = function_of(expr)
-    if function is not None:
-        (first, *_) = inner = [done[a] for a in expr.args]
-        if function.name == "stop_gradient":
-            return done[_shift_of(expr.args[0])]
-        if function.result == "cast" and _is_test(expr.args[0]):
-            return first
-        if function.name == "pow":
-            return rf"{{{_wrapped(first, ATOM)}}}^{{{inner[1][0]}}}", CALL
-        return function.latex.format(*(told for told, _ in inner)), CALL
-    if expr.is_number:
-        return _number(expr)
-    if isinstance(expr, sympy.Add):
-        terms = [_wrapped(done[a], SUM) for a in sorted(expr.args, key=_leads_negative)]
-        return re.sub(r"\+ -", "- ", " + ".join(terms)), SUM
-    if isinstance(expr, sympy.Pow):
-        return _power(expr, done)
-    return _product(expr, done)
-
-
-def _shift_of(expr: sympy.Expr) -> sympy.Expr:
-    """Of `u where it is finite, else 0`, which shifts exponentials: u, as one would write it."""
-    function = function_of(expr)
-    if function is not None and function.name == "select":
-        test, value, other = expr.args
-        asked = function_of(test)
-        if other == 0 and asked is not None and asked.name == "isfinite" and test.args[0] == value:
-            return value
-    return expr
-
-
-def _leads_negative(term: sympy.Expr) -> bool:
-    return bool(term.could_extract_minus_sign()) and isinstance(term, sympy.Mul)
-
-
-def _is_test(expr: sympy.Expr) -> bool:
-    function = function_of(expr)
-    return function is not None and function.result == "bool"
-
-
-def _number(expr: sympy.Expr) -> Told:
-    if isinstance(expr, sympy.Float) or not isinstance(expr, sympy.Number):
-        if not isinstance(expr, sympy.Float):
-            return str(sympy.latex(expr)), CALL
-        return _decimal(repr(float(expr)))
-    if expr.is_Rational and not expr.is_Integer:
-        sign = "-" if expr < 0 else ""
-        return rf"{sign}\frac{{{abs(expr.p)}}}{{{expr.q}}}", PRODUCT if sign else CALL
-    return _decimal(str(number(expr))) if expr.is_finite else (str(sympy.latex(expr)), ATOM)
-
-
-def _decimal(shown: str) -> Told:
-    names = {"inf": r"\infty", "-inf": r"-\infty", "nan": r"\mathrm{NaN}"}
-    if shown in names:
-        return names[shown], ATOM if shown != "-inf" else PRODUCT
-    mantissa, e, exponent = shown.partition("e")
-    mantissa = mantissa.removesuffix(".0")
-    told = rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if e else mantissa
-    return told, PRODUCT if e or told.startswith("-") else ATOM
-
-
-def _power(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
-    base, exponent = expr.args
-    if exponent.is_Integer and exponent < 0:
-        below = (
-            done[base][0] if exponent == -1 else f"{{{_wrapped(done[base], ATOM)}}}^{{{-exponent}}}"
-        )
-        return rf"\frac{{1}}{{{below}}}", CALL
-    return f"{{{_wrapped(done[base], ATOM)}}}^{{{done[exponent][0]}}}", CALL
-
-
-def _product(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
-    above: list[str] = []
-    below: list[str] = []
-    sign = ""
-    lower = [f for f in expr.args if _is_inverse(f)]
-    upper = [f for f in expr.args if not (f.is_Rational or _is_inverse(f))]
-    alone = (
-        len(upper) == 1
-        and len(expr.args) > 1
-        and not any(f.is_Rational and abs(f.p) != 1 for f in expr.args)
-        and any(_is_inverse(f) or (f.is_Rational and not f.is_Integer) for f in expr.args)
-    )
-    for factor in expr.args:
-        if factor == -1:
-            sign = "-"
-        elif isinstance(factor, sympy.Rational) and not factor.is_Integer:
-            sign = "-" if factor < 0 else sign
-            above += [str(abs(factor.p))] if abs(factor.p) != 1 else []
-            below.append(str(factor.q))
-        elif _is_inverse(factor):
-            single = (
-                SUM
-                if len(lower) == 1 and all(f.is_Integer or not f.is_Rational for f in expr.args)
-                else CALL
-            )
-            base = _wrapped(done[factor.base], ATOM if factor.exp < -1 else single)
-            below.append(base if factor.exp == -1 else f"{{{base}}}^{{{-factor.exp}}}")
-        else:
-            above.append(_wrapped(done[factor], SUM if alone else CALL))
-    told = r" \cdot ".join(above) or "1"
-    if below:
-        told = rf"\frac{{{told}}}{{{r' '.join(below)}}}"
-    return sign + told, CALL if below and not sign else PRODUCT
-
-
-def _is_inverse(factor: sympy.Expr) -> bool:
-    return isinstance(factor, sympy.Pow) and bool(factor.exp.is_Integer) and bool(factor.exp < 0)
+def in_one_line(e: Node) -> str:
+    """An expression, then the lines that it needs: `c_T, c_0 = .., c_{t+1} = ..`."""
+    page = _Page()
+    leaves = tuple(n for n in toposort([e]) if isinstance(n, Input))
+    told = _Writer(Graph(leaves, (e,)), page).told[e][0]
+    return r",\quad ".join([told, *(f"{name} = {line}" for name, line in page.lines)])
 
 
 # -- nodes ----------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Page:
+    """The lines of a block, and the names that they use."""
+
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    lets: int = 0
+    taken: set[str] = field(default_factory=set)
+
+    def name(self, wish: str) -> str:
+        """The name itself, or with a number above it when it is taken."""
+        found, k = wish, 1
+        while found in self.taken:
+            k += 1
+            found = rf"{wish}^{{({k})}}"
+        self.taken.add(found)
+        return found
+
+
 class _Writer:
     """Each node's LaTeX, arguments first: inline where small and read once, else on a line."""
 
-    def __init__(self, outputs: Sequence[Node]) -> None:
-        leaves = tuple(n for n in toposort(outputs) if isinstance(n, Input))
-        graph = Graph(leaves, tuple(outputs))
+    def __init__(
+        self,
+        graph: Graph,
+        page: _Page,
+        given: Mapping[Node, Told] | None = None,
+        times: str = "",
+        named: Mapping[Node, str] | None = None,
+    ) -> None:
+        self.page, self.times = page, times
         self.letters = axis_letters(graph)
-        self.told: dict[Node, Told] = {}
-        self.names: dict[Node, str] = {}
-        self.lets: list[tuple[Node, str]] = []
+        self.told: dict[Node, Told] = dict(given or {})
+        self.results: dict[Node, list[Told]] = {}
         reads: dict[Node, int] = {}
         for node in graph.nodes:
             for k, arg in enumerate(node.args):
                 body = node.body if isinstance(node, Map) else None
-                times = 1 if body is None else max(1, _occurrences(body, k))
-                reads[arg] = reads.get(arg, 0) + times
+                count = 1 if body is None else max(1, _occurrences(body, k))
+                reads[arg] = reads.get(arg, 0) + count
         weight: dict[Node, int] = {}
-        last = set(outputs)
+        last = set(graph.outputs)
         for node in graph.nodes:
+            weight[node] = 0
             if isinstance(node, (Input, Constant)):
-                self.told[node] = _leaf(node)
-                weight[node] = 0
+                told = self.told.setdefault(node, _leaf(node))
+                page.taken.add(told[0])
+                continue
+            if isinstance(node, Fold):
+                self.results[node] = _fold(self, node)
+                continue
+            if isinstance(node, Proj):
+                self.told[node] = self.results[node.args[0]][node.place]
                 continue
             told = _FORMULAS[type(node)](self, node)
             weight[node] = sum(weight[a] for a in node.args) + _operations(node)
             passes = _passes(node)
             atom = told[1] == ATOM and len(told[0]) <= 12
+            if named and node in named:
+                page.lines.append((named[node], told[0]))
+                self.told[node] = (named[node], ATOM)
+                weight[node] = 0
+                continue
             small = weight[node] <= INLINE and (reads.get(node, 0) <= 1 or (passes and atom))
             if (node in last and not reads.get(node)) or small:
                 self.told[node] = told
             else:
-                name = f"v_{{{len(self.lets) + 1}}}"
-                self.names[node] = name
-                self.lets.append((node, told[0]))
+                page.lets += 1
+                moment = f", {times[-1]}" if times else ""
+                name = f"v_{{{page.lets}{moment}}}"
+                page.lines.append((name, told[0]))
                 self.told[node] = (name, ATOM)
                 weight[node] = 0
 
@@ -321,9 +209,65 @@ def _is_stretch(node: Einsum) -> bool:
 def _leaf(node: Node) -> Told:
     if isinstance(node, Constant):
         if node.shape:
-            return r"\mathrm{" + "".join(_ESCAPED.get(c, c) for c in literal(node)) + "}", ATOM
-        return _decimal(str(node.value[()]))
+            return r"\mathrm{" + "".join(ESCAPED.get(c, c) for c in literal(node)) + "}", ATOM
+        return decimal(str(node.value[()]))
     return latex_name(node.name), ATOM
+
+
+def _fold(writer: _Writer, node: Fold) -> list[Told]:
+    """Lines for the start and the step; the results."""
+    page = writer.page
+    t = "tsrq"[len(writer.times)] if len(writer.times) < 4 else f"t_{len(writer.times)}"
+    length = extent_latex(node.structure.length)
+    before, after, first, last = t, f"{t}+1", "0", length
+    if node.structure.reverse:
+        before, after, first, last = after, before, last, first
+    carry, elements, consts = node.binders
+    names = [page.name(_symbol(b.name)) for b in carry]
+    given: dict[Node, Told] = {
+        b: writer.told[a] for b, a in zip(consts, node.consts, strict=True)
+    }
+    for leaf, arg in zip(elements, node.xs, strict=True):
+        given[leaf] = _at(writer.told[arg], t)
+    for leaf, name, arg in zip(carry, names, node.init, strict=True):
+        given[leaf] = _at((name, ATOM), before)
+        page.lines.append((_at((name, ATOM), first)[0], writer.told[arg][0]))
+    outputs = node.body.outputs
+    nexts = [_at((name, ATOM), after)[0] for name in names]
+    named: dict[Node, str] = {}
+    for name, out in zip(nexts, outputs, strict=False):
+        if not isinstance(out, (Input, Constant, Proj)):
+            named.setdefault(out, name)
+    inner = _Writer(node.body, page, given, writer.times + t[0], named)
+    for name, out in zip(nexts, outputs, strict=False):
+        if named.get(out) != name:
+            page.lines.append((name, inner.told[out][0]))
+    ys = [page.name("y") for _ in outputs[node.carries :]]
+    for name, out in zip(ys, outputs[node.carries :], strict=True):
+        page.lines.append((_at((name, ATOM), t)[0], inner.told[out][0]))
+    over = rf",\quad {t} = 0, \ldots, {length} - 1"
+    if node.structure.reverse:
+        over = rf",\quad {t} = {length} - 1, \ldots, 0"
+    if outputs:
+        page.lines[-1] = (page.lines[-1][0], page.lines[-1][1] + over)
+    return [*(_at((name, ATOM), last) for name in names), *((name, ATOM) for name in ys)]
+
+
+def _symbol(name: str) -> str:
+    """A binder's name; a bar for cotangents, a dot for tangents."""
+    for ending, accent in (("_ct", r"\overline"), ("_t", r"\dot")):
+        if name.endswith(ending) and name != ending:
+            return rf"{accent}{{{_symbol(name.removesuffix(ending))}}}"
+    return latex_name({"carry": "c"}.get(name, name))
+
+
+def _at(told: Told, moment: str) -> Told:
+    """A value at a moment."""
+    inner = wrapped(told, ATOM)
+    if told[1] == ATOM and inner[:1].isdigit():
+        return told
+    return (rf"{{{inner}}}_{{{moment}}}" if "_" in inner or "^" in inner else
+            rf"{inner}_{{{moment}}}"), ATOM
 
 
 def _map(writer: _Writer, node: Map) -> Told:
@@ -335,7 +279,7 @@ def _einsum(writer: _Writer, node: Einsum) -> Told:
     if _is_stretch(node):
         return writer.told[node.args[0]]
     if len(node.args) == 1 and not node.summed and node.ndim == 2 == node.args[0].ndim:
-        return rf"{{{_wrapped(writer.told[node.args[0]], ATOM)}}}^{{\top}}", CALL
+        return rf"{{{wrapped(writer.told[node.args[0]], ATOM)}}}^{{\top}}", CALL
     if (matrix := _matrix_product(writer, node)) is not None:
         return matrix, MATRIX
     letter = dict(zip(node.out, writer.letters[node], strict=True))
@@ -375,7 +319,7 @@ def _matrix_product(writer: _Writer, node: Einsum) -> str | None:
     for place, k in enumerate(order):
         own = node.labels[k]
         straight = len(own) == 1 or own.index(inner) == 1 - place
-        text = _wrapped(writer.told[node.args[k]], MATRIX if straight else ATOM)
+        text = wrapped(writer.told[node.args[k]], MATRIX if straight else ATOM)
         told.append(text if straight else rf"{{{text}}}^{{\top}}")
     return r"\, ".join(told)
 
@@ -441,7 +385,7 @@ def _reindex(writer: _Writer, node: Reindex) -> Told:
     for piece, arg in zip(node.pieces[:6], node.args, strict=False):
         told = writer.told[arg]
         reads = _ranges(piece)
-        parts.append(rf"{_wrapped(told, ATOM)}\left[{reads}\right]" if reads else told[0])
+        parts.append(rf"{wrapped(told, ATOM)}\left[{reads}\right]" if reads else told[0])
     more = r",\ \ldots" if len(node.pieces) > 6 else ""
     if len(parts) == 1 and node.shape == node.pieces[0].count:
         return parts[0], CALL

@@ -12,10 +12,11 @@ from symgrad.graph.nodes import Node
 Rebuild = Callable[[Sequence[Any]], Any]
 
 
-def flatten(structure: Any) -> tuple[list[Node], Rebuild]:
+def flatten(structure: Any, asked: str = "outputs") -> tuple[list[Node], Rebuild]:
     """The expressions of a structure in order, and how to put values in their places.
 
     Tuples, lists and dicts keep their kind; a dict keeps its keys and their order.
+    Raises: SymgradError, beginning with what was `asked`, for anything that is no expression.
 
     >>> from symgrad.graph.leaves import input
     >>> x, y = input("x"), input("y")
@@ -24,7 +25,7 @@ def flatten(structure: Any) -> tuple[list[Node], Rebuild]:
     (3, {'a': 1, 'b': [2, 3]})
     """
     nodes: list[Node] = []
-    template = _template(structure, nodes)
+    template = _template(structure, nodes, asked)
 
     def rebuild(values: Sequence[Any]) -> Any:
         return _fill(template, values)
@@ -32,21 +33,21 @@ def flatten(structure: Any) -> tuple[list[Node], Rebuild]:
     return nodes, rebuild
 
 
-def _template(structure: Any, nodes: list[Node]) -> Any:
+def _template(structure: Any, nodes: list[Node], asked: str) -> Any:
     if isinstance(structure, Node):
         nodes.append(structure)
         return len(nodes) - 1
     if isinstance(structure, Mapping):
-        return {key: _template(value, nodes) for key, value in structure.items()}
+        return {key: _template(value, nodes, asked) for key, value in structure.items()}
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(_template(v, nodes) for v in structure))
+        return type(structure)(*(_template(v, nodes, asked) for v in structure))
     if isinstance(structure, (tuple, list)):
-        return type(structure)(_template(v, nodes) for v in structure)
+        return type(structure)(_template(v, nodes, asked) for v in structure)
     if isinstance(structure, (bool, int, float)) or hasattr(structure, "__array__"):
         nodes.append(as_node(structure))
         return len(nodes) - 1
     raise SymgradError(
-        f"outputs: expected expressions, got {type(structure).__name__}. "
+        f"{asked}: expected expressions, got {type(structure).__name__}. "
         "Give an expression, or a tuple, list or dict of them."
     )
 

@@ -6,16 +6,25 @@
 
 Axes have letters that travel along the graph: an axis keeps its letter from the node that made it
 to all that read it, as far as no two axes of one node would share one.
+
+A recurrence is followed by its step, indented; what the step reads whole keeps its outer name:
+
+      %1 = fold over T  c = h0; x = xs[t]
+        %1.1 = einsum 'bi,ij->bj'  c W
+        %1.2 = map tanh(p0 + p1)  %1.1[b,j] x[b,j]
+        next c = %1.2; y0 = %1.2
+      %2 = last c of %1
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from symgrad.graph import dims as dm
 from symgrad.graph.dims import Dim, Extent, printable
 from symgrad.graph.dtypes import SHORT
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     RUNNING,
@@ -53,26 +62,33 @@ def text_of(graph: Graph, lines: int | None = None) -> str:
       %2 = map p0 + p1  %1[i,b] 1.0 # ...
     """
     names = references(graph)
-    letters = axis_letters(graph)
     leaves = ", ".join(f"{names[leaf]}: {typed(leaf)}" for leaf in graph.inputs)
     results = ", ".join(names[o] for o in graph.outputs)
-    lets = [n for n in graph.nodes if not isinstance(n, (Input, Constant))]
-    hidden = 0 if lines is None else max(0, len(lets) - lines)
-    rows = [
-        (names[node], formula(node, names, letters), _comment(node))
-        for node in lets[: len(lets) - hidden]
-    ]
+    rows = list(_rows(graph, names, "  "))
+    hidden = 0 if lines is None else max(0, len(rows) - lines)
+    rows = rows[: len(rows) - hidden]
     head = f"graph ({leaves}) -> {results}"
     if not rows:
         return head
-    wide = max(len(name) for name, _, _ in rows)
-    body = [f"  {name:<{wide}} = {told}" for name, told, _ in rows]
-    column = min(max(map(len, body)), 72)
-    told = [
-        f"{line:<{column}}  # {comment}" if comment else line
-        for line, (_, _, comment) in zip(body, rows, strict=True)
-    ]
+    column = min(max(len(line) for line, _ in rows), 72)
+    told = [f"{line:<{column}}  # {comment}" if comment else line for line, comment in rows]
     return "\n".join([head, *told, *([f"  .. {hidden} more"] if hidden else [])])
+
+
+def _rows(graph: Graph, names: dict[Node, str], margin: str) -> Iterator[tuple[str, str]]:
+    """Let-lines with their comments; the step of a recurrence follows it, indented."""
+    letters = axis_letters(graph)
+    lets = [n for n in graph.nodes if not isinstance(n, (Input, Constant))]
+    wide = max((len(names[n]) for n in lets), default=0)
+    for node in lets:
+        yield f"{margin}{names[node]:<{wide}} = {formula(node, names, letters)}", _comment(node)
+        if isinstance(node, Fold):
+            inner = step_names(node, names)
+            yield from _rows(node.body, inner, margin + "  ")
+            after = [f"next {inner[b]} = {inner[n]}" for b, n in _carried(node)]
+            ys = node.body.outputs[node.carries :]
+            after += [f"y{k} = {inner[y]}" for k, y in enumerate(ys)]
+            yield f"{margin}  {'; '.join(after)}", ""
 
 
 @verb
@@ -95,18 +111,38 @@ def typed(node: Node) -> str:
     return SHORT[node.dtype] + (f"[{extents}]" if node.shape else "")
 
 
-def references(graph: Graph) -> dict[Node, str]:
+def step_names(fold: Fold, names: dict[Node, str]) -> dict[Node, str]:
+    """What the nodes of a step are called: constants as around the recurrence, others by number."""
+    carry, elements, consts = fold.binders
+    given: dict[Node, str] = {b: names[a] for b, a in zip(consts, fold.consts, strict=True)}
+    taken = set(names.values())
+    for leaf in (*carry, *elements):
+        name = quoted(leaf.name)
+        while name in taken:
+            name += "'"
+        taken.add(name)
+        given[leaf] = name
+    return references(fold.body, f"{names[fold]}.", given)
+
+
+def _carried(fold: Fold) -> Iterator[tuple[Input, Node]]:
+    return zip(fold.binders[0], fold.body.outputs, strict=False)
+
+
+def references(
+    graph: Graph, prefix: str = "%", given: Mapping[Node, str] | None = None
+) -> dict[Node, str]:
     """What a node is called: a leaf by its name, a literal by its value, others by number."""
-    names: dict[Node, str] = {}
+    names: dict[Node, str] = dict(given or {})
     number = 0
     for node in graph.nodes:
         if isinstance(node, Input):
-            names[node] = quoted(node.name)
+            names.setdefault(node, quoted(node.name))
         elif isinstance(node, Constant):
             names[node] = literal(node)
         else:
             number += 1
-            names[node] = f"%{number}"
+            names[node] = f"{prefix}{number}"
     return names
 
 
@@ -363,6 +399,23 @@ def _range(start: dm.Shape, step: tuple[int, ...], count: dm.Shape) -> str:
     )
 
 
+def _fold(node: Fold, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]) -> str:
+    inner = step_names(node, names)
+    carry, elements, _ = node.binders
+    given = [f"{inner[b]} = {names[a]}" for b, a in zip(carry, node.init, strict=True)]
+    given += [f"{inner[b]} = {names[a]}[t]" for b, a in zip(elements, node.xs, strict=True)]
+    back = ", last first" if node.structure.reverse else ""
+    return f"fold over {printable(str(node.structure.length))}{back}  {'; '.join(given)}"
+
+
+def _proj(node: Proj, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]) -> str:
+    (fold,) = node.args
+    assert isinstance(fold, Fold)
+    if node.place >= fold.carries:
+        return f"all y{node.place - fold.carries} of {names[fold]}"
+    return f"last {step_names(fold, names)[fold.binders[0][node.place]]} of {names[fold]}"
+
+
 def _comment(node: Node) -> str:
     primal = "" if node.backward_of is None else "backward"
     parts = [str(node.where) if node.where is not None else "", node.origin or "", primal]
@@ -376,4 +429,6 @@ _FORMULAS: dict[type[Node], Callable[[Any, dict[Node, str], dict[Node, tuple[str
     Gather: _gather,
     Scatter: _scatter,
     Reindex: _reindex,
+    Fold: _fold,
+    Proj: _proj,
 }

@@ -1,0 +1,379 @@
+"""Fusion: which stage each node joins.
+
+Pointwise nodes wait until something needs them: a product, a reduction, memory. Then they are
+computed with it, in a stage that already reads or makes what they read, where the loops allow it;
+so an optimiser's whole update is one loop, wherever its parts stand in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from codegen.access import (
+    DYNAMIC,
+    Index,
+    can_inline,
+    is_view,
+    reads,
+    root_of,
+)
+from codegen.contractions import product_of
+from codegen.loop_ir import Affine
+from codegen.schedule import (
+    FoldStage,
+    LoopStage,
+    MoveStage,
+    ProductStage,
+    Schedule,
+    Stage,
+    domain_labels,
+    domain_of,
+    equal_shapes,
+    member_reads,
+    place_in,
+    position_of,
+    result_index,
+)
+from symgrad.graph.dims import Shape
+from symgrad.graph.folds import Fold, Proj
+from symgrad.graph.functions import P
+from symgrad.graph.graph import Graph
+from symgrad.graph.nodes import (
+    RUNNING,
+    Constant,
+    Einsum,
+    Gather,
+    Input,
+    Map,
+    Node,
+    Reduce,
+    Reindex,
+    Scatter,
+    map_node,
+)
+from symgrad.graph.traversal import toposort
+
+Roots = list[tuple[Node, Index]]
+# A stage takes no more members than this, so that compilation stays linear in their number. Its
+# small divisors make equal kernels of the parts of a chain that repeats itself.
+MOST_MEMBERS = 240
+
+
+def make_schedule(outputs: Sequence[Node], checked: list[Node] | None = None) -> Schedule:
+    """Group the nodes that the outputs need into stages.
+
+    Args:
+        outputs: what is wanted in memory.
+        checked: the list that nodes with checked indices join; bodies share that of their graph.
+    """
+    graph = Graph(_leaves(outputs), tuple(outputs))
+    return _Scheduler(graph, [] if checked is None else checked).run()
+
+
+def in_memory(node: Node) -> Node:
+    """The node, or a copy of it where it is a leaf, so that it has memory of its own."""
+    if not isinstance(root_of(node), (Input, Constant)):
+        return node
+    return map_node(P[0], [node], node.dtype)
+
+
+def _leaves(outputs: Sequence[Node]) -> tuple[Input, ...]:
+    return tuple(n for n in toposort(outputs) if isinstance(n, Input))
+
+
+class _Scheduler:
+    def __init__(self, graph: Graph, checked: list[Node]) -> None:
+        self.graph = graph
+        self.checked = checked
+        self.stages: list[Stage] = []
+        self.stage_of: dict[Node, int] = {}
+        self.readers: dict[Node, set[int]] = {}
+        self.forced = frozenset(self._must_lie_in_memory())
+        self.stored: set[Node] = set(self.forced)
+        self.wanted = {root_of(o) for o in graph.outputs}
+        self.waiting: dict[Node, int] = {}  # and how long a chain of waiting nodes it ends
+
+    def _must_lie_in_memory(self) -> Iterator[Node]:
+        """What a kernel or the caller needs as memory; reshapes show the memory of another."""
+        read = [*self.graph.outputs]
+        for node in self.graph.nodes:
+            if product_of(node) is not None or is_view(node) or isinstance(node, Fold):
+                read.extend(node.args)
+            elif isinstance(node, Reindex):
+                pieces = zip(node.args, node.pieces, strict=True)
+                read.extend(arg for arg, piece in pieces if piece.view != arg.shape)
+        yield from (root for root in map(root_of, read) if can_inline(root))
+
+    def inline(self, node: Node) -> bool:
+        return can_inline(node) and node not in self.forced
+
+    def roots(self, node: Node, position: Index) -> list[tuple[Node, Index]]:
+        """What a member reads once inline nodes and views are looked through."""
+        found: list[tuple[Node, Index]] = []
+        stack = list(zip(node.args, member_reads(node, position), strict=True))
+        while stack:
+            arg, index = stack.pop()
+            if self.inline(arg):
+                stack.extend(zip(arg.args, reads(arg, index), strict=True))
+            elif is_view(arg):
+                found.append((root_of(arg), (Affine(((DYNAMIC, 1),)),)))
+            else:
+                found.append((arg, index))
+        return found
+
+    def run(self) -> Schedule:
+        for node in self.graph.nodes:
+            if isinstance(node, (Input, Constant)) or self.inline(node):
+                continue
+            if is_view(node):
+                self._need(node.args[0])
+            elif isinstance(node, Fold):
+                self._recur(node)
+            elif isinstance(node, Proj):
+                self.stage_of[node] = self.stage_of[node.args[0]]
+                self.stored.add(node)
+            elif isinstance(node, Einsum) and (product := product_of(node)) is not None:
+                self._alone(ProductStage(node, product), node)
+            elif (isinstance(node, Reindex) and not can_inline(node)) or (
+                isinstance(node, Reduce) and node.op in RUNNING
+            ):
+                self._alone(MoveStage(node), node)
+            elif self._may_wait(node) and (length := self._chain(node)) < MOST_MEMBERS:
+                self.waiting[node] = length
+            else:
+                self._place(node)
+        for node in self.graph.outputs:
+            self._need(node)
+        return Schedule(
+            self.graph,
+            tuple(self.stages),
+            self.stage_of,
+            frozenset(self.stored),
+            self.forced,
+            self.checked,
+        )
+
+    def _may_wait(self, node: Node) -> bool:
+        """Whether a node is computed with its first reader; scalars are not worth waiting for."""
+        return (
+            _is_pointwise(node)
+            and node.ndim > 0
+            and node not in self.wanted
+            and node not in self.forced
+        )
+
+    def _chain(self, node: Node) -> int:
+        """How long a chain of waiting nodes becomes with this one."""
+        found = 0
+        stack = list(node.args)
+        while stack:
+            arg = stack.pop()
+            if self.inline(arg):
+                stack.extend(arg.args)
+            else:
+                found = max(found, self.waiting.get(arg, 0))
+        return found + 1
+
+    def _place(self, node: Node) -> None:
+        """Compute a node now, and with it the waiting nodes that it reads."""
+        stack: list[tuple[Node, bool]] = [(node, False)]
+        while stack:
+            top, ready = stack.pop()
+            if top in self.stage_of:
+                continue
+            together, others = self._waiting_for(top)
+            if others and not ready:
+                stack.append((top, True))
+                stack.extend((other, False) for other in reversed(others))
+                continue
+            self._fuse([*together, top])
+
+    def _waiting_for(self, node: Node) -> tuple[list[Node], list[Node]]:
+        """Waiting nodes that a node reads: those of its own loops, and those of other loops."""
+        domain = domain_of(node)
+        here = position_of(domain)
+        together: dict[Node, None] = {}
+        others: dict[Node, None] = {}
+        stack = [node]
+        while stack:
+            for root, index in self.roots(stack.pop(), here):
+                if root not in self.waiting or root in together:
+                    continue
+                if equal_shapes(domain_of(root), domain) and index == here:
+                    together[root] = None
+                    stack.append(root)
+                else:
+                    others[root] = None
+        # what other loops read must be there before them
+        for root in list(together):
+            if root in others:
+                del together[root]
+        order = self.graph.number
+        return sorted(together, key=order.__getitem__), sorted(others, key=order.__getitem__)
+
+    def _recur(self, node: Fold) -> None:
+        """A stage of its own; copies of the old carry come first, while it is still there."""
+        outputs = tuple(in_memory(o) for o in node.body.outputs)
+        copies = [a for a, b in zip(outputs, node.body.outputs, strict=True) if a is not b]
+        inner = make_schedule([*copies, *outputs], self.checked)
+        self._alone(FoldStage(node, inner, outputs), node)
+        self.stored.discard(node)
+
+    def _need(self, node: Node) -> None:
+        """A node must lie in memory: it is computed now if it still waits."""
+        root = root_of(node)
+        if root in self.waiting:
+            self._place(root)
+        if not isinstance(root, (Input, Constant)):
+            self.stored.add(root)
+
+    def _alone(self, stage: Stage, node: Node) -> None:
+        """A stage of its own; what it reads is computed before."""
+        for arg in node.args:
+            stack = [arg]
+            while stack:
+                top = stack.pop()
+                if self.inline(top):
+                    stack.extend(top.args)
+                else:
+                    self._need(top)
+        self.stage_of[node] = len(self.stages)
+        self.stages.append(stage)
+        self.stored.add(node)
+
+    def _fuse(self, group: Sequence[Node]) -> None:
+        """Put nodes of one domain, in order, into a stage that takes all, else into a new one."""
+        domain = domain_of(group[-1])
+        here = position_of(domain)
+        members = set(group)
+        roots = {n: self.roots(n, here) for n in group}
+        outer = [r for n in group for r in roots[n] if r[0] not in members]
+        first = max((self.stage_of.get(root, 0) for root, _ in outer), default=0)
+        for number in self._sharing(outer, first):
+            stage = self.stages[number]
+            if (
+                isinstance(stage, LoopStage)
+                and len(stage.members) + len(group) <= MOST_MEMBERS
+                and all(self._fits(stage, number, n, domain, roots[n]) for n in group)
+            ):
+                break
+        else:
+            stage = LoopStage(domain, len(domain))
+            number = len(self.stages)
+            self.stages.append(stage)
+        for node in group:
+            self._join(stage, number, node, domain, roots[node])
+
+    def _join(self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots) -> None:
+        """Make a node a member of a stage that it fits."""
+        self.waiting.pop(node, None)
+        self._reduces(stage, node, domain)
+        self.stage_of[node] = number
+        stage.members.append(node)
+        for root, index in roots:
+            self.readers.setdefault(root, set()).add(number)
+            if self.stage_of.get(root) != number:
+                self._need(root)
+            elif not self._aligned(stage, root, index):
+                self.stored.add(root)
+        if node in stage.accumulated:
+            self.stored.add(node)
+
+    def _sharing(self, roots: list[tuple[Node, Index]], first: int) -> list[int]:
+        """Stages from `first` on that make or read a root, the last before the others.
+
+        To join one of them saves memory traffic.
+        """
+        found: set[int] = set()
+        for root, _ in roots:
+            found.update(self.readers.get(root, ()))
+            if root in self.stage_of:
+                found.add(self.stage_of[root])
+        return sorted((k for k in found if k >= first), reverse=True)
+
+    def _fits(self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots) -> bool:
+        """Whether a node may become a member of a stage."""
+        full = stage.is_full(domain)
+        if not full and not (stage.is_split and _is_row(domain, stage)):
+            return False
+        for root, index in roots:
+            if self.stage_of.get(root) == number and (
+                root in stage.accumulated
+                or not (
+                    self._aligned(stage, root, index) or self._within_row(stage, root, index, node)
+                )
+            ):
+                return False
+        suffix = _reduced_suffix(node)
+        if suffix is None or self._splits(stage, domain, suffix):
+            return True
+        if full and suffix >= 0 and not stage.is_split:
+            return False  # its rows would not be those of members on rows
+        return not (isinstance(node, Reduce) and node.op in ("argmax", "argmin"))
+
+    def _splits(self, stage: LoopStage, domain: Shape, suffix: int) -> bool:
+        """Whether a reduction over the last `suffix` axes is one over the stage's rows."""
+        if suffix < 0 or not stage.is_full(domain):
+            return False
+        if stage.is_split:
+            return stage.split == len(stage.domain) - suffix
+        return all(stage.is_full(domain_of(m)) for m in stage.members)
+
+    def _reduces(self, stage: LoopStage, node: Node, domain: Shape) -> None:
+        """Mark how a member reduces: within a row, or into memory."""
+        suffix = _reduced_suffix(node)
+        if suffix is None:
+            return
+        if self._splits(stage, domain, suffix):
+            stage.split, stage.is_split = len(stage.domain) - suffix, True
+            stage.trailing.add(node)
+        else:
+            stage.accumulated.add(node)
+
+    def _aligned(self, stage: LoopStage, root: Node, index: Index) -> bool:
+        """Whether a member is read at the position where it is computed."""
+        here = position_of(stage.domain)
+        if root in stage.trailing:
+            return index == result_index(root, place_in(stage, root))
+        if stage.is_full(root.shape):
+            return index == here
+        rows = here[: stage.split]
+        return index[: stage.split] == rows and not any(i.terms for i in index[stage.split :])
+
+    def _within_row(self, stage: LoopStage, root: Node, index: Index, node: Node) -> bool:
+        """Whether a Gather reads the row that was just computed, at a computed place."""
+        here = position_of(stage.domain)
+        return (
+            isinstance(node, Gather)
+            and stage.is_split
+            and root is node.args[0]
+            and stage.is_full(root.shape)
+            and root not in stage.trailing
+            and index[: stage.split] == here[: stage.split]
+        )
+
+
+def _is_pointwise(node: Node) -> bool:
+    """Whether a node computes each of its elements from single elements."""
+    if isinstance(node, Einsum):
+        return not node.summed
+    return isinstance(node, (Map, Gather))
+
+
+def _is_row(domain: Shape, stage: LoopStage) -> bool:
+    rows = stage.domain[: stage.split]
+    return (
+        equal_shapes(domain[: stage.split], rows)
+        and all(type(e) is int and e == 1 for e in domain[stage.split :])
+        and len(domain) >= stage.split
+    )
+
+
+def _reduced_suffix(node: Node) -> int | None:
+    """How many last axes of its domain a member reduces; -1 for others, None for none."""
+    if isinstance(node, Scatter):
+        return -1
+    if not (isinstance(node, Einsum) and node.summed) and not isinstance(node, Reduce):
+        return None
+    labels, summed = domain_labels(node)
+    return len(summed) if set(labels[len(labels) - len(summed) :]) == summed else -1

@@ -1,0 +1,98 @@
+"""Lowering of recurrences: the body of a Fold is planned like a program of its own.
+
+In the body, binders are leaves. A constant's memory is the outer one's; an element's is a window
+that moves along its sequence; the carry has memory that lives through all steps, and the next carry
+is an update of it: written in place where that is safe, else copied when the step is done. What is
+emitted goes straight to its place in the stacked result. The slots of the body are scratch of the
+outer plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from codegen.access import root_of
+from codegen.formulas import with_formulas
+from codegen.lowering import lower_copy, lower_stage
+from codegen.memory import InnerPlace, LoweredLoop, plan_memory
+from codegen.schedule import FoldStage, Schedule
+from codegen.tune import tune
+from codegen.values import CopyOf, Lowered, Operand, Scratch
+from symgrad.graph.dims import Extent, size
+from symgrad.graph.folds import Proj, projections
+from symgrad.graph.nodes import Node
+
+
+def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered | LoweredLoop]:
+    """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
+
+    Args:
+        row_memory: see `lower_stage`.
+    """
+    done: list[Lowered | LoweredLoop] = []
+    for number, stage in enumerate(schedule.stages):
+        if isinstance(stage, FoldStage):
+            done.extend(_lower_fold(schedule, stage, number, row_memory))
+        else:
+            low = lower_stage(schedule, stage, number, row_memory)
+            done.append(replace(low, kernel=tune(low.kernel)))
+    return with_formulas(schedule, done)
+
+
+@dataclass(slots=True)
+class _Operands:
+    """The operands of a loop, each once."""
+
+    found: dict[Operand, int]
+
+    def place(self, operand: Operand, step: Extent = 0) -> InnerPlace:
+        return InnerPlace(self.found.setdefault(operand, len(self.found)), step)
+
+
+def _lower_fold(
+    schedule: Schedule, stage: FoldStage, number: int, row_memory: bool
+) -> list[Lowered | LoweredLoop]:
+    fold = stage.node
+    carry, elements, _ = fold.binders
+    results = projections(fold)
+    n = fold.carries
+    kernels = lower(stage.inner, row_memory)
+    emitted = stage.outputs[n:]
+    plan = plan_memory(
+        stage.inner,
+        kernels,
+        emitted,
+        list(zip(carry, stage.outputs, strict=False)),
+        fold.body.inputs,
+        may_fail=False,
+    )
+    operands = _Operands({})
+    places = [InnerPlace(-1, 0)]  # the report of bad indices is the outer one
+    places += [operands.place(results[k]) for k in range(n)]
+    places += [
+        operands.place(root_of(x), size(e.shape)) for x, e in zip(fold.xs, elements, strict=True)
+    ]
+    places += [operands.place(root_of(c)) for c in fold.consts]
+    places += [operands.place(c) for c in plan.constants]
+    target: dict[Node, Proj] = {}
+    for node, result in zip(emitted, results[n:], strict=True):
+        target.setdefault(root_of(node), result)
+    places += [operands.place(target[node], size(node.shape)) for node in plan.results]
+    places += [operands.place(Scratch(tuple(slot.sizes))) for slot in plan.slots]
+    writes: set[Operand] = {*results[:n], *target.values()}
+    loop = LoweredLoop(
+        tuple(operands.found),
+        (),
+        frozenset(writes),
+        fold.structure.length,
+        fold.structure.reverse,
+        plan.calls,
+        tuple(places),
+    )
+    starts = [CopyOf(result, init) for result, init in zip(results, fold.init, strict=False)]
+    again = [
+        CopyOf(result, target[root_of(node)])
+        for node, result in zip(emitted, results[n:], strict=True)
+        if target[root_of(node)] is not result
+    ]
+    return [*(lower_copy(c, number) for c in starts), loop, *(lower_copy(c, number) for c in again)]

@@ -1,0 +1,177 @@
+"""`scan`: a step, written on expressions, run along the leading axis of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from symgrad.graph.dims import Extent, same, show
+from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
+from symgrad.graph.folds import Chain, Fold, binder, close, projections
+from symgrad.graph.nodes import Node, describe
+from symgrad.graph.provenance import provenance
+from symgrad.graph.structure import flatten
+
+
+def scan(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any,
+    reverse: bool = False,
+    truncate: int | None = None,
+    lengths: Any = None,
+) -> tuple[Any, Any]:
+    """Run `step` along the leading axis of `xs`, carrying state.
+
+        c[0] = init;   c[t+1], y[t] = step(c[t], x[t]),   t = 0 .. T-1
+
+    Args:
+        step:    (c, x) -> (next c, y); traced once. Outer nodes that it uses become constants of
+            the body, computed once.
+        init:    the carry: an expression, or tuples, lists and dicts of them. It keeps structure,
+            shapes and dtypes across a step.
+        xs:      sequences with one leading extent T, in any structure.
+        reverse: start at x[T-1]; y[t] still belongs to x[t].
+        truncate, lengths: None; gradients pass through all steps of sequences of one length.
+    Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures
+        that `step` returns.
+    Raises: ShapeError, DTypeError when a step changes the carry, or sequences differ in length.
+    Cotangent: a Fold in reverse time; residual c[t]. Werbos 1990.
+
+    >>> import symgrad as sg
+    >>> c, ys = sg.scan(lambda c, x: (0.5 * c + x,) * 2, sg.constant(0.0), sg.constant([1.0, 1.0]))
+    >>> c.shape, ys.shape
+    ((), (2,))
+    """
+    _check_supported(truncate, lengths)
+    if not callable(step):
+        raise SymgradError(
+            "scan: the step must be a function (carry, x) -> (carry, y), "
+            f"got {type(step).__name__}."
+        )
+    start, carry_of = flatten(init, "scan: init")
+    sequences, element_of = flatten(xs, "scan: xs")
+    length = _length(sequences)
+    carry = [binder(name, n.shape, n.dtype) for name, n in _named(init, start, "carry")]
+    elements = [binder(name, n.shape[1:], n.dtype) for name, n in _named(xs, sequences, "x")]
+    with provenance("scan"):
+        result = step(carry_of(carry), element_of(elements))
+    if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
+        got = _outline(result)
+        raise SymgradError(
+            f"scan: the step must return (carry, y), got {got}. Return () as y where there is none."
+        )
+    _check_structure(init, result[0])
+    after, rebuild_after = flatten(_in_order(init, result[0]), "scan: the step's carry")
+    outputs, rebuild_ys = flatten(result[1], "scan: the step's y")
+    _check_carry(init, start, after)
+    with provenance("scan"):
+        body, outer = close(carry, elements, [*after, *outputs])
+        fold = Fold(
+            (*start, *sequences, *outer), body, Chain(length, reverse), len(carry), len(elements)
+        )
+        found = projections(fold)
+    return rebuild_after(found[: len(carry)]), rebuild_ys(found[len(carry) :])
+
+
+def _check_supported(truncate: object, lengths: object) -> None:
+    for name, value in (("truncate", truncate), ("lengths", lengths)):
+        if value is not None:
+            raise SymgradError(
+                f"scan: {name}={value!r:.40} is not supported. Leave {name}=None: gradients pass "
+                "through all steps of sequences of one length.\n"
+                "  Pad shorter sequences and mask them in the step: where(t < length, new, c)."
+            )
+
+
+def _named(structure: Any, nodes: Sequence[Node], alone: str) -> Iterator[tuple[str, Node]]:
+    """Names of the binders: the keys and positions where the nodes stand."""
+    for path, node in zip(_paths(structure), nodes, strict=True):
+        yield path.replace("[", "").replace("]", "") or alone, node
+
+
+def _length(sequences: Sequence[Node]) -> Extent:
+    """The common leading extent."""
+    if not sequences:
+        raise ShapeError("scan: xs holds no sequence, so nothing tells how many steps there are.")
+    for node in sequences:
+        if node.ndim == 0:
+            raise ShapeError(
+                f"scan: a sequence needs a leading axis\n  {describe(node)}\n"
+                "  Give xs of shape (T, ...)."
+            )
+    first = sequences[0]
+    for node in sequences[1:]:
+        if same(first.shape[0], node.shape[0]) is False:
+            raise ShapeError(
+                f"scan: sequences differ in length: {first.shape[0]} and {node.shape[0]}\n"
+                f"  {describe(first)}\n  {describe(node)}\n  All xs have one leading extent T."
+            )
+    return first.shape[0]
+
+
+def _check_structure(before: Any, after: Any) -> None:
+    if _outline(before) != _outline(after):
+        raise SymgradError(
+            f"scan: the carry changes its structure in one step\n  carry in   {_outline(before)}\n"
+            f"  carry out  {_outline(after)}\n  The step must return the carry as it got it."
+        )
+
+
+def _outline(structure: Any) -> str:
+    if isinstance(structure, Mapping):
+        keys = sorted(structure, key=str)
+        return "{" + ", ".join(f"{k!r}: {_outline(structure[k])}" for k in keys) + "}"
+    if isinstance(structure, (tuple, list)):
+        inner = ", ".join(map(_outline, structure))
+        return f"({inner})" if isinstance(structure, tuple) else f"[{inner}]"
+    return "None" if structure is None else "array"
+
+
+def _in_order(before: Any, after: Any) -> Any:
+    """The same structure, the keys of its dicts in the order that they had before."""
+    if isinstance(before, Mapping):
+        return {key: _in_order(before[key], after[key]) for key in before}
+    if isinstance(before, (tuple, list)):
+        inner = [_in_order(a, b) for a, b in zip(before, after, strict=True)]
+        return type(after)(*inner) if hasattr(after, "_fields") else type(after)(inner)
+    return after
+
+
+def _check_carry(init: Any, before: Sequence[Node], after: Sequence[Node]) -> None:
+    for path, a, b in zip(_paths(init), before, after, strict=True):
+        name = f"carry {path!r}" if path else "the carry"
+        fits = a.ndim == b.ndim and all(
+            same(x, y) is not False for x, y in zip(a.shape, b.shape, strict=True)
+        )
+        if fits and a.dtype == b.dtype:
+            continue
+        kind, what = (ShapeError, "shape") if not fits else (DTypeError, "dtype")
+        raise kind(
+            f"scan: {name} changes {what} in one step\n"
+            f"  carry in   {a.dtype} {show(a.shape)}   init         {a.where or ''}\n"
+            f"  carry out  {b.dtype} {show(b.shape)}   step result  {b.where or ''}\n"
+            f"  The carry must keep shape and dtype. {_hint(a, b, fits)}"
+        )
+
+
+def _hint(before: Node, after: Node, fits: bool) -> str:
+    if fits:
+        return f"Cast in the step: astype(c, '{before.dtype}'), or start from {after.dtype}."
+    if after.ndim > before.ndim:
+        for axis, extent in enumerate(after.shape):
+            if axis >= before.ndim or same(extent, before.shape[axis]) is False:
+                return f"Sum or slice away axis {axis} in the step."
+    return "Start from an init of the step's shape, or reshape in the step."
+
+
+def _paths(structure: Any, path: str = "") -> Iterator[str]:
+    """A name for each expression of a structure: keys and positions."""
+    if isinstance(structure, Mapping):
+        for key, value in structure.items():
+            yield from _paths(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(structure, (tuple, list)):
+        for k, value in enumerate(structure):
+            yield from _paths(value, f"{path}[{k}]")
+    else:
+        yield path
