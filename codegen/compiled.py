@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,15 @@ from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, printable, show
-from symgrad.graph.errors import DataError, DataShapeError, LeafError
+from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
 from symgrad.graph.streams import supplied
+
+if TYPE_CHECKING:
+    from codegen.host_memory import HostInvocation
+    from codegen.targets import Target
 
 Array = npt.NDArray[Any]
 
@@ -82,7 +86,11 @@ class State(MutableMapping[str, Array]):
             raise DataShapeError(
                 f"state {name!r}: shape {show(target.shape)} is needed, got {show(given.shape)}."
             )
-        target[...] = given
+        self.put(name, given)
+
+    def put(self, name: str, value: Array) -> None:
+        """Give a leaf a value that fits."""
+        self._arrays[name][...] = value
 
     def may_hold(self, array: Array) -> bool:
         """Whether an array may lie in the memory of the state; False is certain."""
@@ -111,50 +119,28 @@ def _span(array: Array) -> tuple[int, int]:
     return first, first + array.nbytes
 
 
-class Invocation:
-    """The memory of one thread's calls: the table of addresses, the extents, the workspace."""
+class Invocation(Protocol):
+    """The memory of one thread's calls. `arrays` are the leaves' values, `outputs` the results."""
 
-    def __init__(self, plan: Plan, dims: Sequence[Dim]) -> None:
-        self.plan = plan
-        self.order = tuple(dims)
-        self.table: npt.NDArray[np.int64] = np.zeros(plan.first_slot + len(plan.slots), np.int64)
-        self.dims: npt.NDArray[np.int64] = np.zeros(max(len(self.order), 1), np.int64)
-        self.report: npt.NDArray[np.int64] = np.zeros(4, np.int64)
-        self.table[0] = self.report.ctypes.data
-        self.constants = [np.ascontiguousarray(c.value) for c in plan.constants]
-        first = 1 + len(plan.leaves)
-        for k, constant in enumerate(self.constants):
-            self.table[first + k] = constant.ctypes.data
-        self.first_result = first + len(self.constants)
-        self.workspace = np.empty(0, np.uint8)
-        self.current: tuple[int, ...] | None = None
-        self.arrays: list[Array] = []
-        self.outputs: tuple[Array, ...] = ()
+    arrays: list[Array]
+    outputs: tuple[Array, ...]
+    dims: npt.NDArray[np.int64]
+
+    @property
+    def report(self) -> npt.NDArray[np.int64]:
+        """The first bad index: the number of its node from 1, the index, the extent."""
 
     def set_dims(self, dims: Mapping[Dim, int]) -> None:
         """Run with these extents from now on; the workspace grows where it must."""
-        numbers = tuple(int(dims[d]) for d in self.order)
-        if numbers == self.current:
-            return
-        self.current = numbers
-        self.dims[: len(numbers)] = numbers
-        offsets, total = self.plan.slot_offsets(dict(zip(self.order, numbers, strict=True)))
-        if total + 64 > len(self.workspace):
-            self.workspace = np.empty(total + 64, np.uint8)
-        base = -(-self.workspace.ctypes.data // 64) * 64
-        for k, offset in enumerate(offsets):
-            self.table[self.plan.first_slot + k] = base + offset
 
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Read the leaves from these arrays; they must be contiguous and stay alive."""
-        self.arrays = list(arrays)
-        self.table[1 : 1 + len(arrays)] = [a.__array_interface__["data"][0] for a in arrays]
 
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
-        self.outputs = tuple(outputs)
-        for k, output in enumerate(outputs):
-            self.table[self.first_result + k] = output.__array_interface__["data"][0]
+
+    def run(self) -> int:
+        """Run the program; what it returns is not zero when an index was out of range."""
 
 
 class Compiled:
@@ -166,6 +152,7 @@ class Compiled:
     def __init__(
         self,
         stages: Stages,
+        target: Target,
         loaded: Loaded,
         outputs: Sequence[Node],
         rebuild: Callable[[Sequence[Any]], Any],
@@ -174,6 +161,7 @@ class Compiled:
         seed: int,
     ) -> None:
         self.stages = stages
+        self.target = target
         self.loaded = loaded
         self._outputs = tuple(outputs)
         self._final = tuple(final)
@@ -189,7 +177,6 @@ class Compiled:
         self._steps = 0
         self._lock = threading.RLock()
         self._local = threading.local()
-        self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(loaded.address)
         self._places = self._result_places()
         kept = set(self._updated)
         self._held_places = [(k, leaf) for k, leaf in enumerate(self._leaves) if leaf in kept]
@@ -212,7 +199,15 @@ class Compiled:
     # -- running ---------------------------------------------------------------------------------
     @property
     def program_address(self) -> int:
-        """The address of the C function int64 program(int64 table, int64 dims)."""
+        """The address of the C function int64 program(int64 table, int64 dims).
+
+        Raises: CompileError for a program that is no such function: it runs on a device.
+        """
+        if not self.loaded.address:
+            raise CompileError(
+                "this program runs on a device and cannot be called from a compiled loop, as the "
+                "Trainer's epoch is. Compile it with target='cpu'."
+            )
         return self.loaded.address
 
     @property
@@ -231,7 +226,7 @@ class Compiled:
         with self._lock:
             if self._state is None:
                 values = [self.initial(leaf) for leaf in self._updated]
-                self._state = State(self._updated, values)
+                self._state = self.target.hold(self._updated, values)
             return self._state
 
     def __call__(self, /, **values: Any) -> Any:
@@ -283,7 +278,7 @@ class Compiled:
         for k, leaf in self._held_places:
             own = state._arrays[leaf.name]
             if arrays[k] is not own:
-                own[...] = arrays[k]
+                state.put(leaf.name, arrays[k])
                 arrays[k] = own
 
     def initial(self, leaf: Input) -> Array:
@@ -310,7 +305,7 @@ class Compiled:
         Raises: DataError when an index was out of range.
         """
         with one_blas_thread():
-            status = self._run(call.table.ctypes.data, call.dims.ctypes.data)
+            status = call.run()
         if status:
             raise self.index_error(call)
 
@@ -324,15 +319,17 @@ class Compiled:
             f"Indices and labels must lie in 0..{extent - 1}."
         )
 
-    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
+    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> HostInvocation:
         """Memory for calls from compiled loops: leaves are read where they are.
 
         Args:
             values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
                 or its initial value.
             dims:   the largest extents that will occur.
+        Raises: CompileError for a program that runs on a device.
         """
-        call = Invocation(self.stages.plan, self._dims)
+        assert self.program_address
+        call = cast("HostInvocation", self._prepared())
         call.set_dims(dims)
         given = {**self._held(), **values}
         call.set_leaves(
@@ -361,8 +358,11 @@ class Compiled:
     def _invocation(self) -> Invocation:
         call = getattr(self._local, "call", None)
         if call is None:
-            call = self._local.call = Invocation(self.stages.plan, self._dims)
+            call = self._local.call = self._prepared()
         return call
+
+    def _prepared(self) -> Invocation:
+        return self.target.prepare(self.stages.plan, self._dims, self.loaded, self.state)
 
     def _empty_results(self, dims: Mapping[Dim, int]) -> list[Array]:
         return [np.empty(dm.values(n.shape, dims), n.dtype) for n in self.stages.plan.results]
@@ -404,7 +404,7 @@ class Compiled:
     def report(self) -> str:
         """Seconds by pass, kernels, and memory, as a table."""
         plan = self.stages.plan
-        different = self.stages.source.count("@njit")
+        different = len(re.findall(r"^def kernel_", self.stages.source, re.MULTILINE))
         lines = ["pass                     seconds"]
         lines += [f"{name:<22} {seconds:>9.4f}" for name, seconds in self.stages.seconds.items()]
         origin = "machine code from the cache" if self.loaded.from_cache else "compiled now"

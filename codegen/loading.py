@@ -103,23 +103,25 @@ def _import(name: str, source: str) -> tuple[ModuleType, Path | None]:
         except OSError:  # the disk is full, or the folder went away
             place = None
     if place is None:
-        return _run(name, source.replace("cache=True", "cache=False"), f"<{name}>"), None
+        source = source.replace("cache=True", "cache=False")
+        return run_module(name, source, f"<{name}>"), None
     if not _intact(path):
         _forget(path)
     try:
-        module = _run(name, source, str(path))
+        module = run_module(name, source, str(path))
     except Exception:
         if not _forget(path):
             raise
-        module = _run(name, source, str(path))  # the cache files were at fault, or it fails again
+        # the cache files were at fault, or it fails again
+        module = run_module(name, source, str(path))
     if not module.program.cache_hits:
         with contextlib.suppress(OSError):
             cache.write(_checksum_file(path), _checksum(path))
     return module, path
 
 
-def _run(name: str, source: str, filename: str) -> ModuleType:
-    """Execute `source` as the module `name`."""
+def run_module(name: str, source: str, filename: str) -> ModuleType:
+    """Execute `source` as the module `name`; `filename` is what tracebacks show."""
     module = ModuleType(name)
     module.__file__ = filename
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)

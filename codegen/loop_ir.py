@@ -229,15 +229,16 @@ class Kernel:
     def __str__(self) -> str:
         args = ", ".join(f"{b.name}: {SHORT[b.dtype]}" for b in self.buffers)
         head = f"kernel {self.name}({args})" + (f"  # {self.formula}" if self.formula else "")
-        return "\n".join([head, *_lines(self.body, 1)])
+        return "\n".join([head, *lines(self.body, 1)])
 
 
-def _lines(body: tuple[Statement, ...], depth: int) -> Iterator[str]:
+def lines(body: tuple[Statement, ...], depth: int) -> Iterator[str]:
+    """Statements as text, indented by depth."""
     pad = "  " * depth
     for s in body:
         if isinstance(s, For):
             yield f"{pad}for {s.var} in 0..{s.extent}:"
-            yield from _lines(s.body, depth + 1)
+            yield from lines(s.body, depth + 1)
         elif isinstance(s, Let):
             yield f"{pad}{s.name} := {s.value}"
         elif isinstance(s, Update):

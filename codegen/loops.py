@@ -57,7 +57,9 @@ CHEAP = frozenset(
 class Loops(Values):
     """One loop stage."""
 
-    def __init__(self, schedule: Schedule, stage: LoopStage, number: int) -> None:
+    def __init__(
+        self, schedule: Schedule, stage: LoopStage, number: int, row_memory: bool = True
+    ) -> None:
         self.stage = stage
         self.position = position_of(stage.domain)
         inner = frozenset(axis_name(k) for k in range(stage.split, len(stage.domain)))
@@ -67,7 +69,7 @@ class Loops(Values):
         self.pass_number = 0
         self.after: list[Statement] = []
         self.writing_inner = False
-        self.temporaries = self._temporaries()
+        self.temporaries = self._temporaries() if row_memory else {}
         self.writes: set[Operand] = set()
 
     # -- which members are sinks -------------------------------------------------------------------
@@ -346,6 +348,11 @@ def start_of(node: Node) -> float | int | bool:
         return 1
     if node.op in ("max", "argmax"):
         return bottom
+    return highest(dtype)
+
+
+def highest(dtype: DType) -> float | int | bool:
+    """Where a minimum starts."""
     if dtype.kind == "b":
         return True
     return float("inf") if is_float(dtype) else (2**31 - 1 if dtype == INT32 else 2**63 - 1)

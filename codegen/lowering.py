@@ -20,10 +20,17 @@ from symgrad.graph.dims import Extent, same, size
 from symgrad.graph.nodes import Reduce, Reindex
 
 
-def lower_stage(schedule: Schedule, stage: Stage, number: int) -> Lowered:
-    """The kernel of a stage that is no recurrence."""
+def lower_stage(
+    schedule: Schedule, stage: Stage, number: int, row_memory: bool = True
+) -> Lowered:
+    """The kernel of a stage that is no recurrence.
+
+    Args:
+        row_memory: what is dear in a row may wait in memory for the row's next pass. The rows share
+            that memory, so where they run side by side such values are computed anew.
+    """
     if isinstance(stage, LoopStage):
-        return Loops(schedule, stage, number).run()
+        return Loops(schedule, stage, number, row_memory).run()
     if isinstance(stage, ProductStage):
         return _lower_product(schedule, stage, number)
     assert isinstance(stage, MoveStage)

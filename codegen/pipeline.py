@@ -72,6 +72,7 @@ def compile(
     nodes, rebuild = flatten(outputs)
     pairs = _updates(updates or {})
     clock = _Clock()
+    back = clock("import numba", lambda: targets.find(target))
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
     told: dict[Node, Node] = {streams.training: Constant(np.asarray(bool(training)))}
     wanted = replace([*nodes, *(n for _, n in pairs)], told)
@@ -88,7 +89,7 @@ def compile(
     final, right, checks = wanted[: len(nodes)], wanted[len(nodes) : count], wanted[count:]
     computed = [n for n in [*final, *checks, *right] if not _is_leaf(n)]  # updates last: see memory
     schedule = clock("schedule", lambda: make_schedule(computed))
-    lowered = clock("lower", lambda: lower(schedule))
+    lowered = clock("lower", lambda: lower(schedule, back.ROW_MEMORY))
     plan = clock(
         "plan memory",
         lambda: plan_memory(
@@ -99,12 +100,12 @@ def compile(
             written.inputs,
         ),
     )
-    back = clock("import numba", lambda: targets.find(target))
     key = schedule.graph.key
     source = clock("print", lambda: back.print_program(plan, written.dims, key))
     loaded = clock("load", lambda: back.load_program(source, key))
     stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds)
-    return Compiled(stages, loaded, nodes, rebuild, [leaf for leaf, _ in pairs], final, seed)
+    owned = [leaf for leaf, _ in pairs]
+    return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
 
 
 def simplify_checked(

@@ -23,14 +23,18 @@ from symgrad.graph.folds import Proj, projections
 from symgrad.graph.nodes import Node
 
 
-def lower(schedule: Schedule) -> list[Lowered | LoweredLoop]:
-    """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies."""
+def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered | LoweredLoop]:
+    """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
+
+    Args:
+        row_memory: see `lower_stage`.
+    """
     done: list[Lowered | LoweredLoop] = []
     for number, stage in enumerate(schedule.stages):
         if isinstance(stage, FoldStage):
-            done.extend(_lower_fold(schedule, stage, number))
+            done.extend(_lower_fold(schedule, stage, number, row_memory))
         else:
-            low = lower_stage(schedule, stage, number)
+            low = lower_stage(schedule, stage, number, row_memory)
             done.append(replace(low, kernel=tune(low.kernel)))
     return with_formulas(schedule, done)
 
@@ -45,12 +49,14 @@ class _Operands:
         return InnerPlace(self.found.setdefault(operand, len(self.found)), step)
 
 
-def _lower_fold(schedule: Schedule, stage: FoldStage, number: int) -> list[Lowered | LoweredLoop]:
+def _lower_fold(
+    schedule: Schedule, stage: FoldStage, number: int, row_memory: bool
+) -> list[Lowered | LoweredLoop]:
     fold = stage.node
     carry, elements, _ = fold.binders
     results = projections(fold)
     n = fold.carries
-    kernels = lower(stage.inner)
+    kernels = lower(stage.inner, row_memory)
     emitted = stage.outputs[n:]
     plan = plan_memory(
         stage.inner,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from codegen.memory import ALIGNMENT
 from codegen.runtime.export import standalone
 from symgrad.graph.dims import Dim, Extent, Shape
-from symgrad.graph.errors import SymgradError
+from symgrad.graph.errors import CompileError, SymgradError
 
 if TYPE_CHECKING:
     from codegen.compiled import Compiled
@@ -93,8 +93,10 @@ if __name__ == "__main__":
 def save_program(compiled: Compiled, path: Path) -> None:
     """Write the program, its runtime and a small harness to `path`, atomically.
 
-    Raises: SymgradError when the place cannot be written.
+    Raises: SymgradError when the place cannot be written; CompileError for a program of a device.
     """
+    if not compiled.loaded.address:
+        raise CompileError("save: a program for the CPU is needed; compile with target='cpu'.")
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

@@ -142,13 +142,20 @@ def _demo() -> Finding:
 
 
 def _cuda() -> Finding:
+    """Package, driver, device: each is looked at only where those before it are there."""
     wheel = _version("numba-cuda")
     driver = ctypes.util.find_library("nvcuda" if sys.platform == "win32" else "cuda")
-    text = f"numba-cuda {wheel or 'missing'}, " + (
-        f"NVIDIA driver {driver}" if driver else "no NVIDIA driver: programs run on the CPU"
-    )
-    advice = 'pip install "symgrad[cuda]"' if driver and not wheel else ""
-    return Finding("cuda", bool(wheel and driver), text, advice, optional=True)
+    text = f"numba-cuda {wheel or 'missing'}, NVIDIA driver {driver or 'missing'}"
+    works = bool(wheel and driver)
+    if works:
+        from codegen.targets.cuda import devices
+
+        found = devices()
+        works = bool(found)
+        text += f", {', '.join(found) or 'no device can be used'}"
+    advice = [] if wheel else ['pip install "symgrad[cuda]"']
+    advice += [] if driver else ['target="cuda" needs an NVIDIA GPU and its driver']
+    return Finding("cuda", works, text, "; ".join(advice), optional=True)
 
 
 def _cache() -> Finding:

@@ -11,17 +11,19 @@ import contextlib
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from codegen import loop_ir as ir, targets
 from codegen.loading import Loaded
 from codegen.memory import Invoked, InvokedLoop, Plan, kernels_of
+from codegen.targets import cpu
 from symgrad.graph.dims import Dim, value
 from symgrad.graph.dtypes import BOOL, INT64
 from symgrad.graph.functions import FUNCTIONS
 
+Translate: TypeAlias = Callable[[ir.Kernel, Mapping[Dim, int]], Any]
 ARITHMETIC = {
     "add": "{} + {}",
     "sub": "{} - {}",
@@ -97,8 +99,13 @@ class Typed:
 class Target:
     """Stands for a module of `codegen/targets`."""
 
-    def __init__(self) -> None:
+    prepare = staticmethod(cpu.prepare)
+    hold = staticmethod(cpu.hold)
+
+    def __init__(self, translate: Translate, row_memory: bool) -> None:
         self.plans: dict[str, tuple[Plan, tuple[Dim, ...]]] = {}
+        self.translate = translate
+        self.ROW_MEMORY = row_memory
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
         source = f"# {len(self.plans)} {key}\n" + "\n".join(map(str, kernels_of(plan.calls)))
@@ -112,7 +119,8 @@ class Target:
         def program(table: int, numbers: int) -> int:
             try:
                 extents = np.frombuffer((ctypes.c_int64 * len(dims)).from_address(numbers), "i8")
-                return run(plan, table, dict(zip(dims, map(int, extents), strict=True)))
+                told = dict(zip(dims, map(int, extents), strict=True))
+                return run(plan, table, told, self.translate)
             except BaseException as error:
                 failures.append(error)
                 return 0
@@ -126,10 +134,16 @@ class Target:
 
 
 @contextlib.contextmanager
-def interpreted() -> Iterator[None]:
-    """Inside, `compile` makes programs that the interpreter runs."""
+def interpreted(translate: Translate | None = None, row_memory: bool = True) -> Iterator[None]:
+    """Inside, `compile` makes programs that the interpreter runs.
+
+    Args:
+        translate:  makes a function of buffers and a report from a kernel and dims; by default the
+            loops run in order.
+        row_memory: as of a target.
+    """
     find = targets.find
-    made = Target()
+    made = Target(translate or translated, row_memory)
     targets.find = lambda name: made  # type: ignore[assignment,return-value]
     try:
         yield
@@ -143,7 +157,7 @@ def failures(f: Any) -> list[BaseException]:
     return found
 
 
-def run(plan: Plan, table: int, dims: Mapping[Dim, int]) -> int:
+def run(plan: Plan, table: int, dims: Mapping[Dim, int], translate: Translate) -> int:
     """The program of a plan on a table of addresses."""
     entries = len(plan.leaves) + len(plan.constants) + len(plan.results) + len(plan.slots) + 1
     addresses = np.frombuffer((ctypes.c_int64 * entries).from_address(table), np.int64)
@@ -162,7 +176,7 @@ def run(plan: Plan, table: int, dims: Mapping[Dim, int]) -> int:
     last = max((k for k, call in enumerate(plan.calls) if may_report(call)), default=-1)
     with np.errstate(all="ignore"):
         for k, call in enumerate(plan.calls):
-            run_call(call, lambda entry, dtype: blocks[entry], dims, report)
+            run_call(call, lambda entry, dtype: blocks[entry], dims, report, translate)
             if report[0] and k == last:
                 return int(report[0])
     return 0
@@ -176,7 +190,11 @@ Place = Callable[[int, np.dtype[Any]], Block]
 
 
 def run_call(
-    call: Invoked | InvokedLoop, place: Place, dims: Mapping[Dim, int], report: np.ndarray[Any, Any]
+    call: Invoked | InvokedLoop,
+    place: Place,
+    dims: Mapping[Dim, int],
+    report: np.ndarray[Any, Any],
+    translate: Translate,
 ) -> None:
     """A kernel, or a recurrence: its body's entries are windows that move along outer blocks."""
     if isinstance(call, InvokedLoop):
@@ -190,7 +208,7 @@ def run_call(
                 return base.moved(t * value(where.step, dims) * dtype.itemsize)
 
             for one in loop.calls:
-                run_call(one, inner, dims, report)
+                run_call(one, inner, dims, report, translate)
         return
     buffers = call.kernel.buffers
     seen = [place(e, b.dtype) for e, b in zip(call.entries, buffers, strict=True)]
@@ -205,21 +223,26 @@ def run_call(
                 apart = own.address + own.size <= other.address
                 assert apart or other.address + other.size <= own.address, "scopes overlap"
     typed = {b.name: block.typed(b.dtype) for b, block in zip(buffers, seen, strict=True)}
-    translated(call.kernel, dims)(typed, report)
+    translate(call.kernel, dims)(typed, report)
 
 
 def translated(kernel: ir.Kernel, dims: Mapping[Dim, int]) -> Any:
     """A kernel as a Python function of its buffers and the report of bad indices."""
     lines = ["def run(buffers, report):"]
     lines += [f"    {b.name} = buffers[{b.name!r}]" for b in kernel.buffers]
-    writer = _Translator(dims)
+    writer = Translator(dims)
     writer.block(kernel.body, 1)
-    space: dict[str, Any] = {**_SPACE, "T": writer.types, "F": writer.functions}
-    exec("\n".join([*lines, *writer.lines, "    return None"]), space)
+    return made([*lines, *writer.lines], writer)
+
+
+def made(lines: list[str], writer: Translator, **further: Any) -> Any:
+    """The function `run` that lines define, in a space with what they call."""
+    space: dict[str, Any] = {**_SPACE, **further, "T": writer.types, "F": writer.functions}
+    exec("\n".join([*lines, "    return None"]), space)
     return space["run"]
 
 
-class _Translator:
+class Translator:
     def __init__(self, dims: Mapping[Dim, int]) -> None:
         self.dims = dims
         self.lines: list[str] = []

@@ -10,9 +10,9 @@ import pytest
 
 import symgrad as sg
 from codegen.compiled import Compiled
-from codegen.recurrences import lower
 from codegen.memory import Plan, kernels_of
 from codegen.pipeline import compile
+from codegen.recurrences import lower
 from symgrad.graph.dims import free_dims, value
 from symgrad.graph.errors import DataError, DTypeError, LeafError, ShapeError
 from symgrad.graph.evaluator import evaluate

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Protocol
 
+from codegen.compiled import Array, Invocation, State
 from codegen.loading import Loaded
 from codegen.memory import Plan
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import CompileError
+from symgrad.graph.nodes import Input
 
 
 class Target(Protocol):
-    """What a back end must offer."""
+    """What a back end must offer.
+
+    ROW_MEMORY: whether rows run one after the other, so that they may share a row of memory.
+    """
+
+    ROW_MEMORY: bool
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
         """The source of a plan."""
 
     def load_program(self, source: str, key: str) -> Loaded:
         """Compile source, or fetch it from the cache."""
+
+    def prepare(
+        self, plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State
+    ) -> Invocation:
+        """The memory of one thread's calls."""
+
+    def hold(self, leaves: Sequence[Input], values: Sequence[Array]) -> State:
+        """The state of a program, from its first values."""
 
 
 def find(name: str) -> Target:

@@ -7,44 +7,40 @@ a user's program gets into the source, so that programs which differ in names al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TypeAlias
-
-import sympy
+from typing import ClassVar
 
 from codegen import loop_ir as ir
+from codegen.compiled import Array, State
+from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
-from codegen.loop_ir import Affine, For, Kernel, Let, Load, Statement, Store
+from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
 from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.printing import (
+    SCALARS,
+    BodyPrinter,
+    Function,
+    Place,
+    extent_text,
+    may_report,
+    memory_name,
+)
 from codegen.runtime import checks, draws, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.vector_math import PRIMITIVES
-from symgrad.graph.dims import Dim, Extent, free_dims
-from symgrad.graph.dtypes import BOOL, FLOAT64, INT32, INT64, SHORT, DType
+from symgrad.graph.dims import Dim, Extent
+from symgrad.graph.dtypes import SHORT, DType
 from symgrad.graph.errors import CompileError
+from symgrad.graph.nodes import Input
 
-OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-COMPARISONS = {"less": "<", "less_equal": "<=", "equal": "==", "not_equal": "!="}
-LOGIC = {"logical_and": "&", "logical_or": "|", "logical_xor": "^"}
-Place: TypeAlias = Callable[[int, DType], str]
 # So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
 TABLE_FROM = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
-
-
-@dataclass(slots=True)
-class _Function:
-    """The text of a kernel apart from its name, and what it asks of its caller."""
-
-    lines: list[str] = field(default_factory=list)
-    extents: dict[Extent, str] = field(default_factory=dict)
-    dims: dict[Dim, str] = field(default_factory=dict)
-    uses: set[str] = field(default_factory=set)
-    status: bool = False
+# One row follows the other, so what one pass computes may wait for the next in a row of memory.
+ROW_MEMORY = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -55,6 +51,16 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
 def load_program(source: str, key: str) -> Loaded:
     """Compile source, or fetch it from the cache."""
     return load(source, key)
+
+
+def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> HostInvocation:
+    """The memory of one thread's calls."""
+    return HostInvocation(plan, dims, loaded.address)
+
+
+def hold(leaves: Sequence[Input], values: Sequence[Array]) -> State:
+    """The state of a program: the very arrays that it works on."""
+    return State(leaves, values)
 
 
 class _Printer:
@@ -71,19 +77,19 @@ class _Printer:
         self.checks = False
         self.rows: list[tuple[list[int], str]] = []
         self.codes: dict[Extent, int] = {}
-        self.tabled: dict[str, tuple[Kernel, _Function]] = {}
+        self.tabled: dict[str, tuple[Kernel, Function]] = {}
 
     def text(self) -> str:
         calls = self.plan.calls
-        last = max((k for k, call in enumerate(calls) if _may_report(call)), default=-1)
-        self.block(calls[: last + 1], _pointer, 1)
+        last = max((k for k, call in enumerate(calls) if may_report(call)), default=-1)
+        self.block(calls[: last + 1], memory_name, 1)
         if last >= 0:  # no leaf is written before this place
             self.lines += ["    if reported(status):", "        return reported(status)"]
-        self.block(calls[last + 1 :], _pointer, 1)
+        self.block(calls[last + 1 :], memory_name, 1)
         body = [*self.pointers(), *self.lines]
         table = self.table_lines()
         body.append("    return 0")
-        scalars = sorted(n for n in self.uses if n in _SCALARS)
+        scalars = sorted(n for n in self.uses if n in SCALARS)
         runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
         if scalars or table:
@@ -91,7 +97,7 @@ class _Printer:
         lines += ["from numba import cfunc, njit", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += ["", *(_SCALARS[name] for name in scalars)]
+        lines += ["", *(SCALARS[name] for name in scalars)]
         lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}', ""]
         for function in self.functions:
             lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
@@ -112,7 +118,7 @@ class _Printer:
         for entry, dtype in self.entries:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
-            yield f"    {_pointer(entry, dtype)} = pointer_{short}(table, {entry})"
+            yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
 
     def block(self, calls: Sequence[Invoked | InvokedLoop], place: Place, depth: int) -> None:
         """The calls of a program, or of a recurrence's body, with pointers from `place`."""
@@ -164,7 +170,7 @@ class _Printer:
         for extent, k in self.codes.items():
             names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
             self.uses.add("extent")
-            lines += [f"    if code == {-1 - k}:", f"        return {_extent(extent, names)}"]
+            lines += [f"    if code == {-1 - k}:", f"        return {extent_text(extent, names)}"]
         lines += ["    return code", "", ""]
         lines += ["@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
         lines.append("def run_calls(table, dims, first, last):")
@@ -191,7 +197,7 @@ class _Printer:
     def loop(self, call: InvokedLoop, place: Place, depth: int) -> None:
         """A recurrence: its pointers move along the sequences."""
         loop, pad = call.loop, "    " * depth
-        t, steps = f"t{depth - 1}", _extent(loop.length, self.dim_names)
+        t, steps = f"t{depth - 1}", extent_text(loop.length, self.dim_names)
         counter = f"s{depth - 1}" if loop.reverse else t
         head = [f"{pad}for {counter} in range({steps}):"]
         if loop.reverse:
@@ -209,7 +215,7 @@ class _Printer:
                 self.uses.add("shift")
                 name = f"{base}_{len(moved)}{t}"
                 moved[entry, dtype] = name
-                step = _extent(where.step, self.dim_names)
+                step = extent_text(where.step, self.dim_names)
                 head.append(f"{pad}    {name} = shift({base}, {t} * ({step}))")
             return moved[entry, dtype]
 
@@ -218,7 +224,7 @@ class _Printer:
         outer += [*head, *(self.lines or [f"{pad}    pass"])]
         self.lines = outer
 
-    def define(self, kernel: Kernel) -> tuple[str, _Function]:
+    def define(self, kernel: Kernel) -> tuple[str, Function]:
         """A kernel's name and text; kernels that do the same on the same dtypes share one."""
         function = _print_kernel(kernel)
         self.uses |= function.uses
@@ -235,23 +241,15 @@ class _Printer:
         pointers = []
         for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
             pointers.append(place(entry, buffer.dtype))
-            if place is _pointer:
+            if place is memory_name:
                 self.entries[entry, buffer.dtype] = None
-        extents = [_extent(e, self.dim_names) for e in function.extents]
+        extents = [extent_text(e, self.dim_names) for e in function.extents]
         numbers = [self.dim_names[d] for d in function.dims]
         report = ["status"] if function.status else []
         return f"{name}({', '.join([*pointers, *extents, *numbers, *report])})"
 
 
-def _may_report(call: Invoked | InvokedLoop) -> bool:
-    return call.loop.checks if isinstance(call, InvokedLoop) else call.kernel.checks
-
-
-def _pointer(entry: int, dtype: DType) -> str:
-    return f"{dtype.kind}{entry}" if dtype.itemsize != 8 else f"{dtype.kind}{entry}_64"
-
-
-def _definition(name: str, kernel: Kernel, function: _Function) -> str:
+def _definition(name: str, kernel: Kernel, function: Function) -> str:
     report = ["status"] if function.status else []
     arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
     arguments += [*function.dims.values(), *report]
@@ -259,16 +257,6 @@ def _definition(name: str, kernel: Kernel, function: _Function) -> str:
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
     return "\n".join([*head, "    kernel_prologue()", *function.lines]) + "\n"
-
-
-_SCALARS = {
-    "f32": "f32 = np.float32",
-    "f64": "f64 = np.float64",
-    "i32": "i32 = np.int32",
-    "i64": "i64 = np.int64",
-    "inf": "inf = np.inf",
-    "nan": "nan = np.nan",
-}
 
 
 def _by_module(names: set[str]) -> dict[str, set[str]]:
@@ -283,52 +271,25 @@ def _by_module(names: set[str]) -> dict[str, set[str]]:
     return found
 
 
-def _extent(extent: Extent, names: dict[Dim, str]) -> str:
-    if isinstance(extent, int):
-        return str(extent)
-    return str(extent.xreplace({d: sympy.Symbol(names[d]) for d in extent.free_symbols}))
-
-
-def _print_kernel(kernel: Kernel) -> _Function:
+def _print_kernel(kernel: Kernel) -> Function:
     return _KernelPrinter(kernel).function
 
 
-class _KernelPrinter:
+class _KernelPrinter(BodyPrinter):
+    primitives = PRIMITIVES | DRAWS
+    room: ClassVar[str] = "codegen/runtime/vector_math.py"
+
     def __init__(self, kernel: Kernel) -> None:
-        self.function = _Function(uses={"kernel_prologue"})
+        super().__init__()
+        self.function.uses.add("kernel_prologue")
         loops = [s for s in kernel.body if isinstance(s, For)]
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)
-        self.loop_names: dict[str, str] = {}
         self.block(kernel.body, 1)
 
-    def extent(self, extent: Extent, shared: bool = False) -> str:
-        """An extent in the kernel's words: a number, an argument, or a polynomial in dims."""
-        if type(extent) is int and not shared:
-            return str(extent)
-        if shared:
-            return self.function.extents.setdefault(extent, f"m{len(self.function.extents)}")
-        for d in free_dims(extent):
-            self.function.dims.setdefault(d, f"n{len(self.function.dims)}")
-        return _extent(extent, self.function.dims)
-
-    def affine(self, affine: Affine) -> str:
-        parts = []
-        for var, coefficient in affine.terms:
-            var = self.loop_names.get(var, var)
-            text = self.extent(coefficient)
-            if text == "1":
-                parts.append(var)
-            elif text == "-1":
-                parts.append(f"-{var}")
-            else:
-                parts.append(f"{var} * {text}" if text.isalnum() else f"{var} * ({text})")
-        if not parts or affine.const != 0:
-            parts.append(self.extent(affine.const))
-        return " + ".join(parts).replace("+ -", "- ")
-
-    def put(self, line: str, depth: int) -> None:
-        self.function.lines.append("    " * depth + line)
+    def load(self, load: Load) -> str:
+        self.function.uses.add("ld")
+        return f"ld({load.buffer.name}, {self.affine(load.offset)}, {_scope(load.buffer)})"
 
     def block(self, body: Sequence[Statement], depth: int) -> None:
         for s in body:
@@ -352,61 +313,6 @@ class _KernelPrinter:
                 self.put(f"{s.name} = checked_index({given})", depth)
             else:
                 self.put(self.product(s), depth)
-
-    def value(self, let: Let) -> str:
-        v = let.value
-        if isinstance(v, Load):
-            self.function.uses.add("ld")
-            return f"ld({v.buffer.name}, {self.affine(v.offset)}, {_scope(v.buffer)})"
-        if isinstance(v, ir.Copy):
-            return v.name
-        if isinstance(v, ir.Literal):
-            return self.literal(v.number, let.dtype)
-        if v.operation in ("index", "extent"):
-            payload = v.payload
-            text = self.affine(payload) if isinstance(payload, Affine) else self.extent(payload)
-            return self.typed(text, let.dtype)
-        return self.apply(v.operation, v.operands, let.dtype)
-
-    def apply(self, operation: str, operands: tuple[str, ...], dtype: DType) -> str:
-        if operation in OPERATORS:
-            text = f"{operands[0]} {OPERATORS[operation]} {operands[1]}"
-            return self.typed(text, dtype) if dtype == INT32 else text
-        if operation == "neg":
-            return self.typed(f"-{operands[0]}", dtype) if dtype == INT32 else f"-{operands[0]}"
-        if operation in COMPARISONS:
-            return f"{operands[0]} {COMPARISONS[operation]} {operands[1]}"
-        if operation in LOGIC:
-            return f"{operands[0]} {LOGIC[operation]} {operands[1]}"
-        if operation == "logical_not":
-            return f"not {operands[0]}"
-        if operation == "stop_gradient":
-            return operands[0]
-        if operation not in PRIMITIVES and operation not in DRAWS:
-            raise CompileError(
-                f"{operation}: no CPU primitive; add one in codegen/runtime/vector_math.py"
-            )
-        self.function.uses.add(operation)
-        return f"{operation}({', '.join(operands)})"
-
-    def typed(self, text: str, dtype: DType) -> str:
-        if dtype == BOOL:
-            return f"({text}) != 0"
-        if dtype == INT64:
-            return text
-        short = SHORT[dtype]
-        self.function.uses.add(short)
-        return f"{short}({text})"
-
-    def literal(self, number: float | int | bool, dtype: DType) -> str:
-        if dtype == BOOL:
-            return str(bool(number))
-        text = repr(float(number) if dtype.kind == "f" else number)
-        if text.strip("-") in ("inf", "nan"):
-            self.function.uses.add(text.strip("-"))
-        if dtype == FLOAT64 and text.strip("-") not in ("inf", "nan"):
-            return text
-        return text if dtype == INT64 else self.typed(text, dtype)
 
     def product(self, call: ir.Call) -> str:
         short = SHORT[call.c.dtype]

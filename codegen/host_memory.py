@@ -1,0 +1,68 @@
+"""The memory of a program on this machine's processor: a table of addresses."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen.compiled import Array
+from codegen.memory import Plan
+from symgrad.graph.dims import Dim
+
+_PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+class HostInvocation:
+    """The memory of one thread's calls: the table of addresses, the extents, the workspace."""
+
+    def __init__(self, plan: Plan, dims: Sequence[Dim], address: int) -> None:
+        self.plan = plan
+        self.order = tuple(dims)
+        self.table: npt.NDArray[np.int64] = np.zeros(plan.first_slot + len(plan.slots), np.int64)
+        self.dims: npt.NDArray[np.int64] = np.zeros(max(len(self.order), 1), np.int64)
+        self.report: npt.NDArray[np.int64] = np.zeros(4, np.int64)
+        self.table[0] = self.report.ctypes.data
+        self.constants = [np.ascontiguousarray(c.value) for c in plan.constants]
+        first = 1 + len(plan.leaves)
+        for k, constant in enumerate(self.constants):
+            self.table[first + k] = constant.ctypes.data
+        self.first_result = first + len(self.constants)
+        self.workspace = np.empty(0, np.uint8)
+        self._program = _PROGRAM(address)
+        self._addresses = (self.table.ctypes.data, self.dims.ctypes.data)
+        self.current: tuple[int, ...] | None = None
+        self.arrays: list[Array] = []
+        self.outputs: tuple[Array, ...] = ()
+
+    def set_dims(self, dims: Mapping[Dim, int]) -> None:
+        """Run with these extents from now on; the workspace grows where it must."""
+        numbers = tuple(int(dims[d]) for d in self.order)
+        if numbers == self.current:
+            return
+        self.current = numbers
+        self.dims[: len(numbers)] = numbers
+        offsets, total = self.plan.slot_offsets(dict(zip(self.order, numbers, strict=True)))
+        if total + 64 > len(self.workspace):
+            self.workspace = np.empty(total + 64, np.uint8)
+        base = -(-self.workspace.ctypes.data // 64) * 64
+        for k, offset in enumerate(offsets):
+            self.table[self.plan.first_slot + k] = base + offset
+
+    def set_leaves(self, arrays: Sequence[Array]) -> None:
+        """Read the leaves from these arrays; they must be contiguous and stay alive."""
+        self.arrays = list(arrays)
+        self.table[1 : 1 + len(arrays)] = [a.__array_interface__["data"][0] for a in arrays]
+
+    def set_outputs(self, outputs: Sequence[Array]) -> None:
+        """Write results into these arrays."""
+        self.outputs = tuple(outputs)
+        for k, output in enumerate(outputs):
+            self.table[self.first_result + k] = output.__array_interface__["data"][0]
+
+    def run(self) -> int:
+        """Run the program; what it returns is not zero when an index was out of range."""
+        status: int = self._program(*self._addresses)
+        return status

@@ -1,0 +1,241 @@
+"""Programs for the CUDA target: every scalar function, the node cases, and steps of training.
+
+Run as a module it judges them on a device, which is Numba's simulator under NUMBA_ENABLE_CUDASIM=1:
+
+    python -m tests.cuda_programs NAME...      prints one JSON object: {name: null or the error}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import symgrad as sg
+from codegen.compiled import Compiled
+from codegen.pipeline import compile
+from symgrad.graph.functions import FUNCTIONS
+from symgrad.graph.nodes import Node
+from tests import test_codegen_functions as functions, test_codegen_nodes as nodes
+from tests.codegen_cases import Case, call
+
+Array = np.ndarray[Any, Any]
+# A power of a float32 in CUDA: within 8 units in the last place (CUDA C++ Programming Guide).
+LOOSE = 16
+
+
+def _numbers(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@cache
+def _applied(target: str) -> dict[str, Array]:
+    """All scalar functions in all dtypes that they take, in one program."""
+    found: dict[str, Array] = call(
+        compile(functions.APPLICATIONS, target=target), functions.values()
+    )
+    return found
+
+
+def _function(name: str, target: str) -> None:
+    for key, node in functions.APPLICATIONS.items():
+        if key.partition("-")[0] != name:
+            continue
+        expected, result = sg.evaluate(node, functions.values()), _applied(target)[key]
+        if name in ("maximum", "minimum") and result.dtype.kind == "f":
+            result, expected = result + 0, expected + 0  # which of two equal zeros is open
+        functions.assert_within(result, expected, 0 if name in functions.EXACT else LOOSE)
+
+
+def _nodes(name: str, target: str) -> None:
+    case: Case = nodes.cases.case(name)
+    for outputs in (case.outputs, case.further):
+        if outputs:
+            loose = Case(case.name, case.values, rtol=4 * case.rtol, atol=4 * case.atol)
+            loose.check(outputs, call(compile(outputs, target=target), case.values))
+
+
+# -- networks ------------------------------------------------------------------------------------
+def perceptron(target: str) -> tuple[Compiled, dict[str, Array]]:
+    """A step of training with momentum: two layers, softmax and cross entropy."""
+    rows = sg.dim("rows")
+    x = sg.input("x", (rows, 5))
+    labels = sg.input("labels", (rows,), dtype="int32")
+    leaves = [
+        sg.parameter("W0", (5, 7)),
+        sg.parameter("b0", (7,)),
+        sg.parameter("W1", (7, 3)),
+        sg.parameter("b1", (3,)),
+    ]
+    w0, b0, w1, b1 = leaves
+    loss = sg.mean(sg.cross_entropy(sg.tanh(x @ w0 + b0) @ w1 + b1, labels))
+    pushes = [
+        sg.parameter(f"{leaf.name}.push", leaf.shape, init=sg.init.zeros()) for leaf in leaves
+    ]
+    updates: dict[Any, Any] = {}
+    for leaf, push, slope in zip(leaves, pushes, sg.grad(loss, leaves), strict=True):
+        updates[push] = 0.5 * push + slope
+        updates[leaf] = leaf - 0.25 * (0.5 * push + slope)
+    values = {"x": _numbers(1, 6, 5), "labels": np.array([0, 2, 1, 1, 0, 2], np.int32)}
+    return compile({"loss": loss}, updates, target=target), values
+
+
+def _perceptron(target: str) -> None:
+    f, values = perceptron(target)
+    g, _ = perceptron("cpu")
+    for _ in range(3):
+        np.testing.assert_allclose(f(**values)["loss"], g(**values)["loss"], rtol=2e-5)
+    f.state["b0"] = np.full(7, 0.25, np.float32)
+    g.state["b0"] = np.full(7, 0.25, np.float32)
+    f.state["b1"][...] += 1  # an array that was read may be changed in place
+    g.state["b1"][...] += 1
+    np.testing.assert_allclose(f(**values)["loss"], g(**values)["loss"], rtol=2e-5)
+    for name in g.state:
+        np.testing.assert_allclose(f.state[name], g.state[name], rtol=2e-5, atol=1e-6)
+    given = {**values, "W1": _numbers(9, 7, 3)}
+    np.testing.assert_allclose(f(**given)["loss"], g(**given)["loss"], rtol=2e-5)
+    np.testing.assert_allclose(f.state["W1"], g.state["W1"], rtol=2e-5, atol=1e-6)
+    shorter = {"x": values["x"][:4], "labels": values["labels"][:4]}
+    np.testing.assert_allclose(f(**shorter)["loss"], g(**shorter)["loss"], rtol=2e-5)
+
+
+def _bad_index(target: str) -> None:
+    f, values = perceptron(target)
+    f(**values)
+    before = {name: array.copy() for name, array in f.state.items()}
+    values["labels"] = np.array([0, 2, 3, 1, 0, 2], np.int32)
+    said = {}
+    for name, g in (("device", f), ("cpu", perceptron("cpu")[0])):
+        try:
+            g(**values)
+        except sg.DataError as error:
+            said[name] = str(error)
+    assert said["device"] == said["cpu"], said
+    assert "index 3 is out of range for extent 3" in said["device"]
+    for name, array in before.items():
+        np.testing.assert_array_equal(f.state[name], array)
+
+
+def _swap(target: str) -> None:
+    a, b = sg.parameter("a", (3,)), sg.parameter("b", (3,))
+    f = compile([a, b], {a: b, b: a}, target=target)
+    first = {name: array.copy() for name, array in f.state.items()}
+    got = f()
+    np.testing.assert_array_equal(got[0], first["a"])
+    np.testing.assert_array_equal(f.state["a"], first["b"])
+    np.testing.assert_array_equal(f.state["b"], first["a"])
+
+
+def _agrees(outputs: Node | list[Node], values: dict[str, Array], target: str) -> None:
+    nodes = outputs if isinstance(outputs, list) else [outputs]
+    got = call(compile(nodes, target=target), values)
+    for node, g, e in zip(nodes, got, sg.evaluate(nodes, values), strict=True):
+        assert g.dtype == e.dtype and g.shape == e.shape
+        np.testing.assert_allclose(g, e, rtol=2e-5, atol=2e-6, err_msg=repr(node))
+
+
+def _layer_norm(target: str) -> None:
+    rows = sg.dim("rows")
+    x, gain = sg.input("x", (rows, 7)), sg.input("gain", (7,))
+    centred = x - sg.mean(x, axis=1, keepdims=True)
+    y = gain * centred / sg.sqrt(sg.mean(centred**2, axis=1, keepdims=True) + 1e-3)
+    values = {"x": _numbers(2, 5, 7), "gain": _numbers(3, 7)}
+    loss = sg.sum(y**3)
+    _agrees([y, loss, *sg.grad(loss, [x, gain])], values, target)
+
+
+def _embedding(target: str) -> None:
+    table = sg.parameter("table", (6, 3))
+    words = sg.input("words", (4, 2), dtype="int32")
+    loss = sg.mean(sg.take(table, words, axis=0) ** 2)
+    values = {"table": _numbers(4, 6, 3), "words": np.array([[0, 5], [5, 5], [-1, 2], [2, 0]])}
+    _agrees([loss, *sg.grad(loss, [table])], values, target)
+
+
+def _second_order(target: str) -> None:
+    x, w = sg.input("x", (5, 3)), sg.input("w", (3,))
+    loss = sg.mean(sg.softplus(x @ w) + sg.tanh(x @ w) ** 2)
+    values = {"x": _numbers(5, 5, 3), "w": _numbers(6, 3)}
+    _agrees([sg.hessian(loss, w), *sg.hvp(loss, [w], [w])], values, target)
+
+
+def _recurrence(target: str) -> None:
+    """A recurrent network over a sequence, and its cotangents: a loop of launches, and back."""
+    steps = sg.dim("steps")
+    x, h0 = sg.input("x", (steps, 2, 3)), sg.input("h0", (2, 4))
+    w, u = sg.parameter("w", (3, 4)), sg.parameter("u", (4, 4))
+
+    def step(h: Node, now: Node) -> tuple[Node, Node]:
+        h = sg.tanh(now @ w + h @ u)
+        return h, sg.sum(h * h, axis=1)
+
+    last, sizes = sg.scan(step, h0, x)
+    loss = sg.mean(sizes) + sg.sum(last)
+    values = {
+        "x": _numbers(7, 5, 2, 3),
+        "h0": _numbers(8, 2, 4),
+        "w": _numbers(9, 3, 4),
+        "u": _numbers(10, 4, 4),
+    }
+    _agrees([last, sizes, *sg.grad(loss, [w, u, h0])], values, target)
+
+
+NETWORKS: dict[str, Callable[[str], None]] = {
+    "perceptron": _perceptron,
+    "bad index": _bad_index,
+    "swapped state": _swap,
+    "layer norm": _layer_norm,
+    "embedding": _embedding,
+    "second order": _second_order,
+    "recurrence": _recurrence,
+}
+
+
+# Node cases that between them have every class of node and every way of spreading loops.
+FEW = frozenset({
+    "einsum-bij,bkj_bik", "einsum-ji,kj_ki", "einsum-ij,kl_ljik", "einsum-ijk_ik", "einsum-ij,ij_",
+    "reduce_over-02", "running-1", "places_with_nan", "pads_and_joins", "slices", "gathers",
+    "scatters", "scatter_and_its_source_together", "softmaxes-f32", "norms_and_variances-f64",
+    "truth", "products_of_truth", "whole_numbers_wrap", "extents_of_zero", "extents_of_one",
+    "reductions_of_reductions", "outputs_that_are_leaves_constants_and_views", "scalars",
+})  # fmt: skip
+
+
+def names(every: bool) -> list[str]:
+    """Programs by name: functions, networks, and node cases, all of them or few."""
+    return [
+        *(f"function {name}" for name in FUNCTIONS),
+        *(f"network {name}" for name in NETWORKS),
+        *(f"nodes {name}" for name in nodes.cases.makers if every or name in FEW),
+    ]
+
+
+def judge(name: str, target: str = "cuda") -> None:
+    """Run a program on a target and compare it with `evaluate` or the CPU."""
+    kind, _, rest = name.partition(" ")
+    if kind == "function":
+        _function(rest, target)
+    elif kind == "nodes":
+        _nodes(rest, target)
+    else:
+        NETWORKS[rest](target)
+
+
+def main() -> None:
+    verdicts: dict[str, str | None] = {}
+    for name in sys.argv[1:]:
+        try:
+            judge(name)
+            verdicts[name] = None
+        except Exception:
+            verdicts[name] = traceback.format_exc()
+    json.dump(verdicts, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

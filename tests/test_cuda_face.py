@@ -1,0 +1,116 @@
+"""The CUDA target as a user meets it: imports, errors, the compiled program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import symgrad as sg
+from codegen.targets import cuda as target
+from symgrad import doctor
+
+
+def child(outside: dict[str, str], code: str, **environment: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**outside, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_cuda_is_imported_only_for_its_target(outside: dict[str, str]) -> None:
+    code = (
+        "import json, pkgutil, sys, symgrad as sg, codegen.pipeline, codegen.targets\n"
+        "import symgrad.train.trainer, symgrad.doctor\n"
+        "f = sg.compile(sg.input('x', (3,)) + 1)\n"
+        "f(x=[1, 2, 3])\n"
+        "print(json.dumps([m for m in sys.modules if m.startswith(('numba.cuda', 'numba_cuda.'))\n"
+        "    or m in ('codegen.targets.cuda', 'codegen.device_memory')]))\n"
+    )
+    assert child(outside, code) == []
+
+
+def test_import_of_the_target_does_not_import_cuda(outside: dict[str, str]) -> None:
+    code = (
+        "import json, sys, codegen.targets.cuda\n"
+        "print(json.dumps([m for m in sys.modules if m.startswith('numba.cuda')]))\n"
+    )
+    assert child(outside, code) == []
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    monkeypatch.setattr(target, "_installed", lambda: False)
+    with pytest.raises(sg.CompileError) as caught:
+        sg.compile(sg.input("x", (3,)) + 1, target="cuda")
+    assert 'pip install "symgrad[cuda]"' in str(caught.value)
+    assert "symgrad doctor" in str(caught.value) and "numba-cuda" in str(caught.value)
+
+
+def test_unknown_targets_are_told_of_cuda() -> None:
+    with pytest.raises(sg.CompileError, match="cpu, cuda"):
+        sg.compile(sg.input("x", (3,)), target="tpu")
+
+
+PROGRAM = """
+import json
+import numpy as np
+import symgrad as sg
+x = sg.input("x", (2, 3))
+w = sg.parameter("w", (3,))
+f = sg.compile(sg.sum(x @ w), {w: w + 1}, target="cuda")
+said = []
+for action in (lambda: f.save("kernels.py"), lambda: f.program_address, lambda: f(y=1),
+               lambda: sg.Trainer(sg.mean(x @ w), target="cuda").fit({"x": np.ones((2, 2, 3))})):
+    try:
+        action()
+    except Exception as error:
+        said.append([type(error).__name__, str(error)])
+    else:
+        said.append(["nothing", ""])
+x = np.ones((2, 3), np.float32)
+results = [f(x=x) for _ in range(2)]
+print(json.dumps({"said": said, "source": f.source, "report": f.report(), "fresh":
+    results[0] is not results[1], "x": x.tolist(), "repr": repr(f.state)}))
+"""
+
+
+def test_the_face_is_that_of_the_cpu(outside: dict[str, str]) -> None:
+    found = child(outside, PROGRAM, NUMBA_ENABLE_CUDASIM="1")
+    (save, saved), (address, addressed), (leaf, _), (fit, _) = found["said"]
+    assert (save, address, leaf) == ("CompileError", "CompileError", "LeafError")
+    assert "target='cpu'" in saved and "target='cpu'" in addressed
+    assert fit != "nothing"
+    assert "@kernel(" in found["source"] and "# table[1]" in found["source"]
+    assert "cuda.grid(1)" in found["source"]
+    assert "different kernels" in found["report"]
+    assert found["fresh"] and found["x"] == [[1, 1, 1], [1, 1, 1]]
+    assert found["repr"] == "State({'w': float32(3,)})"
+
+
+def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    monkeypatch.setattr(doctor.ctypes.util, "find_library", lambda name: "libcuda.so.1")
+    finding = doctor._cuda()
+    assert not finding.works and finding.optional
+    assert finding.text == "numba-cuda missing, NVIDIA driver libcuda.so.1"
+    assert finding.install == 'pip install "symgrad[cuda]"'
+
+
+def test_doctor_looks_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda package: "1.0")
+    monkeypatch.setattr(doctor.ctypes.util, "find_library", lambda name: "libcuda.so.1")
+    monkeypatch.setattr(target, "devices", lambda: [])
+    assert not doctor._cuda().works
+    assert "no device can be used" in doctor._cuda().text
+    monkeypatch.setattr(target, "devices", lambda: ["GPU 0", "GPU 1"])
+    assert doctor._cuda().works
+    assert doctor._cuda().text.endswith("GPU 0, GPU 1")
+    monkeypatch.setattr(doctor.ctypes.util, "find_library", lambda name: None)
+    assert "driver missing" in doctor._cuda().text
+    assert "GPU and its driver" in doctor._cuda().install
