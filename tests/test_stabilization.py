@@ -1,4 +1,4 @@
-"""Naive forms become stable ones: against mpmath, in any equivalent spelling, before and after grad."""
+"""Naive forms become stable ones: as mpmath, in any spelling, before and after differentiation."""
 
 from __future__ import annotations
 
@@ -337,7 +337,7 @@ def exponential_graph(seed: int) -> tuple[list[Node], list[Node]]:
         else:
             values.append(p - q if _meet(p, q) else p)
     outputs = [sum(((v * 0.1).sum() for v in values[-4:]), sg.constant(0.0, "float64"))]
-    outputs[0] = outputs[0] + sum(((p / (1 + p)).sum() for p in positive[-4:]))
+    outputs[0] = outputs[0] + sum((p / (1 + p)).sum() for p in positive[-4:])
     used = set(toposort(outputs))
     return outputs, [x for x in leaves if x in used]
 
