@@ -1,4 +1,4 @@
-"""Naive forms become stable ones: against mpmath, in any equivalent spelling, before and after grad."""
+"""Naive forms become stable ones: as mpmath, in any spelling, before and after differentiation."""
 
 from __future__ import annotations
 
