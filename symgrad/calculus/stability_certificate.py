@@ -282,7 +282,8 @@ def _exact(mp: Any) -> Mapping[str, Callable[..., Any]]:
         "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
         "div": lambda a, b: a / b if b else (mp.nan if not a else inf), "neg": lambda a: -a,
         "exp": mp.exp, "log": lambda a: mp.log(a) if a > 0 else (-inf if a == 0 else mp.nan),
-        "log1p": lambda a: mp.log1p(a) if a > -1 else (-inf if a == -1 else mp.nan), "expm1": mp.expm1,
+        "log1p": lambda a: mp.log1p(a) if a > -1 else (-inf if a == -1 else mp.nan),
+        "expm1": mp.expm1,
         "sqrt": lambda a: mp.sqrt(a) if a >= 0 else mp.nan,
         "rsqrt": lambda a: 1 / mp.sqrt(a) if a > 0 else mp.nan, "abs": abs, "sign": mp.sign,
         "floor": mp.floor, "sin": mp.sin, "cos": mp.cos, "tan": mp.tan, "tanh": mp.tanh,
@@ -379,8 +380,9 @@ def _lost(probe: Probe, points: npt.NDArray[Any], dtype: DType, mp: Any) -> npt.
         )
     exact = _exactly(probe.stable, x, DIGITS, mp)
     naive, exact = (np.broadcast_to(a, x.shape) for a in (naive, exact))
-    half = math.sqrt(float(np.finfo(dtype).eps))
-    least, largest = float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)
+    limits = np.finfo(np.float32 if dtype == FLOAT32 else np.float64)
+    half = math.sqrt(float(limits.eps))
+    least, largest = float(limits.tiny), float(limits.max)
     lost = np.zeros(len(points), bool)
     for k in range(len(points)):
         for got, true in zip(map(float, naive[k]), exact[k], strict=True):

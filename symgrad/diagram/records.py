@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from symgrad.graph.nodes import Node
 
 Kind = Literal[
-    "input", "parameter", "constant", "operation", "result", "summary", "carry", "element", "shared",
+    "input", "parameter", "constant", "operation", "result", "summary",
+    "carry", "element", "shared",
     "between",
 ]
 Half = Literal["forward", "backward"]
