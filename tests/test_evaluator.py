@@ -9,6 +9,7 @@ from symgrad.graph.binding import Binding, bind
 from symgrad.graph.dims import dim
 from symgrad.graph.errors import DataError, DTypeError, LeafError, ShapeError
 from symgrad.graph.evaluator import MEANING, evaluate, evaluate_many
+from symgrad.graph.folds import NODES
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import (
     constant,
@@ -19,7 +20,6 @@ from symgrad.graph.leaves import (
     parameter,
     parameters,
 )
-from symgrad.graph.folds import NODES
 from symgrad.graph.nodes import Einsum, Gather, Input, Reduce, Scatter, einsum_node
 from symgrad.graph.operators import VERBS, load_verbs
 
