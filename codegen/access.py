@@ -109,8 +109,8 @@ def reads(node: Node, index: Index, summed: Sequence[Affine] = ()) -> list[Index
         place = dict(zip(node.update_labels, index, strict=True))
         return [index, *(tuple(place[k] for k in labels) for labels in node.index_labels)]
     if squeezes(node):
-        inner = iter(i for i, e in zip(index, node.shape, strict=True) if not is_one(e))
-        return [tuple(ZERO if is_one(e) else next(inner) for e in node.args[0].shape)]
+        wide = iter([i for i, e in zip(index, node.shape, strict=True) if not is_one(e)])
+        return [tuple(ZERO if is_one(e) else next(wide) for e in node.args[0].shape)]
     assert isinstance(node, Reindex), type(node)
     (piece,) = node.pieces
     return [tuple(i * st + s for i, s, st in zip(index, piece.start, piece.step, strict=True))]

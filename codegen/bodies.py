@@ -1,7 +1,7 @@
 """Scalar bodies of Maps as straight-line operations with a dtype each.
 
-Numbers, axis indices and dims are weak: they take the dtype of what they meet. Operands of different
-dtypes are cast to the common one, so that a float32 kernel holds no float64 arithmetic.
+Numbers, axis indices and dims are weak: they take the dtype of what they meet. Operands of
+different dtypes are cast to the common one, so that a float32 kernel holds no float64 arithmetic.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class BodyWriter:
                     return self.sink.literal(bool(number), dtype)
                 return self.sink.literal(float(number) if is_float(dtype) else int(number), dtype)
             operation = "index" if part.kind == "axis" else "extent"
-            return self.sink.apply(operation, (), dtype, part.payload)  # type: ignore[arg-type]
+            return self.sink.apply(operation, (), dtype, part.payload)
         name, have = part
         return name if have == dtype else self.sink.apply(f"cast_{dtype.name}", (name,), dtype)
 
@@ -99,6 +99,7 @@ class BodyWriter:
         return INT64 if is_bool(wanted) else wanted
 
     def arithmetic(self, kind: str, parts: Sequence[_Part], wanted: DType) -> _Part:
+        """One of add sub mul div neg, on operands cast to their common dtype."""
         dtype = self.common(parts, wanted)
         if kind == "div" and not is_float(dtype):
             dtype = wanted if is_float(wanted) else DEFAULT
@@ -106,6 +107,7 @@ class BodyWriter:
         return self.sink.apply(kind, operands, dtype), dtype
 
     def call(self, name: str, parts: Sequence[_Part], wanted: DType) -> _Part:
+        """A scalar function; comparisons and logic give bool."""
         function = FUNCTIONS[name]
         if function.result == "cast":
             assert function.dtype is not None

@@ -24,6 +24,7 @@ from symgrad.graph.errors import DataError, DataShapeError, LeafError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.positions import out_of_range
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +60,7 @@ class Stages:
 
 
 class State(MutableMapping[str, Array]):
-    """The leaves that a program updates: name -> array. Assigning copies into the program's memory."""
+    """The leaves that a program updates: name -> array. Assigning copies into its memory."""
 
     def __init__(self, leaves: Sequence[Input], values: Sequence[Array]) -> None:
         self._leaves = {leaf.name: leaf for leaf in leaves}
@@ -306,18 +307,22 @@ class Compiled:
         if self._run(call.table.ctypes.data, call.dims.ctypes.data):
             raise self.index_error(call)
 
-    def index_error(self, call: Invocation) -> DataError:
-        """The error that the report of a call describes."""
-        number, index, extent = (int(v) for v in call.report[:3])
-        node = self.stages.schedule.checked[number - 1]
-        line = f" ({node.where})" if node.where is not None else ""
-        return DataError(
-            f"{node.origin or node.name}: index {index} is out of range for extent {extent}{line}. "
-            f"Indices and labels must lie in 0..{extent - 1}."
-        )
+    def index_error(
+        self,
+        call: Invocation,
+        row_of: Callable[[Node, tuple[int, ...]], int | None] = lambda leaf, place: None,
+    ) -> DataError:
+        """The error that the report of a call describes; `row_of` as in `out_of_range`."""
+        number, index, extent, position = (int(v) for v in call.report)
+        node, source = self.stages.schedule.checked[number - 1]
+        dims, place = self._extents(call), None
+        if position >= 0:
+            where = np.unravel_index(position, dm.values(source.shape, dims))
+            place = tuple(int(k) for k in where)
+        return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
     def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
-        """Memory for calls from compiled loops: leaves are read in place from `values` and the state.
+        """Memory for calls from compiled loops: leaves are read where they are.
 
         Args:
             values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
@@ -327,9 +332,12 @@ class Compiled:
         call = Invocation(self.stages.plan, self._dims)
         call.set_dims(dims)
         given = {**self._held(), **values}
-        call.set_leaves([
-            given[leaf.name] if leaf.name in given else self.initial(leaf) for leaf in self._leaves
-        ])
+        call.set_leaves(
+            [
+                given[leaf.name] if leaf.name in given else self.initial(leaf)
+                for leaf in self._leaves
+            ]
+        )
         call.set_outputs(self._empty_results(dims))
         return call
 
@@ -337,7 +345,9 @@ class Compiled:
         """The array of output k (in flattened order) in a prepared call."""
         kind, place = self._places[k]
         if kind == "result":
-            return call.outputs[place].reshape(dm.values(self._outputs[k].shape, self._extents(call)))
+            return call.outputs[place].reshape(
+                dm.values(self._outputs[k].shape, self._extents(call))
+            )
         return call.arrays[place] if kind == "leaf" else self._constant(k, self._extents(call))
 
     def _extents(self, call: Invocation) -> dict[Dim, int]:
@@ -400,7 +410,8 @@ class Compiled:
         lines += [
             f"kernel calls {len(plan.calls)}, different kernels {different}",
             f"workspace {peak} bytes{given}, live-set bound {plan.live_bound(typical)} bytes",
-            "", str(self.stages.schedule),
+            "",
+            str(self.stages.schedule),
         ]
         return "\n".join(lines)
 
@@ -419,8 +430,11 @@ class Compiled:
         blocks.sort()
         middle = blocks[len(blocks) // 2]
         return {
-            "compile": sum(self.stages.seconds.values()), "first": first, "median": middle,
-            "least": blocks[0], "spread": (blocks[-2] - blocks[1]) / middle,
+            "compile": sum(self.stages.seconds.values()),
+            "first": first,
+            "median": middle,
+            "least": blocks[0],
+            "spread": (blocks[-2] - blocks[1]) / middle,
         }
 
     def save(self, path: str | Path) -> None:

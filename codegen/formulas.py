@@ -27,7 +27,8 @@ def with_formulas(
     """The kernels with their formulas written into them."""
     return [
         replace(low, kernel=replace(low.kernel, formula=_line(schedule, low)))
-        if isinstance(low, Lowered) else low
+        if isinstance(low, Lowered)
+        else low
         for low in kernels
     ]
 

@@ -1,8 +1,8 @@
 """Fusion: which stage each node joins.
 
-Pointwise nodes wait until something needs them: a product, a reduction, memory. Then they are computed
-with it, in a stage that already reads or makes what they read, where the loops allow it; so an
-optimiser's whole update is one loop, wherever its parts stand in the graph.
+Pointwise nodes wait until something needs them: a product, a reduction, memory. Then they are
+computed with it, in a stage that already reads or makes what they read, where the loops allow it;
+so an optimiser's whole update is one loop, wherever its parts stand in the graph.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from codegen.access import (
 from codegen.contractions import product_of
 from codegen.loop_ir import Affine
 from codegen.schedule import (
+    Checked,
     FoldStage,
     LoopStage,
     MoveStage,
@@ -54,9 +55,12 @@ from symgrad.graph.nodes import (
 from symgrad.graph.traversal import toposort
 
 Roots = list[tuple[Node, Index]]
+# A stage takes no more members than this, so that compilation stays linear in their number. Its
+# small divisors make equal kernels of the parts of a chain that repeats itself.
+MOST_MEMBERS = 240
 
 
-def make_schedule(outputs: Sequence[Node], checked: list[Node] | None = None) -> Schedule:
+def make_schedule(outputs: Sequence[Node], checked: list[Checked] | None = None) -> Schedule:
     """Group the nodes that the outputs need into stages.
 
     Args:
@@ -79,7 +83,7 @@ def _leaves(outputs: Sequence[Node]) -> tuple[Input, ...]:
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph, checked: list[Node]) -> None:
+    def __init__(self, graph: Graph, checked: list[Checked]) -> None:
         self.graph = graph
         self.checked = checked
         self.stages: list[Stage] = []
@@ -142,7 +146,11 @@ class _Scheduler:
         for node in self.graph.outputs:
             self._need(node)
         return Schedule(
-            self.graph, tuple(self.stages), self.stage_of, frozenset(self.stored), self.forced,
+            self.graph,
+            tuple(self.stages),
+            self.stage_of,
+            frozenset(self.stored),
+            self.forced,
             self.checked,
         )
 
@@ -156,6 +164,7 @@ class _Scheduler:
         )
 
     def _chain(self, node: Node) -> int:
+        """How long a chain of waiting nodes becomes with this one."""
         found = 0
         stack = list(node.args)
         while stack:
@@ -234,7 +243,7 @@ class _Scheduler:
         self.stored.add(node)
 
     def _fuse(self, group: Sequence[Node]) -> None:
-        """Put nodes of one domain, in order, into one stage where it takes them, else into a new one."""
+        """Put nodes of one domain, in order, into a stage that takes all, else into a new one."""
         domain = domain_of(group[-1])
         here = position_of(domain)
         members = set(group)
@@ -256,9 +265,7 @@ class _Scheduler:
         for node in group:
             self._join(stage, number, node, domain, roots[node])
 
-    def _join(
-        self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots
-    ) -> None:
+    def _join(self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots) -> None:
         """Make a node a member of a stage that it fits."""
         self.waiting.pop(node, None)
         self._reduces(stage, node, domain)
@@ -285,9 +292,7 @@ class _Scheduler:
                 found.add(self.stage_of[root])
         return sorted((k for k in found if k >= first), reverse=True)
 
-    def _fits(
-        self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots
-    ) -> bool:
+    def _fits(self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots) -> bool:
         """Whether a node may become a member of a stage."""
         full = stage.is_full(domain)
         if not full and not (stage.is_split and _is_row(domain, stage)):
@@ -366,7 +371,7 @@ def _is_row(domain: Shape, stage: LoopStage) -> bool:
 
 
 def _reduced_suffix(node: Node) -> int | None:
-    """How many of the last axes of its domain a member reduces; -1 for others; None for no reduction."""
+    """How many last axes of its domain a member reduces; -1 for others, None for none."""
     if isinstance(node, Scatter):
         return -1
     if not (isinstance(node, Einsum) and node.summed) and not isinstance(node, Reduce):

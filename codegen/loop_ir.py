@@ -1,18 +1,18 @@
 """The loop IR: what every kernel is before a target prints it.
 
     Kernel    = name, buffers, extents, body                a function over buffers and extents
-    Buffer    = name, dtype, scope                          one block of memory; scopes never overlap
+    Buffer    = name, dtype, scope                          a block of memory; scopes never overlap
     Statement = For(var, extent, body)                      for var in 0 .. extent-1
               | Let(name, dtype, value)                     a new name, written once
               | Update(name, value)                         a new value for an accumulator
               | Store(buffer, offset, name)                 buffer[offset] := name
-              | CheckIndex(name, index, extent, node)       name := index, wrapped and proven in range
+              | CheckIndex(name, index, extent, node, ..)   name := index, wrapped, proven in range
               | Call(routine, arguments)                    a library routine (a matrix product)
     Value     = Load(buffer, offset) | Apply(operation, operands) | Literal(number) | Copy(name)
 
-Offsets are affine in loop variables and checked indices, in elements. Values are single operations on
-names, so a body is straight-line code and dependence is a set test. The IR knows no vector width, no
-intrinsic and no address: those belong to a target.
+Offsets are affine in loop variables and checked indices, in elements. Values are single operations
+on names, so a body is straight-line code and dependence is a set test. The IR knows no vector
+width, no intrinsic and no address: those belong to a target.
 """
 
 from __future__ import annotations
@@ -115,8 +115,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """One operation on names: add sub mul div neg, a scalar function, `index` (a variable's value)
-    or `extent` (an extent as a number).
+    """One operation on names.
+
+    operation: add sub mul div neg, a scalar function, `index` (a variable's value) or `extent`
+        (an extent as a number); the last two have a payload.
     """
 
     operation: str
@@ -179,12 +181,18 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class CheckIndex:
-    """`name := index`, negative counted from the end; out of range is reported for `node`."""
+    """`name := index`, proven in range; where it is not, that is reported for `node`.
+
+    position: of the index in its own array, for the report; -1 where that is not known.
+    wrap:     negative ones count from the end.
+    """
 
     name: str
     index: str
     extent: Extent
     node: int
+    position: Affine
+    wrap: bool
 
 
 @dataclass(frozen=True, slots=True)

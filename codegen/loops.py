@@ -22,7 +22,7 @@ from codegen.schedule import (
 from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
 from symgrad.graph.dims import size
 from symgrad.graph.dtypes import BOOL, INT32, DType, is_bool, is_float
-from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reduce, Scatter
+from symgrad.graph.nodes import Gather, Map, Node, Reduce, Scatter
 from symgrad.graph.scalars import operations
 
 # Scalar functions so cheap that a second evaluation costs less than a round trip through memory.
@@ -72,6 +72,7 @@ class Loops(Values):
 
     # -- which members are sinks -------------------------------------------------------------------
     def is_row(self, node: Node) -> bool:
+        """Whether a member has one value a row."""
         if node in self.stage.trailing:
             return True
         return not self.stage.is_full(domain_of(node))
@@ -112,6 +113,7 @@ class Loops(Values):
 
     # -- reading members ---------------------------------------------------------------------------
     def member(self, node: Node, index: Index) -> str:
+        """The name of a member's value: an accumulator, what lies in memory, or computed now."""
         if node in self.reduced:
             return self.reduced[node]
         if node not in self.level:
@@ -125,13 +127,16 @@ class Loops(Values):
         return self.compute(node, self.where(node))
 
     def where(self, node: Node) -> Index:
+        """The position at which a member stands in these loops."""
         return place_in(self.stage, node)
 
     def row_offset(self, index: Index) -> Affine:
+        """The place of an index within a row."""
         return offset_of(self.stage.domain[self.stage.split :], index[self.stage.split :])
 
     # -- writing -----------------------------------------------------------------------------------
     def run(self) -> Lowered:
+        """The kernel of the stage."""
         passes = max(self.level.values(), default=0)
         for number in range(passes + 1):
             self.pass_number = number
@@ -151,6 +156,7 @@ class Loops(Values):
         return self.finish(self.stage.members, "", self.writes)
 
     def write_pass(self, sinks: Sequence[Node]) -> None:
+        """One inner loop that writes out all of these."""
         self.blocks[2], self.known[2] = [], {}
         self.writing_inner = True
         self.prepare(sinks)
@@ -191,6 +197,7 @@ class Loops(Values):
         return node in self.temporaries or node in self.plan.stored
 
     def write_sink(self, node: Node) -> None:
+        """Write a member out: into memory, a row's temporary, or an accumulation."""
         if node in self.stage.accumulated:
             self.accumulate(node)
             return
@@ -203,9 +210,11 @@ class Loops(Values):
             self.store(node, name, self.where(node))
 
     def store(self, node: Node, name: str, index: Index) -> None:
+        """Write a value to a node's memory."""
         self.emit_store(node, offset_of(node.shape, index), name)
 
-    def emit_store(self, operand: Operand, offset: Affine, name: str) -> None:
+    def emit_store(self, operand: Node | Temporary, offset: Affine, name: str) -> None:
+        """Write a value, in the innermost loop that it needs."""
         depth = max(self.depth_of(offset), self.depth.get(name, 1))
         self.writes.add(operand)
         self.blocks[depth].append(Store(self.buffer(operand), offset, name))
@@ -231,6 +240,7 @@ class Loops(Values):
         return name
 
     def update(self, name: str, operation: str, value: str, dtype: DType) -> None:
+        """Give an accumulator its next value."""
         deep = 2 if self.writing_inner else 1
         total = self.fresh()
         self.depth[total] = deep
@@ -265,13 +275,15 @@ class Loops(Values):
     def inner_let(
         self, operation: str, operands: tuple[str, ...], dtype: DType, payload: Affine | None = None
     ) -> str:
+        """An operation in the inner loop, whatever its operands."""
         name = self.fresh()
         self.depth[name] = 2
         self.blocks[2].append(Let(name, dtype, Apply(operation, operands, payload)))
         return name
 
-    # -- accumulating into memory --------------------------------------------------------------------
+    # -- accumulating into memory ------------------------------------------------------------------
     def accumulate(self, node: Node) -> None:
+        """Add a value to memory, or to a register where the result is a scalar."""
         here = self.where(node)
         if isinstance(node, Scatter):
             index = self.target(node, here)
@@ -305,6 +317,7 @@ class Loops(Values):
         )
 
     def target(self, node: Scatter, here: Index) -> Index:
+        """Where a Scatter writes, with its indices checked."""
         places = reads(node, here)
         label_place = dict(zip(node.update_labels, here, strict=True))
         return tuple(
@@ -339,6 +352,7 @@ def start_of(node: Node) -> float | int | bool:
 
 
 def lowest(dtype: DType) -> float | int | bool:
+    """What is below every number of a dtype."""
     if dtype.kind == "b":
         return False
     return float("-inf") if is_float(dtype) else (-(2**31) if dtype == INT32 else -(2**63))

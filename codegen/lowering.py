@@ -1,9 +1,10 @@
 """Lowering: stages -> kernels in loop IR, over one buffer per stored node.
 
-A loop stage becomes rows of passes. In each row, pass by pass: row values that are ready, then one inner
-loop over everything that the pass must store, reduce or accumulate. Values are written on demand, each
-under its own name; what an earlier pass computed is loaded if it was stored, and recomputed if that is
-cheap. Memory (which buffers share a slot) is decided afterwards, on the loads and stores that stand here.
+A loop stage becomes rows of passes. In each row, pass by pass: row values that are ready, then one
+inner loop over everything that the pass must store, reduce or accumulate. Values are written on
+demand, each under its own name; what an earlier pass computed is loaded if it was stored, and
+recomputed if that is cheap. Memory (which buffers share a slot) is decided afterwards, on the loads
+and stores that stand here.
 """
 
 from __future__ import annotations

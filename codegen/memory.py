@@ -1,9 +1,9 @@
 """The memory plan: where every buffer of every kernel lies.
 
-Leaves, constants and results have memory of their own. Everything else lies in slots of one workspace:
-a slot serves buffers whose lifetimes do not meet, is as large as the largest of them, and slots never
-overlap. A kernel may write into the slot that it reads when each element is read for the last time
-before it is written, at the same place; this is read off the loops themselves.
+Leaves, constants and results have memory of their own. Everything else lies in slots of one
+workspace: a slot serves buffers whose lifetimes do not meet, is as large as the largest of them,
+and slots never overlap. A kernel may write into the slot that it reads when each element is read
+for the last time before it is written, at the same place; this is read off the loops themselves.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 from codegen.access import root_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
 from codegen.values import CopyOf, Lowered, Operand, Scratch, merge_buffers
-from symgrad.graph.dims import Dim, Extent, same, size, value
+from symgrad.graph.dims import Dim, Extent, free_dims, same, size, value
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Constant, Input, Node
 
@@ -38,10 +39,10 @@ class Slot:
 
     def hold(self, sizes: Iterable[Extent]) -> None:
         """Be large enough for these numbers of bytes too."""
-        for size in sizes:
-            if size not in self.sizes:
-                self.sizes.append(size)
-            self.typical = max(self.typical, _typical(size))
+        for count in sizes:
+            if count not in self.sizes:
+                self.sizes.append(count)
+            self.typical = max(self.typical, _typical(count))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +56,7 @@ class Invoked:
 
 @dataclass(frozen=True, slots=True)
 class InnerPlace:
-    """Where an entry of a body's table lies: an operand of the loop, moved by `step` elements a step."""
+    """Where an entry of a body's table lies: an operand of the loop, moved by `step` a step."""
 
     operand: int
     step: Extent
@@ -63,7 +64,7 @@ class InnerPlace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoweredLoop:
-    """The calls of a recurrence's body; `places` tells for each entry of its table where it lies."""
+    """The calls of a recurrence's body; `places` tells where each entry of its table lies."""
 
     operands: tuple[Operand, ...]
     nodes: tuple[Node, ...]
@@ -140,8 +141,7 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"slot {slot.number:<3} {' | '.join(map(str, slot.sizes))} bytes"
-            for slot in self.slots
+            f"slot {slot.number:<3} {' | '.join(map(str, slot.sizes))} bytes" for slot in self.slots
         ]
         return "\n".join(lines) or "no workspace"
 
@@ -182,17 +182,23 @@ def plan_memory(
 
 
 class _Planner:
-    def __init__(self, schedule: Schedule, kernels: list[Lowered | LoweredLoop], results: Sequence[Node],
-                 updates: Sequence[tuple[Input, Node]], leaves: Sequence[Input],
-                 may_fail: bool) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        kernels: list[Lowered | LoweredLoop],
+        results: Sequence[Node],
+        updates: Sequence[tuple[Input, Node]],
+        leaves: Sequence[Input],
+        may_fail: bool,
+    ) -> None:
         self.schedule = schedule
         self.kernels = kernels
         self.may_fail = may_fail
         self.leaves = tuple(leaves)
         self.results = tuple(dict.fromkeys(root_of(n) for n in results))
-        self.constants = tuple(dict.fromkeys(
-            o for k in kernels for o in k.operands if isinstance(o, Constant)
-        ))
+        self.constants = tuple(
+            dict.fromkeys(o for k in kernels for o in k.operands if isinstance(o, Constant))
+        )
         self.entry: dict[Operand, int] = {}
         for k, own in enumerate((*self.leaves, *self.constants, *self.results), 1):
             self.entry.setdefault(own, k)
@@ -203,8 +209,8 @@ class _Planner:
     def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
         """A right-hand side is written over its leaf where that is safe, else copied at the end.
 
-        Safe is what nothing reads afterwards, and what stands behind every check of an index: a call
-        that fails changes no leaf.
+        Safe is what nothing reads afterwards, and what stands behind every check of an index: a
+        call that fails changes no leaf.
         """
         last = self._last_uses()
         checked = max((k for k, low in enumerate(self.kernels) if low.checks), default=-1)
@@ -220,7 +226,9 @@ class _Planner:
                 and root not in taken
                 and root.dtype == leaf.dtype
                 and last.get(leaf, -1) <= writer
-                and (last.get(leaf, -1) < writer or self._in_place(self.kernels[writer], leaf, root))
+                and (
+                    last.get(leaf, -1) < writer or self._in_place(self.kernels[writer], leaf, root)
+                )
             )
             if direct:
                 taken.add(root)
@@ -241,8 +249,8 @@ class _Planner:
         if isinstance(low, LoweredLoop):
             return False
         place = {o: b for o, b in zip(low.operands, low.kernel.buffers, strict=True)}
-        return old in place and new in place and reads_before_write(
-            low.kernel, place[old], place[new]
+        return (
+            old in place and new in place and reads_before_write(low.kernel, place[old], place[new])
         )
 
     def run(self) -> Plan:
@@ -269,11 +277,17 @@ class _Planner:
             kernel, kept = merge_buffers(low.kernel, entries)
             calls.append(Invoked(kernel, tuple(entries[j] for j in kept), low.nodes))
         return Plan(
-            tuple(calls), self.leaves, self.constants, self.results, tuple(self.slots),
+            tuple(calls),
+            self.leaves,
+            self.constants,
+            self.results,
+            tuple(self.slots),
             tuple(lifetimes),
         )
 
-    def _take(self, low: Lowered | LoweredLoop, operand: Operand, k: int, last: dict[Operand, int]) -> Slot:
+    def _take(
+        self, low: Lowered | LoweredLoop, operand: Operand, k: int, last: dict[Operand, int]
+    ) -> Slot:
         need = _sizes(operand)
         for old in low.operands:
             slot = self.slot_of.get(old)
@@ -303,7 +317,7 @@ class _Planner:
         """Two operands may be in one slot at one time only where one is written over the other."""
         for number in range(len(self.slots)):
             here = sorted((f, t) for _, s, f, t in lifetimes if s == number)
-            for (_, end), (start, _) in zip(here, here[1:], strict=False):
+            for (_, end), (start, _) in pairwise(here):
                 if start < end:
                     raise CompileError(
                         f"slot {number} is given away at call {start} and needed until {end} "
@@ -315,14 +329,15 @@ class _Planner:
 def _typical(extent: Extent) -> int:
     if type(extent) is int:
         return extent
-    return value(extent, {d: TYPICAL_EXTENT for d in extent.free_symbols})
+    return value(extent, dict.fromkeys(free_dims(extent), TYPICAL_EXTENT))
 
 
 def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
-    """Whether `new` may lie where `old` lies: each element is read before, at the same place, is written.
+    """Whether `new` may lie where `old` lies: each element is read before it is written.
 
-    Holds when all loads of `old` and all stores of `new` have one offset, and no load stands after a
-    store: offsets are row-major in the loop variables, so two iterations touch different elements.
+    Holds when all loads of `old` and all stores of `new` have one offset, and no load stands after
+    a store: offsets are row-major in the loop variables, so two iterations touch different
+    elements.
     """
     loads: list[tuple[int, Affine]] = []
     stores: list[tuple[int, Affine]] = []
@@ -353,4 +368,3 @@ def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
     if any(offset != place for _, offset in loads + stores):
         return False
     return max(t for t, _ in loads) < min(t for t, _ in stores)
-

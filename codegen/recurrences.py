@@ -1,9 +1,10 @@
 """Lowering of recurrences: the body of a Fold is planned like a program of its own.
 
-In the body, binders are leaves. A constant's memory is the outer one's; an element's is a window that
-moves along its sequence; the carry has memory that lives through all steps, and the next carry is an
-update of it: written in place where that is safe, else copied when the step is done. What is emitted goes
-straight to its place in the stacked result. The slots of the body are scratch of the outer plan.
+In the body, binders are leaves. A constant's memory is the outer one's; an element's is a window
+that moves along its sequence; the carry has memory that lives through all steps, and the next carry
+is an update of it: written in place where that is safe, else copied when the step is done. What is
+emitted goes straight to its place in the stacked result. The slots of the body are scratch of the
+outer plan.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass, replace
 from codegen.access import root_of
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage
-from codegen.memory import InnerPlace, LoweredLoop, Scratch, plan_memory
+from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.schedule import FoldStage, Schedule
 from codegen.tune import tune
-from codegen.values import CopyOf, Lowered, Operand
+from codegen.values import CopyOf, Lowered, Operand, Scratch
 from symgrad.graph.dims import Extent, size
 from symgrad.graph.folds import Proj, projections
 from symgrad.graph.nodes import Node
@@ -44,18 +45,20 @@ class _Operands:
         return InnerPlace(self.found.setdefault(operand, len(self.found)), step)
 
 
-def _lower_fold(
-    schedule: Schedule, stage: FoldStage, number: int
-) -> list[Lowered | LoweredLoop]:
+def _lower_fold(schedule: Schedule, stage: FoldStage, number: int) -> list[Lowered | LoweredLoop]:
     fold = stage.node
-    carry, elements, constants = fold.binders
+    carry, elements, _ = fold.binders
     results = projections(fold)
     n = fold.carries
     kernels = lower(stage.inner)
     emitted = stage.outputs[n:]
     plan = plan_memory(
-        stage.inner, kernels, emitted, list(zip(carry, stage.outputs, strict=False)),
-        fold.body.inputs, may_fail=False,
+        stage.inner,
+        kernels,
+        emitted,
+        list(zip(carry, stage.outputs, strict=False)),
+        fold.body.inputs,
+        may_fail=False,
     )
     operands = _Operands({})
     places = [InnerPlace(-1, 0)]  # the report of bad indices is the outer one
@@ -72,8 +75,13 @@ def _lower_fold(
     places += [operands.place(Scratch(tuple(slot.sizes))) for slot in plan.slots]
     writes: set[Operand] = {*results[:n], *target.values()}
     loop = LoweredLoop(
-        tuple(operands.found), (), frozenset(writes), fold.structure.length,
-        fold.structure.reverse, plan.calls, tuple(places),
+        tuple(operands.found),
+        (),
+        frozenset(writes),
+        fold.structure.length,
+        fold.structure.reverse,
+        plan.calls,
+        tuple(places),
     )
     starts = [CopyOf(result, init) for result, init in zip(results, fold.init, strict=False)]
     again = [
@@ -81,7 +89,4 @@ def _lower_fold(
         for node, result in zip(emitted, results[n:], strict=True)
         if target[root_of(node)] is not result
     ]
-    return [
-        *(lower_copy(c, number) for c in starts), loop, *(lower_copy(c, number) for c in again)
-    ]
-
+    return [*(lower_copy(c, number) for c in starts), loop, *(lower_copy(c, number) for c in again)]

@@ -121,13 +121,16 @@ def program_text(compiled: Compiled) -> str:
         result_shapes=", ".join(_shape(n.shape, names) for n in plan.results),
         result_dtypes=_listed(repr(n.dtype.name) for n in plan.results),
         slot_sizes=", ".join(
-            f"-(-max([{', '.join(_number(s, names) for s in slot.sizes)}]) // {ALIGNMENT}) * {ALIGNMENT}"
+            f"-(-max([{', '.join(_number(s, names) for s in slot.sizes)}]) // "
+            f"{ALIGNMENT}) * {ALIGNMENT}"
             for slot in plan.slots
         ),
         constants=", ".join(
             f"np.array({c.value.ravel().tolist()!r}, {c.dtype.name!r}).reshape({c.shape!r})"
             for c in plan.constants
-        ).replace("nan", "np.nan").replace("inf", "np.inf"),
+        )
+        .replace("nan", "np.nan")
+        .replace("inf", "np.inf"),
         extents=_listed(ascii(d.name) for d in compiled.dims),
         alignment=ALIGNMENT,
     )
@@ -145,7 +148,7 @@ def _shape(shape: Shape, names: dict[Dim, str]) -> str:
 
 
 def _number(extent: Extent, names: dict[Dim, str]) -> str:
-    if type(extent) is int:
+    if isinstance(extent, int):
         return str(extent)
     import sympy
 

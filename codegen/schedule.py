@@ -1,12 +1,12 @@
 """The schedule: which nodes are computed together, and in which order.
 
-A stage is one pass over memory. A loop stage walks a domain; its first `split` axes are rows. A member
-lives on the whole domain, or on rows; a reduction over the axes behind the split gives a row value that
-later members of the same row read (so softmax with cross entropy is one pass over rows); any other
-reduction accumulates into memory and is ready when the stage ends.
+A stage is one pass over memory. A loop stage walks a domain; its first `split` axes are rows. A
+member lives on the whole domain, or on rows; a reduction over the axes behind the split gives a row
+value that later members of the same row read (so softmax with cross entropy is one pass over rows);
+any other reduction accumulates into memory and is ready when the stage ends.
 
-Members are not expressions pasted into each other: each keeps its own names (let-lines) in the loop.
-Requires contractions in the form of `contractions.order_contractions`.
+Members are not expressions pasted into each other: each keeps its own names (let-lines) in the
+loop. Requires contractions in the form of `contractions.order_contractions`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     Einsum,
+    Gather,
     Node,
     Reduce,
     Reindex,
@@ -100,6 +101,9 @@ class FoldStage:
 Stage: TypeAlias = LoopStage | ProductStage | MoveStage | FoldStage
 
 
+Checked: TypeAlias = tuple[Gather | Scatter, Node]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
     """Stages in order.
@@ -107,7 +111,8 @@ class Schedule:
     graph:   what is computed; its outputs are results, then right-hand sides of updates.
     stored:  nodes that need memory beyond a row.
     forced:  nodes that would be inline but must lie in memory.
-    checked: nodes whose indices kernels check, in the order of their numbers in reports.
+    checked: nodes whose indices kernels check, each with the index expression, in the order of
+             their numbers in reports.
     """
 
     graph: Graph
@@ -115,7 +120,7 @@ class Schedule:
     stage_of: dict[Node, int]
     stored: frozenset[Node]
     forced: frozenset[Node]
-    checked: list[Node]
+    checked: list[Checked]
 
     def inline(self, node: Node) -> bool:
         """Whether readers look through a node."""
@@ -128,7 +133,9 @@ class Schedule:
     def line(self, stage: Stage) -> str:
         """A stage in one line."""
         number = self.graph.number
-        done = " ".join(f"%{number[n]}{'*' if n in self.stored else ''}" for n in stage.nodes if n in number)
+        done = " ".join(
+            f"%{number[n]}{'*' if n in self.stored else ''}" for n in stage.nodes if n in number
+        )
         if isinstance(stage, ProductStage):
             e, p = stage.node, stage.product
             left, right = (
@@ -137,9 +144,9 @@ class Schedule:
             )
             return f"gemm   {left} x {right} -> {show(e.shape)}   {done}"
         if isinstance(stage, FoldStage):
-            inner = str(stage.inner).replace("\n", "\n          ")
+            body = str(stage.inner).replace("\n", "\n          ")
             length = stage.node.structure.length
-            return f"fold   {length} steps   {done}\n          {inner}"
+            return f"fold   {length} steps   {done}\n          {body}"
         if isinstance(stage, MoveStage):
             return f"move   {show(stage.node.shape)}   {done}"
         rows, inner = stage.domain[: stage.split], stage.domain[stage.split :]
@@ -218,7 +225,7 @@ def place_in(stage: LoopStage, node: Node) -> Index:
 
 
 def levels_of(schedule: Schedule, stage: LoopStage) -> dict[Node, int]:
-    """In which pass over the row each member is ready: a row reduction of level l is ready in l + 1."""
+    """In which pass over the row each member is ready: a row's reduction one pass later."""
     level: dict[Node, int] = {}
     position = position_of(stage.domain)
     for node in stage.members:

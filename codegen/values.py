@@ -1,7 +1,7 @@
 """Values in loop IR: names for what nodes are at an index, written where the loops allow.
 
-A writer collects the buffers and statements of one kernel. Each value gets a name once, in the outermost
-block that knows everything it needs; a second request returns the name.
+A writer collects the buffers and statements of one kernel. Each value gets a name once, in the
+outermost block that knows everything it needs; a second request returns the name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from codegen.loop_ir import Affine, Apply, Buffer, Kernel, Let, Load, Statement,
 from codegen.schedule import Schedule, axis_name, member_reads
 from symgrad.graph.dims import Extent, Shape, size
 from symgrad.graph.dtypes import DType, is_bool
-from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node
+from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node, Scatter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,16 +92,19 @@ class Writer:
         self.checks = False
 
     def buffer(self, operand: Node | Temporary) -> Buffer:
+        """The buffer of an operand."""
         if operand not in self.buffers:
             k = len(self.buffers)
             self.buffers[operand] = Buffer(f"x{k}", operand.dtype, k)
         return self.buffers[operand]
 
     def fresh(self) -> str:
+        """A name that nothing has."""
         self.names += 1
         return f"v{self.names - 1}"
 
     def finish(self, nodes: Sequence[Node], formula: str, writes: set[Operand]) -> Lowered:
+        """The kernel of what was written."""
         kernel = Kernel(
             f"stage_{self.number + 1}",
             tuple(self.buffers.values()),
@@ -114,7 +117,7 @@ class Writer:
 
 
 class Values(Writer):
-    """Writes the value of a node at an index, into the outermost loop that knows everything it needs.
+    """Writes the value of a node at an index, in the outermost loop that knows what it needs.
 
     depth 0: before all loops; 1: in the row; 2: in the inner loop of the current pass.
     """
@@ -130,6 +133,7 @@ class Values(Writer):
 
     # -- placing -----------------------------------------------------------------------------------
     def place(self, dtype: DType, value: ir.Value, depth: int) -> str:
+        """The name of a value, written at this depth unless it is known further out."""
         key = (str(dtype), value)
         for d in range(depth, -1, -1):
             if key in self.known[d]:
@@ -164,6 +168,7 @@ class Values(Writer):
         return self.place(dtype, Apply(operation, operands, payload), depth)
 
     def depth_of(self, offset: Affine) -> int:
+        """The depth at which an offset is known."""
         deepest = 1
         for var in offset.variables:
             deepest = max(deepest, 2 if var in self.inner else self.depth.get(var, 1))
@@ -183,6 +188,7 @@ class Values(Writer):
         return self.member(node, index)
 
     def load(self, node: Node, index: Index) -> str:
+        """The name of an element read from memory."""
         offset = offset_of(node.shape, index)
         return self.place(
             node.dtype, Load(self.buffer(root_of(node)), offset), self.depth_of(offset)
@@ -206,6 +212,7 @@ class Values(Writer):
         return name
 
     def combine(self, node: Node, places: Sequence[Index], index: Index) -> str:
+        """The value of a node whose arguments are read at these places."""
         names = [self.value(a, p) for a, p in zip(node.args, places, strict=True)]
         if isinstance(node, Map):
             return self.bodies.write(node, names, index)
@@ -217,12 +224,13 @@ class Values(Writer):
             return product
         return names[0]
 
-    def check_number(self, node: Node) -> int:
-        """The number under which a report names a node."""
-        self.plan.checked.append(node)
+    def check_number(self, node: Gather | Scatter, indices: Node) -> int:
+        """The number under which a report names a node and one of its index expressions."""
+        self.plan.checked.append((node, indices))
         return len(self.plan.checked) - 1
 
     def gather(self, node: Gather, index: Index) -> str:
+        """The value of a Gather: its source read at checked indices."""
         places = reads(node, index)
         source = list(places[0])
         for axis, label in enumerate(node.source_axes):
@@ -233,10 +241,14 @@ class Values(Writer):
                 )
         return self.value(node.args[0], tuple(source))
 
-    def checked(self, node: Node, indices: Node, place: Index, extent: Extent) -> Affine:
+    def checked(
+        self, node: Gather | Scatter, indices: Node, place: Index, extent: Extent
+    ) -> Affine:
         """An index read from memory, proven to lie in its axis."""
+        while indices.args and self.plan.inline(indices):
+            indices, place = indices.args[0], reads(indices, place)[0]
         raw = self.value(indices, place)
-        key = ("checked", raw, extent)
+        key = ("checked", raw, extent, node.wrap)
         depth = self.depth[raw]
         for d in range(depth, -1, -1):
             if key in self.known[d]:
@@ -245,7 +257,13 @@ class Values(Writer):
         self.checks = True
         self.depth[name] = depth
         self.known[depth][key] = name
-        self.blocks[depth].append(ir.CheckIndex(name, raw, extent, self.check_number(node)))
+        position = offset_of(indices.shape, place)
+        if position.terms and self.depth_of(position) > depth:
+            position = Affine(const=-1)  # the same at several places
+        number = self.check_number(node, indices)
+        self.blocks[depth].append(
+            ir.CheckIndex(name, raw, extent, number, position, node.wrap)
+        )
         return variable(name)
 
 

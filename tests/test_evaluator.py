@@ -283,7 +283,7 @@ def test_scatter_is_the_adjoint_of_gather():
     left = (gathered * updates).sum()
     np.testing.assert_allclose(left, (values * wanted).sum(), rtol=1e-5)
     with pytest.raises(
-        DataError, match="scatter: position 5 is out of range for axis 0 of extent 5"
+        DataError, match="scatter: index 5 is out of range for extent 5"
     ):
         evaluate(made, {u: updates, k: index + 1})
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from symgrad.calculus.vjp import grad
 from symgrad.graph import losses as ls, reductions as rd
 from symgrad.graph.dims import dim
 from symgrad.graph.errors import DataError, DTypeError, ShapeError
@@ -217,14 +218,26 @@ def test_cross_entropy_refuses():
     with pytest.raises(ShapeError, match="cross_entropy: needs logits"):
         ls.cross_entropy(input("a", (3, 7)), input("z", (5,), "int32"))
     loss = ls.cross_entropy(x, y)
-    with pytest.raises(DataError, match=r"cross_entropy: position 7 .* extent 7") as caught:
+    with pytest.raises(DataError, match=r"cross_entropy: label 7 .* extent 7") as caught:
         evaluate(loss, {x: np.zeros((3, 7)), y: [0, 1, 7]})
     assert "(2,) of  'y'" in str(caught.value)
     assert "test_verbs_reductions.py" in str(caught.value)
-    with pytest.raises(DataError, match="position -8"):
-        evaluate(loss, {x: np.zeros((3, 7)), y: [0, -8, 6]})
-    got = evaluate(loss, {x: np.eye(3, 7), y: [-7, 1, -1]})
-    np.testing.assert_allclose(got, evaluate(loss, {x: np.eye(3, 7), y: [0, 1, 6]}))
+    for bad in (-1, -7, -8, 2**31 - 1, -(2**31)):  # no label counts from the end
+        with pytest.raises(DataError, match=rf"label {bad} is out of range(?s:.*)in 0\.\.6\."):
+            evaluate(loss, {x: np.zeros((3, 7)), y: [0, bad, 6]})
+    with pytest.raises(DataError, match=r"cross_entropy: label -1 is out of range for extent 7"):
+        ls.cross_entropy(input("a", (2, 7)), [3, -1])
+
+
+def test_a_bad_label_is_found_in_the_gradient_and_behind_views():
+    x, y = input("x", (B, 7)), input("y", (2, 5), "int64")
+    loss = ls.cross_entropy(x, y.T.reshape(10)[::-1][1:])
+    labels = np.arange(10).reshape(2, 5) % 7
+    labels[1, 2] = -1
+    for made in (loss, grad(loss.sum(), x)):
+        with pytest.raises(DataError, match=r"cross_entropy: label -1 ") as caught:
+            evaluate(made, {x: np.zeros((9, 7)), y: labels})
+        assert "at (1, 2) of  'y'" in str(caught.value)
 
 
 def test_mse_and_binary_cross_entropy():

@@ -442,7 +442,7 @@ def test_positions_out_of_range_are_named():
     x, k = input("x", (4, 2)), input("k", (3,), "int32")
     made = x[k]
     for bad in (4, -5):
-        with pytest.raises(DataError, match=rf"position {bad} is out of range .* 4") as caught:
+        with pytest.raises(DataError, match=rf"index {bad} is out of range .* 4") as caught:
             evaluate(made, {x: np.zeros((4, 2)), k: [0, bad, 1]})
         assert "test_verbs_shapes.py" in str(caught.value)
         assert "at (1,) of  'k'" in str(caught.value)

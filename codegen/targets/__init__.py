@@ -30,4 +30,4 @@ def find(name: str) -> Target:
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     if name not in names:
         raise CompileError(f"target {name!r} does not exist. Choose one of: {', '.join(names)}.")
-    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+    return importlib.import_module(f"{__name__}.{name}")

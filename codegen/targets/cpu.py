@@ -1,8 +1,8 @@
 """The CPU target: loop IR -> Python for Numba.
 
-Each kernel is a function of typed pointers and extents; a program calls kernels in order. Kernels with the
-same text are emitted once and called with other pointers. Names are generated: no text of a user's
-program gets into the source, so that programs which differ in names alone share a file.
+Each kernel is a function of typed pointers and extents; a program calls kernels in order. Kernels
+with the same text are emitted once and called with other pointers. Names are generated: no text of
+a user's program gets into the source, so that programs which differ in names alone share a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from codegen.loop_ir import Affine, For, Kernel, Let, Load, Statement, Store
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.runtime import checks, linalg, memory, vector_math
 from codegen.runtime.vector_math import PRIMITIVES
-from symgrad.graph.dims import Dim, Extent
+from symgrad.graph.dims import Dim, Extent, free_dims
 from symgrad.graph.dtypes import BOOL, FLOAT64, INT32, INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 
@@ -132,8 +132,7 @@ class _Printer:
         """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
         first = len(self.rows)
         for call in calls:
-            function = self.define(call.kernel)
-            name = self.names["\n".join(function.lines)]
+            name, function = self.define(call.kernel)
             extents = [*function.extents, *function.dims]
             row = [int(name.rsplit("_", 1)[1]), *call.entries, *map(self.code_of, extents)]
             self.rows.append((row, call.kernel.formula))
@@ -218,21 +217,20 @@ class _Printer:
         outer += [*head, *(self.lines or [f"{pad}    pass"])]
         self.lines = outer
 
-    def define(self, kernel: Kernel) -> _Function:
-        """The text of a kernel, which is defined where no other has the same text."""
+    def define(self, kernel: Kernel) -> tuple[str, _Function]:
+        """A kernel's name and text; kernels that do the same on the same dtypes share one."""
         function = _print_kernel(kernel)
         self.uses |= function.uses
         self.checks = self.checks or function.status
-        text = "\n".join(function.lines)
-        if text not in self.names:
-            self.names[text] = f"kernel_{len(self.names)}"
-            self.functions.append(_definition(self.names[text], kernel, function))
-        return function
+        key = "\n".join([*(b.dtype.name for b in kernel.buffers), *function.lines])
+        if key not in self.names:
+            self.names[key] = f"kernel_{len(self.names)}"
+            self.functions.append(_definition(self.names[key], kernel, function))
+        return self.names[key], function
 
     def call(self, call: Invoked, place: Place) -> str:
         """A kernel's call."""
-        function = self.define(call.kernel)
-        text = "\n".join(function.lines)
+        name, function = self.define(call.kernel)
         pointers = []
         for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
             pointers.append(place(entry, buffer.dtype))
@@ -241,7 +239,7 @@ class _Printer:
         extents = [_extent(e, self.dim_names) for e in function.extents]
         numbers = [self.dim_names[d] for d in function.dims]
         report = ["status"] if function.status else []
-        return f"{self.names[text]}({', '.join([*pointers, *extents, *numbers, *report])})"
+        return f"{name}({', '.join([*pointers, *extents, *numbers, *report])})"
 
 
 def _may_report(call: Invoked | InvokedLoop) -> bool:
@@ -285,7 +283,7 @@ def _by_module(names: set[str]) -> dict[str, set[str]]:
 
 
 def _extent(extent: Extent, names: dict[Dim, str]) -> str:
-    if type(extent) is int:
+    if isinstance(extent, int):
         return str(extent)
     return str(extent.xreplace({d: sympy.Symbol(names[d]) for d in extent.free_symbols}))
 
@@ -309,7 +307,7 @@ class _KernelPrinter:
             return str(extent)
         if shared:
             return self.function.extents.setdefault(extent, f"m{len(self.function.extents)}")
-        for d in sorted(extent.free_symbols, key=lambda s: s.name):  # type: ignore[union-attr]
+        for d in free_dims(extent):
             self.function.dims.setdefault(d, f"n{len(self.function.dims)}")
         return _extent(extent, self.function.dims)
 
@@ -347,10 +345,12 @@ class _KernelPrinter:
                 place = f"{s.buffer.name}, {self.affine(s.offset)}"
                 self.put(f"st({place}, {s.name}, {_scope(s.buffer)})", depth)
             elif isinstance(s, ir.CheckIndex):
-                self.function.uses |= {"checked_index", "i64"}
+                self.function.uses.add("i64")
                 self.function.status = True
+                check = "checked_index" if s.wrap else "checked_label"
+                self.function.uses.add(check)
                 given = f"i64({s.index}), {self.extent(s.extent)}, status, {s.node}"
-                self.put(f"{s.name} = checked_index({given})", depth)
+                self.put(f"{s.name} = {check}({given}, {self.affine(s.position)})", depth)
             else:
                 self.put(self.product(s), depth)
 
@@ -365,7 +365,7 @@ class _KernelPrinter:
             return self.literal(v.number, let.dtype)
         if v.operation in ("index", "extent"):
             payload = v.payload
-            text = self.affine(payload) if isinstance(payload, Affine) else self.extent(payload)  # type: ignore[arg-type]
+            text = self.affine(payload) if isinstance(payload, Affine) else self.extent(payload)
             return self.typed(text, let.dtype)
         return self.apply(v.operation, v.operands, let.dtype)
 

@@ -277,7 +277,7 @@ def _gather(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
     assert source is not None
     return Gather(
         (source, *node.args[1:]), (*labels, *node.source_axes), node.index_labels,
-        (*labels, *node.out),
+        (*labels, *node.out), node.wrap,
     )
 
 
@@ -288,7 +288,7 @@ def _scatter(node: Node, tangents: Tangents, lead: Shape) -> Node | None:
     assert updates is not None
     return Scatter(
         (updates, *node.args[1:]), (*labels, *node.update_labels), node.index_labels,
-        (*labels, *node.target_axes), (*lead, *node.shape),
+        (*labels, *node.target_axes), (*lead, *node.shape), node.wrap,
     )
 
 

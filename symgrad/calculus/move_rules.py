@@ -106,7 +106,7 @@ def scatter_without_sum(node: Scatter, once: Once) -> Node | None:
     """rewrite: out[b, index_b] = u_b -> out[b, c] = select(c = index_b, u_b, 0).
 
     requires: no two updates meet, for every label of the updates is an axis of the result;
-              negative positions count from the end.
+              negative positions count from the end where they wrap.
     """
     updates, *indices = node.args
     axes = node.target_axes
@@ -122,7 +122,7 @@ def scatter_without_sum(node: Scatter, once: Once) -> Node | None:
         extent = node.shape[place]
         if type(extent) is not int or extent >= FLOAT_INTEGERS:
             return None
-        index = _from_front(indices[~axis], extent)
+        index = _from_front(indices[~axis], extent) if node.wrap else indices[~axis]
         tests.append(fn.equal(AXIS[place], placeholder(1 + len(args))))
         args.append(_along(index, node.index_labels[~axis], axes))
     both = fn.FUNCTIONS["logical_and"].cls

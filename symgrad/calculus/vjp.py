@@ -423,7 +423,7 @@ def _gather(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotangen
     source, *indices = node.args
     made = Scatter(
         (ct, *indices), (*lead, *node.out), node.index_labels, (*lead, *node.source_axes),
-        (*ct.shape[:batch], *source.shape),
+        (*ct.shape[:batch], *source.shape), node.wrap,
     )
     return [made, *(None for _ in indices)]
 
@@ -435,7 +435,7 @@ def _scatter(node: Node, ct: Node, batch: int, needs: Sequence[bool]) -> Cotange
     _updates, *indices = node.args
     made: Node = Gather(
         (ct, *indices), (*lead, *node.target_axes), node.index_labels,
-        (*lead, *node.update_labels),
+        (*lead, *node.update_labels), node.wrap,
     )
     return [made, *(None for _ in indices)]
 

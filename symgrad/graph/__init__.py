@@ -1,1 +1,1 @@
-"""The language: dims, dtypes, scalar functions, nodes, graphs, their text and their NumPy meaning."""
+"""The language: dims, dtypes, scalar functions, nodes, graphs, their text and meaning."""

@@ -31,6 +31,7 @@ from symgrad.graph.nodes import (
     Scatter,
     describe,
 )
+from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
 
 Dims = Mapping[Dim, int]
@@ -198,8 +199,13 @@ def _map(node: Map, args: list[Array], dims: Dims) -> Array:
 def _einsum(node: Einsum, args: list[Array], dims: Dims) -> Array:
     extents = dm.values(node.extents, dims)
     labels = [list(own) for own in node.labels]
-    for k, own in enumerate(labels):  # an axis of one needs no sum
-        ones = [a for a, label in enumerate(own) if extents[label] == 1 and label not in node.out]
+    for k, own in enumerate(labels):  # an axis that is always one is dropped, whatever its -0.0
+        ones = [
+            a
+            for a, label in enumerate(own)
+            if isinstance(node.extents[label], int) and extents[label] == 1
+            if label not in node.out
+        ]
         if ones:
             args[k] = args[k].reshape([n for a, n in enumerate(args[k].shape) if a not in ones])
             labels[k] = [label for a, label in enumerate(own) if a not in ones]
@@ -307,14 +313,15 @@ def _slice(start: int, step: int, count: int) -> slice:
 
 def _gather(node: Gather, args: list[Array], dims: Dims) -> Array:
     source, *indices = args
-    return np.asarray(source[_positions(node, node.source_axes, node.out, source.shape, indices)])
+    place = _positions(node, node.source_axes, node.out, source.shape, indices, dims)
+    return np.asarray(source[place])
 
 
 def _scatter(node: Scatter, args: list[Array], dims: Dims) -> Array:
     updates, *indices = args
     out = np.zeros(dm.values(node.shape, dims), node.dtype)
     place = _positions(
-        node, node.target_axes, node.update_labels, out.shape, indices, updates.shape
+        node, node.target_axes, node.update_labels, out.shape, indices, dims, updates.shape
     )
     np.add.at(out, place, updates)
     return out
@@ -326,6 +333,7 @@ def _positions(
     order: tuple[int, ...],
     shape: tuple[int, ...],
     indices: list[Array],
+    dims: Dims,
     box: tuple[int, ...] | None = None,
 ) -> tuple[Array, ...]:
     """Integer arrays that broadcast over the labels `order`, one per axis; negative ones wrap.
@@ -342,15 +350,11 @@ def _positions(
             found.append(np.arange(n).reshape((1,) * place + (-1,) + (1,) * (rank - place - 1)))
             continue
         index, own = indices[~label], node.index_labels[~label]
-        wrong = (index < -extent) | (index >= extent)
+        wrong = (index < (-extent if node.wrap else 0)) | (index >= extent)
         if wrong.any():
-            where = tuple(int(k[0]) for k in np.nonzero(np.atleast_1d(wrong)))
-            asked = node.origin or node.name
-            raise DataError(
-                f"{asked}: position {np.atleast_1d(index)[where]} is out of range for axis {axis} "
-                f"of extent {extent}\n  {describe(node)}\n"
-                f"  at {where if index.ndim else ()} of  {describe(node.args[1 + ~label])}"
-            )
+            at = tuple(int(k[0]) for k in np.nonzero(wrong)) if index.ndim else ()
+            source = node.args[1 + ~label]
+            raise DataError(out_of_range(node, int(index[at]), extent, source, at, dims))
         kept = sorted(range(len(own)), key=lambda a: order.index(own[a]))
         wide = np.ones(rank, int)
         for a in kept:

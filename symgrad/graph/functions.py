@@ -1,15 +1,15 @@
 """Scalar functions: what a Map may apply to its elements besides `+ - * /` and integer powers.
 
-Every function is a SymPy `Function` class of our own, so that SymPy never simplifies NaN, infinity or
--0.0 away, with its derivative written in the placeholders `p0, p1, ..` and in `y`, the function's own
-output (`tanh' = 1 - y**2`). A new elementwise function is one entry in this table.
+Every function is a SymPy `Function` class of our own, so that SymPy never simplifies NaN, infinity
+or -0.0 away, with its derivative written in the placeholders `p0, p1, ..` and in `y`, the
+function's own output (`tanh' = 1 - y**2`). A new elementwise function is one entry in this table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -30,14 +30,14 @@ class AxisIndex(sympy.Symbol):  # type: ignore[misc]
     __slots__ = ()
 
 
-@lru_cache(maxsize=None)
+@cache
 def placeholder(k: int) -> Placeholder:
     """The symbol `p<k>`."""
     made: Placeholder = Placeholder(f"p{k}")
     return made
 
 
-@lru_cache(maxsize=None)
+@cache
 def axis_index(k: int) -> AxisIndex:
     """The symbol `i<k>`."""
     made: AxisIndex = AxisIndex(f"i{k}", integer=True)
@@ -196,14 +196,22 @@ logical_not = _define("logical_not", np.logical_not, 1, "bool", r"\neg {}")
 isnan = _define("isnan", np.isnan, 1, "bool")
 isfinite = _define("isfinite", np.isfinite, 1, "bool")
 select = _define(
-    "select", np.where, 3, "select",
+    "select",
+    np.where,
+    3,
+    "select",
     r"\begin{{cases}} {1} & {0} \\ {2} & \text{{otherwise}} \end{{cases}}",
-    kink="only the chosen branch is differentiated", base=Selected,
+    kink="only the chosen branch is differentiated",
+    base=Selected,
 )
 stop_gradient = _define("stop_gradient", np.asarray, 1, "same", "{}", kink="its derivative is 0")
 CAST = {
     dtype: _define(
-        f"cast_{dtype.name}", _caster(dtype), 1, "cast", rf"\mathrm{{{{{dtype.name}}}}}\left({{}}\right)",
+        f"cast_{dtype.name}",
+        _caster(dtype),
+        1,
+        "cast",
+        rf"\mathrm{{{{{dtype.name}}}}}\left({{}}\right)",
         dtype,
     )
     for dtype in ALL

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from symgrad.graph import functions as fn
 from symgrad.graph.arithmetic import float_operands, square, subtract
 from symgrad.graph.dims import same
 from symgrad.graph.dtypes import is_int
-from symgrad.graph.errors import DTypeError, ShapeError
+from symgrad.graph.errors import DataError, DTypeError, ShapeError
 from symgrad.graph.functions import P
 from symgrad.graph.leaves import ArrayLike, as_node
-from symgrad.graph.nodes import Gather, Node, describe, map_node
+from symgrad.graph.nodes import Constant, Gather, Node, describe, map_node
 from symgrad.graph.operators import verb
 from symgrad.graph.provenance import named
 from symgrad.graph.reductions import exponentials, sum
@@ -29,7 +31,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
 
     Args:
         logits: float (*rows, K).
-        labels: integers (*rows) in -K..K-1; negative ones count from the end, as in NumPy.
+        labels: integers (*rows) in 0..K-1. Negative ones do not wrap: a label -1 is an error.
     Raises: ShapeError, DTypeError; DataError when labels out of range arrive.
     Cotangent: `softmax - onehot(label)`.
 
@@ -55,7 +57,14 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
     rows = tuple(range(y.ndim))
     shift, e = exponentials(x, (x.ndim - 1,))
     total = sum(e, -1)
-    picked = Gather((x, y), (*rows, ~0), (rows,), rows)
+    if isinstance(y, Constant) and isinstance(n := x.shape[-1], int):
+        for k in np.argwhere((y.value < 0) | (y.value >= n))[:1].tolist():
+            bad = y.value[tuple(k)]
+            raise DataError(
+                f"cross_entropy: label {bad} is out of range for extent {n}\n"
+                f"  {describe(x)}\n  {describe(y)}\n  Labels must lie in 0..{n - 1}."
+            )
+    picked = Gather((x, y), (*rows, ~0), (rows,), rows, wrap=False)
     return map_node(_LOG_PLUS, (total, subtract(shift, picked)), asked="cross_entropy")
 
 

@@ -198,8 +198,8 @@ class Map(Node):
 class Einsum(Node):
     """`out[out labels] = sum over the other labels of the product of the arguments`.
 
-    Labels are small integers numbered by first appearance (arguments in order, then `out`); each has
-    its extent. No label stands twice in one argument. A label that only `out` has broadcasts.
+    Labels are small integers numbered by first appearance (arguments in order, then `out`); each
+    has its extent. No label stands twice in one argument. A label that only `out` has broadcasts.
     Built by `einsum_node`, which numbers the labels.
     """
 
@@ -262,7 +262,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Reindex(Node):
-    """Affine moves of one source or several into disjoint regions of zeros: one `Piece` per argument."""
+    """Affine moves of sources into disjoint regions of zeros: one `Piece` per argument."""
 
     args: tuple[Node, ...]
     pieces: tuple[Piece, ...]
@@ -287,14 +287,15 @@ class Gather(Node):
         source_axes:  per axis of the source a label `>= 0`, or `~k`: read at `args[1 + k]`.
         index_labels: the labels of each index expression.
         out:          the labels of the result.
-    Negative indices count from the end, as in NumPy.
+        wrap:         negative indices count from the end, as in NumPy; else they are out of range.
     """
 
     args: tuple[Node, ...]
     source_axes: tuple[int, ...]
     index_labels: tuple[tuple[int, ...], ...]
     out: tuple[int, ...]
-    own_fields: ClassVar[tuple[str, ...]] = ("source_axes", "index_labels", "out")
+    wrap: bool = True
+    own_fields: ClassVar[tuple[str, ...]] = ("source_axes", "index_labels", "out", "wrap")
 
     def derive(self) -> None:
         """Extents from the source's labelled axes and from the indices."""
@@ -314,6 +315,7 @@ class Scatter(Node):
         update_labels: the labels of the updates.
         index_labels:  the labels of each index expression.
         target_axes:   per axis of the output a label, or `~k`: written at `args[1 + k]`.
+        wrap:          as for Gather.
     """
 
     args: tuple[Node, ...]
@@ -321,8 +323,13 @@ class Scatter(Node):
     index_labels: tuple[tuple[int, ...], ...]
     target_axes: tuple[int, ...]
     shape: Shape
+    wrap: bool = True
     own_fields: ClassVar[tuple[str, ...]] = (
-        "update_labels", "index_labels", "target_axes", "shape",
+        "update_labels",
+        "index_labels",
+        "target_axes",
+        "shape",
+        "wrap",
     )
 
     def derive(self) -> None:
@@ -354,7 +361,8 @@ def broadcast(args: Sequence[Node], asked: str) -> Shape:
                 raise ShapeError(
                     f"{asked}: shapes do not broadcast: extent {extent} meets {other} "
                     f"at axis {axis}\n{lines}\n"
-                    "  Extents must be equal or 1, aligned from the right. Reshape or transpose one."
+                    "  Extents must be equal or 1, aligned from the right. "
+                    "Reshape or transpose one."
                 )
             elif fits is None and type(other) is int:
                 extent = other
@@ -362,8 +370,9 @@ def broadcast(args: Sequence[Node], asked: str) -> Shape:
     return tuple(shape)
 
 
-def map_node(body: sympy.Expr, args: Sequence[Node], dtype: DType | None = None,
-             asked: str = "map") -> Map:
+def map_node(
+    body: sympy.Expr, args: Sequence[Node], dtype: DType | None = None, asked: str = "map"
+) -> Map:
     """A Map whose shape is the broadcast of its arguments and whose dtype follows from the body."""
     if dtype is None:
         dtype = infer_dtype(body, [a.dtype for a in args])
@@ -449,4 +458,6 @@ def reshape_node(x: Node, shape: Shape) -> Node:
 
 def is_reshape(node: Node) -> bool:
     """Whether a node is a pure reshape."""
-    return isinstance(node, Reindex) and len(node.pieces) == 1 and node.pieces[0] == whole(node.shape)
+    return (
+        isinstance(node, Reindex) and len(node.pieces) == 1 and node.pieces[0] == whole(node.shape)
+    )

@@ -1,11 +1,11 @@
-"""Calculus and meaning of scalar bodies: derivatives, dtypes, NumPy values, and SymPy made our own."""
+"""Calculus and meaning of scalar bodies: derivatives, dtypes, NumPy values, adopted SymPy."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -15,12 +15,12 @@ from symgrad.graph import functions as fn
 from symgrad.graph.dims import Dim
 from symgrad.graph.dtypes import BOOL, DEFAULT, INT64, DType, is_float, promote
 from symgrad.graph.errors import DTypeError, SymgradError
-from symgrad.graph.functions import P, Y, AxisIndex, Placeholder, function_of
+from symgrad.graph.functions import AxisIndex, Placeholder, Y, function_of
 
 
-@lru_cache(maxsize=None)
+@cache
 def derivative(body: sympy.Expr, k: int) -> sympy.Expr | None:
-    """d body / d p_k, in the placeholders and `y` (the body's own value); None when zero.
+    """D body / d p_k, in the placeholders and `y` (the body's own value); None when zero.
 
     >>> derivative(fn.tanh(P[0]), 0)
     1 - y**2
@@ -33,20 +33,25 @@ def derivative(body: sympy.Expr, k: int) -> sympy.Expr | None:
     return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def placeholders_in(expr: sympy.Expr) -> tuple[int, ...]:
     """The numbers k of the placeholders p_k that occur, ascending (`y` is not among them)."""
-    return tuple(sorted(int(s.name[1:]) for s in expr.free_symbols
-                        if isinstance(s, Placeholder) and s is not Y and s != Y))
+    return tuple(
+        sorted(
+            int(s.name[1:])
+            for s in expr.free_symbols
+            if isinstance(s, Placeholder) and s is not Y and s != Y
+        )
+    )
 
 
-@lru_cache(maxsize=None)
+@cache
 def uses_output(expr: sympy.Expr) -> bool:
     """Whether `y` occurs."""
     return Y in expr.free_symbols
 
 
-@lru_cache(maxsize=None)
+@cache
 def renumber(expr: sympy.Expr, mapping: tuple[tuple[int, int], ...]) -> sympy.Expr:
     """The body with p_a replaced by p_b for each (a, b)."""
     return expr.xreplace({fn.placeholder(a): fn.placeholder(b) for a, b in mapping})
@@ -69,7 +74,7 @@ def infer_dtype(body: sympy.Expr, arg_dtypes: Sequence[DType]) -> DType:
     return DEFAULT if isinstance(found, str) else found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _infer(expr: sympy.Expr, args: tuple[DType, ...]) -> DType | str | None:
     """A dtype; None for weak integers, `_FRACTION` for weak fractions."""
     if isinstance(expr, Placeholder):
@@ -102,7 +107,9 @@ def _infer(expr: sympy.Expr, args: tuple[DType, ...]) -> DType | str | None:
 
 
 # -- bodies as straight-line operations -----------------------------------------------------------
-Kind = Literal["argument", "output", "axis", "dim", "number", "add", "sub", "mul", "div", "neg", "call"]
+Kind = Literal[
+    "argument", "output", "axis", "dim", "number", "add", "sub", "mul", "div", "neg", "call"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +125,12 @@ class Operation:
     payload: Any = None
 
 
-@lru_cache(maxsize=None)
+@cache
 def operations(body: sympy.Expr) -> tuple[Operation, ...]:
     """A body as straight-line code: every subterm once, division and subtraction restored.
 
-    SymPy writes `a / b` as `a * b**-1` and `a - b` as `a + -1 * b`; here they are one operation again,
-    so that the rounding is what the formula says.
+    SymPy writes `a / b` as `a * b**-1` and `a - b` as `a + -1 * b`; here they are one operation
+    again, so that the rounding is what the formula says.
 
     >>> [o.kind for o in operations(P[0] / P[1])]
     ['argument', 'argument', 'div']
@@ -162,7 +169,9 @@ class _Writer:
 
     def one(self, expr: sympy.Expr) -> int:
         if isinstance(expr, Placeholder):
-            return self.emit("output") if expr == Y else self.emit("argument", (), int(expr.name[1:]))
+            return (
+                self.emit("output") if expr == Y else self.emit("argument", (), int(expr.name[1:]))
+            )
         if isinstance(expr, AxisIndex):
             return self.emit("axis", (), int(expr.name[1:]))
         if isinstance(expr, Dim):
@@ -219,7 +228,9 @@ def _signed(term: sympy.Expr) -> tuple[int, sympy.Expr]:
     return 1, term
 
 
-def _fraction(expr: sympy.Expr) -> tuple[int, list[tuple[sympy.Expr, int]], list[tuple[sympy.Expr, int]]]:
+def _fraction(
+    expr: sympy.Expr,
+) -> tuple[int, list[tuple[sympy.Expr, int]], list[tuple[sympy.Expr, int]]]:
     """Sign, factors above and below the line, each with its power."""
     sign = 1
     above: list[tuple[sympy.Expr, int]] = []
@@ -305,7 +316,7 @@ _WEAK = (int, float)
 
 
 def _settled(operands: list[Any], called: bool, dtype: DType) -> list[Any]:
-    """Operands with Python's numbers in the dtype of the arrays that they meet, or else in `dtype`."""
+    """Operands with Python's numbers in the dtype of the arrays they meet, else in `dtype`."""
     known = [o.dtype for o in operands if type(o) not in _WEAK and o.dtype != BOOL]
     if known and not called:
         return operands  # NumPy's own rule: a Python number is weak
@@ -326,14 +337,31 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 
 # -- SymPy of a user, made our own ----------------------------------------------------------------
 _SYMPY: dict[Any, str] = {
-    sympy.exp: "exp", sympy.log: "log", sympy.sin: "sin", sympy.cos: "cos", sympy.tan: "tan",
-    sympy.tanh: "tanh", sympy.sinh: "sinh", sympy.cosh: "cosh", sympy.atan: "arctan",
-    sympy.erf: "erf", sympy.Abs: "abs", sympy.sign: "sign", sympy.floor: "floor",
-    sympy.Mod: "mod", sympy.StrictLessThan: "less", sympy.LessThan: "less_equal",
-    sympy.Eq: "equal", sympy.Ne: "not_equal", sympy.Not: "logical_not",
+    sympy.exp: "exp",
+    sympy.log: "log",
+    sympy.sin: "sin",
+    sympy.cos: "cos",
+    sympy.tan: "tan",
+    sympy.tanh: "tanh",
+    sympy.sinh: "sinh",
+    sympy.cosh: "cosh",
+    sympy.atan: "arctan",
+    sympy.erf: "erf",
+    sympy.Abs: "abs",
+    sympy.sign: "sign",
+    sympy.floor: "floor",
+    sympy.Mod: "mod",
+    sympy.StrictLessThan: "less",
+    sympy.LessThan: "less_equal",
+    sympy.Eq: "equal",
+    sympy.Ne: "not_equal",
+    sympy.Not: "logical_not",
 }
 _CHAINS: dict[Any, str] = {
-    sympy.Max: "maximum", sympy.Min: "minimum", sympy.And: "logical_and", sympy.Or: "logical_or",
+    sympy.Max: "maximum",
+    sympy.Min: "minimum",
+    sympy.And: "logical_and",
+    sympy.Or: "logical_or",
     sympy.Xor: "logical_xor",
 }
 
@@ -370,7 +398,9 @@ def _adopt(expr: Any, args: list[Any]) -> Any:
             return fn.rsqrt(base)
         return fn.exp(exponent) if base == sympy.E else fn.pow_(base, exponent)
     if isinstance(expr, (sympy.GreaterThan, sympy.StrictGreaterThan)):
-        return _own("less" if isinstance(expr, sympy.StrictGreaterThan) else "less_equal")(*args[::-1])
+        return _own("less" if isinstance(expr, sympy.StrictGreaterThan) else "less_equal")(
+            *args[::-1]
+        )
     if isinstance(expr, sympy.Piecewise):
         return _piecewise(expr, args)
     if isinstance(expr, sympy.functions.elementary.piecewise.ExprCondPair):
@@ -385,9 +415,10 @@ def _adopt(expr: Any, args: list[Any]) -> Any:
         return result
     if expr.is_number:
         return expr
+    known = ", ".join(sorted({c.__name__ for c in (*_SYMPY, *_CHAINS)}))
     raise SymgradError(
         f"elementwise: the SymPy function {type(expr).__name__} is not supported. "
-        f"Supported: + - * / **, {', '.join(sorted({c.__name__ for c in (*_SYMPY, *_CHAINS)}))}, Piecewise."
+        f"Supported: + - * / **, {known}, Piecewise."
     )
 
 
@@ -400,5 +431,9 @@ def _piecewise(expr: Any, pairs: list[Any]) -> Any:
     for pair in reversed(pairs):
         value, condition = pair
         always = condition == fn.CAST[BOOL](sympy.Integer(1))
-        result = value if always else fn.select(condition, value, sympy.nan if result is None else result)
+        result = (
+            value
+            if always
+            else fn.select(condition, value, sympy.nan if result is None else result)
+        )
     return result
