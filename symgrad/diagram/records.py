@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "input", "parameter", "constant", "operation", "result", "summary",
-    "carry", "element", "shared",
-    "between",
+    "carry", "element", "shared", "between",
 ]
 Half = Literal["forward", "backward"]
 EdgeKind = Literal["forward", "backward", "residual"]
