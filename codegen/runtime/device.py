@@ -194,12 +194,11 @@ def _or(x, y):
     return x | y
 
 
-def _merge(combine: Any, element: Any) -> Any:
-    """Every thread of a block gives a value and gets all of them combined, by a tree."""
+def _merge(combine: Any) -> Any:
+    """Every thread of a block gives a value and gets all of them combined, by a tree in `cells`."""
 
     @device
-    def merge(value):
-        cells = gpu.shared.array(WIDTH, element)
+    def merge(value, cells):
         place = gpu.threadIdx.x
         cells[place] = value
         gpu.syncthreads()
@@ -216,27 +215,11 @@ def _merge(combine: Any, element: Any) -> Any:
     return merge
 
 
-_ELEMENTS = {
-    "f32": types.float32,
-    "f64": types.float64,
-    "i32": types.int32,
-    "i64": types.int64,
-    "b1": types.boolean,
-}
-_OPERATIONS = {
-    "add": _add,
-    "mul": _mul,
-    "maximum": maximum,
-    "minimum": minimum,
-    "logical_or": _or,
-}
-# merge_add_f32 and so on: by operation and dtype.
-MERGES = {
-    f"merge_{operation}_{short}": _merge(combine, element)
-    for operation, combine in _OPERATIONS.items()
-    for short, element in _ELEMENTS.items()
-}
-globals().update(MERGES)
+merge_add = _merge(_add)
+merge_mul = _merge(_mul)
+merge_maximum = _merge(maximum)
+merge_minimum = _merge(minimum)
+merge_logical_or = _merge(_or)
 
 
 @device

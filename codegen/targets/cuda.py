@@ -282,10 +282,12 @@ class _KernelPrinter(BodyPrinter):
         self.dtypes: dict[str, DType] = {}
         self.touched: set[str] = set()
         self.together = launch.blocks
+        self.cells: dict[str, None] = {}
         self.place(launch)
         self.block(launch.body, 1)
         if self.function.lines[-1:] == ["    cuda.syncthreads()"]:
             self.function.lines.pop()
+        self.function.lines[:0] = [f"    {line}" for line in self.cells]
 
     def place(self, launch: Launch) -> None:
         """Which index this thread or block has."""
@@ -368,9 +370,10 @@ class _KernelPrinter(BodyPrinter):
             self.unfold("place", s.loops, depth + 1)
         self.block(s.body, depth + 1, together=False)
         for t in s.totals:
-            merge = f"merge_{t.operation}_{SHORT[t.dtype]}"
-            self.function.uses.add(merge)
-            self.put(f"{t.name} = {merge}({t.name})", depth)
+            merge, cells = f"merge_{t.operation}", f"cells_{SHORT[t.dtype]}"
+            self.function.uses |= {merge, "WIDTH"}
+            self.cells[f'{cells} = cuda.shared.array(WIDTH, "{t.dtype.name}")'] = None
+            self.put(f"{t.name} = {merge}({t.name}, {cells})", depth)
         if any(isinstance(t, (Store, Accumulate)) for t in walk(s.body)):
             self.put("cuda.syncthreads()", depth)
 
