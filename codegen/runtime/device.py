@@ -223,16 +223,30 @@ merge_logical_or = _merge(_or)
 
 
 @device
-def checked_index(index, extent, report, node):
+def checked_index(index, extent, report, node, position):
     """`index`, or `index + extent` where it is negative.
 
     Out of range, the place 0 is returned and the report (four int64) is filled by the first thread
-    that finds one: node + 1, the index, the extent.
+    that finds one: node + 1, the index, the extent, the position of the index in its own array.
     """
     place = index + extent if index < 0 else index
     if place < 0 or place >= extent:
         if gpu.atomic.cas(report, 0, 0, node + 1) == 0:
             report[1] = index
             report[2] = extent
+            report[3] = position
+        place = 0 * extent
+    return place
+
+
+@device
+def checked_label(index, extent, report, node, position):
+    """`index`, as `checked_index` but never wrapped: a negative one is out of range."""
+    place = index
+    if place < 0 or place >= extent:
+        if gpu.atomic.cas(report, 0, 0, node + 1) == 0:
+            report[1] = index
+            report[2] = extent
+            report[3] = position
         place = 0 * extent
     return place

@@ -353,11 +353,12 @@ class _KernelPrinter(BodyPrinter):
                 else:
                     self.put(self.write(s), depth)
             elif isinstance(s, CheckIndex):
-                self.function.uses |= {"checked_index", "i64"}
+                check = "checked_index" if s.wrap else "checked_label"
+                self.function.uses |= {check, "i64"}
                 self.function.status = True
                 self.dtypes[s.name] = INT64
                 given = f"i64({s.index}), {self.extent(s.extent)}, report, {s.node}"
-                self.put(f"{s.name} = checked_index({given})", depth)
+                self.put(f"{s.name} = {check}({given}, {self.affine(s.position)})", depth)
             else:
                 raise CompileError(f"no CUDA form for {type(s).__name__} (codegen/targets/cuda.py)")
 
