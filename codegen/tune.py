@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from codegen.loop_ir import Affine, Apply, CheckIndex, For, Kernel, Let, Load, Statement, Store, walk
+from codegen.loop_ir import (
+    Affine,
+    Apply,
+    CheckIndex,
+    For,
+    Kernel,
+    Let,
+    Load,
+    Statement,
+    Store,
+    walk,
+)
 from symgrad.graph.dims import Extent, same, size
 
 

@@ -250,6 +250,7 @@ class Translator:
             **{t.__name__: t for t in (np.float32, np.float64, np.int32, np.int64)}, bool=np.bool_
         )
         self.functions = {name: f.numpy for name, f in FUNCTIONS.items()}
+        self.functions |= {"greatest": np.maximum, "least": np.minimum}
         self.dtype_of: dict[str, np.dtype[Any]] = {}
 
     def affine(self, affine: ir.Affine) -> str:

@@ -13,6 +13,7 @@ from codegen.compiled import Compiled
 from codegen.pipeline import compile
 from symgrad.graph.errors import CompileError, DataError, LeafError, SymgradError
 from symgrad.graph.evaluator import evaluate
+from symgrad.graph.nodes import Input
 from tests.codegen_cases import call
 from tests.ir_interpreter import interpreted
 
@@ -211,6 +212,32 @@ def test_a_dim_that_no_leaf_tells() -> None:
         g = compile(sg.arange(sg.dim("m")) + sg.input("a", ()))
     with pytest.raises(LeafError, match="no value tells the dim 'm'"):
         g(a=1.0)
+
+
+def test_dims_that_must_be_equal() -> None:
+    a, b = sg.input("a", (sg.dim("p"),)), sg.input("b", (sg.dim("q"),))
+    with interpreted():
+        g = compile(a + b)
+    with pytest.raises(DataError, match=r"extents that must be equal differ: .*p = 3.*q = 5"):
+        g(a=np.zeros(3), b=np.zeros(5))
+    assert g(a=np.ones(3), b=np.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_initial_values_come_from_the_seed() -> None:
+    w = sg.parameter("w", (3, 5))
+    with interpreted():
+        first, same, other = (compile(w * 1, seed=seed) for seed in (1, 1, 2))
+        state = compile([], updates={w: w * 2}, seed=1).state["w"]
+    np.testing.assert_array_equal(first(), same())
+    np.testing.assert_array_equal(first(), state)
+    assert not np.array_equal(first(), other())
+
+
+def test_a_step_counts_calls() -> None:
+    step = Input("step", (), np.dtype(np.float32), "step")
+    with interpreted():
+        g = compile(step + 0.5)
+    assert [float(g()) for _ in range(3)] == [0.5, 1.5, 2.5]
 
 
 def test_what_compile_refuses() -> None:

@@ -370,6 +370,26 @@ def special_numbers(c: Case) -> None:
 
 
 @cases.add
+def special_literals(c: Case) -> None:
+    for dtype in (np.float32, np.float64):
+        x = c.input([1.0, -2.0, 0.0], dtype=dtype)
+        for number in (np.nan, np.inf, -np.inf, -0.0, 1e-38, 3e38, 0.1):
+            c.out(x * sg.constant(np.asarray(number, dtype)), sg.where(x > 0, x, number))
+    for dtype in (np.int32, np.int64):
+        x = c.input([0, 1, -1], dtype=dtype)
+        for number in (np.iinfo(dtype).min, np.iinfo(dtype).max):
+            c.out(x + sg.constant(np.asarray(number, dtype)), sg.maximum(x, int(number)))
+
+
+@cases.add
+def constants(c: Case) -> None:
+    turned = sg.constant(whole(1, 3, 5).T)
+    x = c.input(whole(2, 5, 3))
+    c.out(x + turned, x.T @ turned, turned[c.input([4, -1], dtype=np.int32)], turned.sum(0))
+    c.out(x > sg.constant(whole(3, 3, dtype=np.int64)), sg.constant([[True], [False]]) & (x[0] > 0))
+
+
+@cases.add
 def signs_of_zero(c: Case) -> None:
     x = c.input([0.0, -0.0, 1.0])
     # 1 / z tells the sign of a zero z
