@@ -31,7 +31,7 @@ from symgrad.graph.dtypes import BOOL, DType
 
 Loop: TypeAlias = tuple[str, Extent]
 # Operations whose order may be changed up to rounding.
-ASSOCIATIVE = ("add", "mul", "maximum", "minimum", "logical_or")
+ASSOCIATIVE = ("add", "mul", "greatest", "least", "logical_or")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,13 @@ def product_of(s: Spread) -> Product | None:
 
 
 def accumulations(body: Sequence[Statement]) -> tuple[Spread, ...]:
-    """rewrite: a := x[i]; b := op(a, v); x[i] := b  ->  Accumulate(x, i, op, v)."""
+    """Sums and products into memory.
+
+    rewrite:  a := x[i]; b := op(a, v); x[i] := b  ->  Accumulate(x, i, op, v)
+    requires: nothing afterwards reads a or b.
+    """
     done: list[Spread] = []
-    for s in body:
+    for place, s in enumerate(body):
         if isinstance(s, For):
             done.append(with_body(s, accumulations(s.body)))
             continue
@@ -129,10 +133,18 @@ def accumulations(body: Sequence[Statement]) -> tuple[Spread, ...]:
             and isinstance(new.value, Apply)
             and new.value.operation in ASSOCIATIVE
             and new.value.operands[0] == old.name != new.value.operands[1]
+            and not _read_in(body[place + 1 :], {old.name, new.name})
         ):
             value = Accumulate(s.buffer, s.offset, new.value.operation, new.value.operands[1])
             done[-3:] = [value]
     return tuple(done)
+
+
+def _read_in(body: Sequence[Statement], names: set[str]) -> bool:
+    """Whether statements, or the loops in them, read one of the names."""
+    return any(
+        uses(s) & names or (isinstance(s, For) and _read_in(s.body, names)) for s in body
+    )
 
 
 def atomic(s: Spread) -> Spread:

@@ -182,8 +182,8 @@ class _Spreader:
             "add": 0,
             "mul": 1,
             "logical_or": False,
-            "maximum": lowest(dtype),
-            "minimum": highest(dtype),
+            "greatest": lowest(dtype),
+            "least": highest(dtype),
         }
         return value.number == neutral[operation]
 

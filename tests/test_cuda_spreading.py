@@ -63,7 +63,7 @@ def test_rows_have_a_block_each() -> None:
     assert isinstance(launch, Launch) and launch.blocks
     assert launch.loops == (("i0", n),)
     shared = [s for s in walk(launch.body) if isinstance(s, Cooperate)]
-    assert sorted(t.operation for s in shared for t in s.totals) == ["add", "maximum"]
+    assert sorted(t.operation for s in shared for t in s.totals) == ["add", "greatest"]
 
 
 def test_column_sums_have_a_thread_for_each_column() -> None:

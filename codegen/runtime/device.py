@@ -217,8 +217,9 @@ def _merge(combine: Any) -> Any:
 
 merge_add = _merge(_add)
 merge_mul = _merge(_mul)
-merge_maximum = _merge(maximum)
-merge_minimum = _merge(minimum)
+
+merge_greatest = _merge(maximum)
+merge_least = _merge(minimum)
 merge_logical_or = _merge(_or)
 
 

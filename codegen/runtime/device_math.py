@@ -182,3 +182,7 @@ def pow_int(x, y):
 def cast_bool(x):
     """Whether x is not zero; NaN is not."""
     return x != 0
+
+
+# What reductions merge with.
+greatest, least = maximum, minimum

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 # What codegen/runtime/device_math.py offers; integers have functions of their own in OF_INTEGERS.
 PRIMITIVES = frozenset({
     "exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "abs", "sign", "floor", "sin", "cos", "tan",
-    "tanh", "sinh", "cosh", "arctan", "sigmoid", "softplus", "erf", "maximum", "minimum", "pow",
+    "tanh", "sinh", "cosh", "arctan", "sigmoid", "softplus", "erf", "maximum", "minimum",
+    "greatest", "least", "pow",
     "floor_divide", "mod", "isnan", "isfinite", "cast_float32", "cast_float64", "cast_int32",
     "cast_int64", "cast_bool",
 })  # fmt: skip
