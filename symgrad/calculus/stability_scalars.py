@@ -196,6 +196,11 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
     if any(t.ratio is not None for t in terms):
         return None
     builder, dtype = step.builder, step.dtype
+    if all(dict(t.exponent) == dict(terms[0].exponent) for t in terms):
+        # w_1 e^s + w_2 e^s = (w_1 + w_2) e^s
+        plain = [Form(t.number, t.factors) for t in terms]
+        core = Value(dtype, dirty=True, make=lambda: _sum_of(builder, plain, dtype))
+        return Form(factors={core: 1}, exponent=terms[0].exponent)
     largest = Value(dtype, dirty=True, degree=max(fm.height(t.exponent) for t in terms))
     rest = Value(dtype, dirty=True)
 
@@ -232,6 +237,11 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
 
     largest.make, rest.make = shift, scaled
     return Form(factors={rest: 1}, exponent={largest: ONE})
+
+
+def _sum_of(builder: Builder, terms: Sequence[Form], dtype: DType) -> Node:
+    args = [builder.wrap(builder.product(t, dtype)) for t in terms]
+    return builder.over(sympy.Add(*P[: len(args)]), args, dtype)
 
 
 # -- products --------------------------------------------------------------------------------------
@@ -308,12 +318,7 @@ def _distributed(step: Step, terms: Sequence[Form], other: Form) -> Value | None
     if len(whole) < len(made):
         return None
 
-    def make() -> Node:
-        builder = step.builder
-        args = [builder.wrap(builder.product(t, step.dtype)) for t in whole]
-        return builder.over(sympy.Add(*P[: len(args)]), args, step.dtype)
-
-    value = step.fire_node("exponentials", make)
+    value = step.fire_node("exponentials", lambda: _sum_of(step.builder, whole, step.dtype))
     value.terms = tuple(whole) if step.derived or all(t.ratio is None for t in whole) else ()
     value.form = _scaled_sum(step, value) or value.form
     return value

@@ -150,7 +150,15 @@ class Walk:
         """The node over its new arguments, known by the form of `value`."""
         new = reconnect(node, tuple([a.node for a in args]))
         value.made, value.make = new, None
-        return self.builder.wrapped.setdefault(new, value)
+        known = self.builder.wrapped.setdefault(new, value)
+        if known is not value and known in known.form.factors and value not in value.form.factors:
+            # taken as it is before; now more is known of it
+            known.form, known.terms, known.gentle = value.form, value.terms, value.gentle
+        if len(value.form.factors) == 1 and value.form.plain and value.form.number == 1:
+            ((single, power),) = value.form.factors.items()
+            if power == 1 and single.made is not None and single.made.shape == new.shape:
+                single.made = new  # equal nodes, of which one is there already
+        return known
 
     def moved(self, node: Node, args: Sequence[Value], outcome: Outcome) -> Value:
         """A node that moves or sums, by what its rule found."""
