@@ -183,7 +183,7 @@ class Moves:
         return Outcome(result, rule if result is not None else None)
 
     def _narrow_sum(self, node: Einsum, inside: Sequence[Node]) -> Value:
-        """The sum without the axes of one that `keepdims` adds, then with them: known by one name."""
+        """The sum without the axes of one of `keepdims`, then with them: known by one name."""
         present = {k for group in node.labels for k in group}
         out = [k for k in node.out if k in present]
         core = einsum_node(inside, node.labels, out, dict(enumerate(node.extents)))
