@@ -301,6 +301,9 @@ def _axes(inner: Map, outer: Node, rank: int) -> tuple[int | None, ...]:
     return tuple(lead + outer.out.index(k) for k in outer.labels[0])
 
 
+_MASKED_ONE = fn.select(fn.equal(fn.AXIS[0], fn.AXIS[1]), 1, 0)  # in derivatives of a trace
+
+
 def is_delta(node: Node) -> bool:
     """Whether a node is the unit matrix."""
     return (
@@ -308,6 +311,6 @@ def is_delta(node: Node) -> bool:
         and not node.args
         and node.ndim == 2
         and is_float(node.dtype)
-        and node.body == delta_body(node.dtype)
+        and node.body in (delta_body(node.dtype), _MASKED_ONE)
         and node.shape[0] == node.shape[1]
     )

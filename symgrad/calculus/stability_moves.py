@@ -83,8 +83,16 @@ class Moves:
     # -- Einsum ----------------------------------------------------------------------------------
     def einsum(self, node: Einsum, args: Sequence[Value]) -> Outcome:
         """Broadcasts and transposes move forms; sums shift exponentials."""
-        if len(args) == 1 and args[0].form.is_number and not node.summed:
-            return Outcome(args[0].form)
+        if len(args) == 1 and not node.summed:
+            # forms are aligned to the right: axes of one in front say nothing
+            lead = node.ndim - args[0].node.ndim if args[0].made is not None else 0
+            grown = lead > 0 and node.shape[lead:] == args[0].node.shape
+            if args[0].form.is_number or (
+                grown and node.out[lead:] == node.labels[0] and all(
+                    is_extent_one(e) for e in node.shape[:lead]
+                )
+            ):
+                return Outcome(args[0].form)
         if all(a.form.plain for a in args):
             return Outcome(None)
         summed = [k for k in node.summed if not is_extent_one(node.extents[k])]
@@ -132,7 +140,8 @@ class Moves:
             along = {v: c for v, c in form.exponent.items() if varies(v)}
             apart = {v: c for v, c in form.exponent.items() if v not in along}
             if along and _is_shifted(along, apart):
-                return Outcome(None)
+                known = self._narrow_sum(node, [a.node for a in args])
+                return Outcome(Form(factors={known: 1}))
             kept = {v: k for v, k in form.factors.items() if varies(v) or not alone}
             taken = Form(
                 form.number if alone else ONE,
@@ -169,9 +178,21 @@ class Moves:
             inside.append(fitted(e, arg.node.shape) if e.shape != arg.node.shape else e)
         if not outside.exponent:
             return Outcome(None)
-        core = einsum_node(inside, node.labels, node.out, dict(enumerate(node.extents)))
-        result = fm.product(outside, Form(factors={self.builder.wrap(core): 1}))
+        core = self._narrow_sum(node, inside)
+        result = fm.product(outside, Form(factors={core: 1}))
         return Outcome(result, rule if result is not None else None)
+
+    def _narrow_sum(self, node: Einsum, inside: Sequence[Node]) -> Value:
+        """The sum without the axes of one of `keepdims`, then with them: known by one name."""
+        present = {k for group in node.labels for k in group}
+        out = [k for k in node.out if k in present]
+        core = einsum_node(inside, node.labels, out, dict(enumerate(node.extents)))
+        wide = [k for k in node.out if k not in present and not is_extent_one(node.extents[k])]
+        if wide:
+            return self.builder.wrap(core if tuple(out) == node.out else einsum_node(
+                inside, node.labels, node.out, dict(enumerate(node.extents))
+            ))
+        return self.builder.wrap(moved(core, out, node.out))
 
     # -- reads and their adjoints ----------------------------------------------------------------
     def read(self, node: Gather | Reindex, args: Sequence[Value], made: Sequence[Node]) -> Outcome:

@@ -2,10 +2,11 @@
 
 One walk from the leaves to the end gives each value its form in an algebra of exponentials
 (`stability_forms.py`), and asks of every step whether it overflows, cancels or is undefined though
-its value is not. The rules stand with their equations in `stability_scalars.py` (sums, products,
-functions, also inside the bodies of `elementwise`) and `stability_moves.py` (sums over axes,
-broadcasts, slices, reads at indices and their cotangents). Rational functions of e^x, hence all
-derivatives of hand-written sigmoids and hyperbolic tangents, are built by `stability_ratios.py`.
+its value is not. The rules stand with their equations in `stability_scalars.py` and
+`stability_functions.py` (steps of scalar bodies, also of `elementwise`) and in `stability_moves.py`
+(sums over axes, broadcasts, slices, reads at indices and their cotangents). Rational functions of
+e^x, hence all derivatives of hand-written sigmoids and hyperbolic tangents, are built by
+`stability_ratios.py`.
 
 Whatever no rule asks for stays as it is written: `0.0 * x`, `x - x`, `x / x`. Derivatives made by
 `grad` before are known by their origin: there `x (1/x)` is 1.
@@ -22,9 +23,10 @@ import sympy
 from symgrad.calculus.map_rules import derived
 from symgrad.calculus.stability_building import Builder, fitted
 from symgrad.calculus.stability_forms import Form, Value, product
+from symgrad.calculus.stability_functions import value_of, zero_test
 from symgrad.calculus.stability_moves import Moves, Outcome, Summed
 from symgrad.calculus.stability_record import EQUATIONS, Rewrite
-from symgrad.calculus.stability_scalars import Step, body_of, value_of, zero_test
+from symgrad.calculus.stability_scalars import Step, body_of
 from symgrad.graph.dtypes import BOOL, is_float
 from symgrad.graph.functions import P, axis_index, function_of, placeholder
 from symgrad.graph.graph import Graph
@@ -112,8 +114,9 @@ class Walk:
             with provenance(node.origin, node.backward_of, node.where):
                 self.values[node] = self.visit(node, args)
         done = [self.values[output].node for output in outputs]
-        used = set(toposort(done))
-        self.rewrites = [r for r in self.rewrites if r.after in used]
+        if self.rewrites:
+            used = set(toposort(done))
+            self.rewrites = [r for r in self.rewrites if r.after in used]
         return done
 
     def visit(self, node: Node, args: Sequence[Value]) -> Value:
@@ -150,7 +153,15 @@ class Walk:
         """The node over its new arguments, known by the form of `value`."""
         new = reconnect(node, tuple([a.node for a in args]))
         value.made, value.make = new, None
-        return self.builder.wrapped.setdefault(new, value)
+        known = self.builder.wrapped.setdefault(new, value)
+        if known is not value and known in known.form.factors and value not in value.form.factors:
+            # taken as it is before; now more is known of it
+            known.form, known.terms, known.gentle = value.form, value.terms, value.gentle
+        if len(value.form.factors) == 1 and value.form.plain and value.form.number == 1:
+            ((single, power),) = value.form.factors.items()
+            if power == 1 and single.made is not None and single.made.shape == new.shape:
+                single.made = new  # equal nodes, of which one is there already
+        return known
 
     def moved(self, node: Node, args: Sequence[Value], outcome: Outcome) -> Value:
         """A node that moves or sums, by what its rule found."""
@@ -199,7 +210,8 @@ class Walk:
                     lambda rule, value: rules.__setitem__(value, rule),
                     self.moves.variance(node.dtype),
                 )))
-        result, needed = values[-1], needed_steps(steps, values)
+        result = values[-1]
+        needed = needed_steps(steps, values) if rules else []
         if not any(values[k] in rules for k in needed):
             return self._as_written(node, args, result, len(steps) == len(args))
         value = Value(node.dtype, result.form, dirty=True, fired=True, logs=result.logs,
