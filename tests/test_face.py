@@ -24,9 +24,11 @@ sigmoid softplus relu softmax log_softmax logsumexp one_hot cross_entropy elemen
 """
 TRANSFORMS = """
 grad value_and_grad vjp jvp jacobian hessian hvp simplify stabilize substitute derive cost
-parameters inputs latex
+parameters inputs latex to_networkx to_sympy
 """
-VALUES = "evaluate compile Trainer optim draw gradient_flow random dropout"
+VALUES = """
+evaluate compile Trainer EarlyStopping CsvLog Checkpoint nn optim draw gradient_flow random dropout
+"""
 ERRORS = "SymgradError ShapeError DTypeError LeafError GradError CompileError DataError"
 NAMES = [*LEAVES.split(), *VERBS.split(), *TRANSFORMS.split(), *VALUES.split(), *ERRORS.split()]
 
@@ -50,7 +52,7 @@ def test_name_is_reachable(name: str) -> None:
     if name in ERRORS.split():
         assert issubclass(value, sg.SymgradError)
     else:
-        assert callable(value) or name in ("init", "optim", "random")
+        assert callable(value) or name in ("init", "nn", "optim", "random")
 
 
 def test_every_name_resolves_and_unknown_ones_are_refused() -> None:
