@@ -252,6 +252,7 @@ class _Translator:
             elif isinstance(s, ir.CheckIndex):
                 self.dtype_of[s.name] = INT64
                 given = f"{s.index}, {value(s.extent, self.dims)}, report, {s.node}"
+                given += f", {self.affine(s.position)}, {s.wrap}"
                 self.lines.append(f"{pad}{s.name} = checked({given})")
             else:
                 assert isinstance(s, ir.Call), s
@@ -294,12 +295,19 @@ class _Translator:
         return f"{short}(F[{v.operation!r}]({', '.join(v.operands)}))"
 
 
-def _checked(index: Any, extent: int, report: np.ndarray[Any, Any], node: int) -> np.int64:
-    wrapped = int(index) + (extent if index < 0 else 0)
+def _checked(
+    index: Any,
+    extent: int,
+    report: np.ndarray[Any, Any],
+    node: int,
+    position: int,
+    wrap: bool,
+) -> np.int64:
+    wrapped = int(index) + (extent if wrap and index < 0 else 0)
     if 0 <= wrapped < extent:
         return np.int64(wrapped)
     if not report[0]:
-        report[:3] = node + 1, int(index), extent
+        report[:] = node + 1, int(index), extent, position
     return np.int64(0)
 
 

@@ -162,6 +162,7 @@ def test_an_index_out_of_range_names_the_line(f: Compiled, wrong: int) -> None:
     with pytest.raises(DataError, match=rf"index {wrong} is out of range for extent 7") as caught:
         f(x=ROWS, k=places, table=TABLE)
     assert "test_codegen_calls.py:" in str(caught.value)
+    assert "at (3,) of  'k'" in str(caught.value)
     np.testing.assert_array_equal(f(x=ROWS, k=PLACES, table=TABLE)["read"], TABLE[PLACES])
 
 
@@ -171,14 +172,28 @@ def test_labels_out_of_range_name_the_loss() -> None:
     with interpreted():
         g = compile([loss, sg.grad(loss, logits)])
         values = {"logits": ROWS, "y": np.array([0, 1, 2, 3, 0], np.int32)}
-        with pytest.raises(
-            DataError, match=r"cross_entropy.*index 3 .*extent 3.*test_codegen_calls"
-        ):
-            g(**values)
-        with pytest.raises(DataError, match="index 3"):
-            compile(sg.grad(loss, logits))(**values)
-        values["y"][3] = -1
+        alone = compile(sg.grad(loss, logits))  # its Scatter became a comparison
+        for bad in (3, -1, -3):
+            values["y"][3] = bad
+            for made in (g, alone):
+                match = rf"cross_entropy: label {bad} .*extent 3\n.*test_codegen_calls"
+                with pytest.raises(DataError, match=match) as caught:
+                    made(**values)
+                assert "at (3,) of  'y'" in str(caught.value)
+                assert "Labels must lie in 0..2." in str(caught.value)
+        values["y"][3] = 0
         call(g, values)
+
+
+def test_a_bad_index_behind_views_names_the_leaf() -> None:
+    table, k = sg.input("table", (7, 3)), sg.input("k", (2, n), "int32")
+    read = table[k.T[1:][::-1].reshape(n * 2 - 2)]
+    with interpreted():
+        g = compile(read)
+    places = np.array([[0, 6, 3, 2], [1, 0, 9, 5]], np.int32)
+    with pytest.raises(DataError, match="index 9 is out of range for extent 7") as caught:
+        g(table=TABLE, k=places)
+    assert "at (1, 2) of  'k'" in str(caught.value)
 
 
 def test_an_empty_axis_has_no_maximum() -> None:
