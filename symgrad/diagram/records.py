@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from symgrad.graph.nodes import Node
 
 Kind = Literal[
-    "input", "parameter", "constant", "operation", "result", "summary", "carry", "element", "shared",
-    "between",
+    "input", "parameter", "constant", "operation", "result", "summary",
+    "carry", "element", "shared", "between",
 ]
 Half = Literal["forward", "backward"]
 EdgeKind = Literal["forward", "backward", "residual"]
