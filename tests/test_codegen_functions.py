@@ -14,7 +14,7 @@ from codegen.pipeline import compile
 from symgrad.graph import functions as fn
 from symgrad.graph.checker import check
 from symgrad.graph.dims import dim
-from symgrad.graph.dtypes import ALL, BOOL, DType, is_float, is_int
+from symgrad.graph.dtypes import ALL, BOOL, INT64, DType, is_float, is_int
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.functions import AXIS, CAST, FUNCTIONS, P
@@ -39,7 +39,7 @@ EXACT = {
         "isfinite",
         "select",
         "stop_gradient",
-        *(c for c in FUNCTIONS if "cast" in c),
+        *(name for name, f in FUNCTIONS.items() if f.result in ("cast", "draw")),
     ),
 }
 
@@ -65,6 +65,8 @@ ON_TRUTH = {"maximum", "minimum", "select", "equal", "not_equal", "stop_gradient
 def is_defined(function: fn.ScalarFunction, dtype: DType) -> bool:
     if function.name.startswith("logical_"):
         return dtype == BOOL
+    if function.result == "draw":
+        return dtype == INT64
     if function.result == "float" or function.name in ("isnan", "isfinite", "pow"):
         return is_float(dtype)  # an integer to a negative power is an error
     return dtype != BOOL or function.result == "cast" or function.name in ON_TRUTH
