@@ -198,13 +198,13 @@ class _Scheduler:
         stack = [node]
         while stack:
             for root, index in self.roots(stack.pop(), here):
-                if root not in self.waiting or root in together:
+                if root not in self.waiting:
                     continue
-                if equal_shapes(domain_of(root), domain) and index == here:
+                if index != here or not equal_shapes(domain_of(root), domain):
+                    others[root] = None
+                elif root not in together:
                     together[root] = None
                     stack.append(root)
-                else:
-                    others[root] = None
         # what other loops read must be there before them
         for root in list(together):
             if root in others:

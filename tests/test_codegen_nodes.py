@@ -90,6 +90,16 @@ def result_of_a_row_sum_lies_in_another_order(c: Case) -> None:
 
 
 @cases.add
+def values_read_at_their_own_place_and_at_another(c: Case) -> None:
+    n = c.dim()
+    x, k = c.input(whole(1, 5, 5), n, n), c.input([[0, 1], [2, -1]], dtype=np.int32)
+    y = x * 2 + 1
+    c.out(y - sg.transpose(y), sg.where(y > 0, y[::-1], y), y + y[:, ::-1] * sg.transpose(y))
+    rows = x[0][k]
+    c.out(sg.minimum(sg.transpose(rows), rows) + sg.arange(2))
+
+
+@cases.add
 def repeated_arguments(c: Case) -> None:
     x = c.input(whole(1, 3, 5))
     c.out(sg.einsum("ij,ij->j", x, x), sg.einsum("ij,kj->ik", x, x), sg.einsum("ij,ik->jk", x, x))
