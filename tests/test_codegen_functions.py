@@ -15,7 +15,7 @@ from codegen.runtime.draws import DRAWS
 from symgrad.graph import functions as fn
 from symgrad.graph.checker import check
 from symgrad.graph.dims import dim
-from symgrad.graph.dtypes import ALL, BOOL, DType, is_float, is_int
+from symgrad.graph.dtypes import ALL, BOOL, INT64, DType, is_float, is_int
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.functions import AXIS, CAST, FUNCTIONS, P
@@ -40,7 +40,7 @@ EXACT = {
         "isfinite",
         "select",
         "stop_gradient",
-        *(c for c in FUNCTIONS if "cast" in c),
+        *(name for name, f in FUNCTIONS.items() if f.result in ("cast", "draw")),
     ),
 }
 
@@ -68,6 +68,8 @@ def is_defined(function: fn.ScalarFunction, dtype: DType) -> bool:
         return False
     if function.name.startswith("logical_"):
         return dtype == BOOL
+    if function.result == "draw":
+        return dtype == INT64
     if function.result == "float" or function.name in ("isnan", "isfinite", "pow"):
         return is_float(dtype)  # an integer to a negative power is an error
     return dtype != BOOL or function.result == "cast" or function.name in ON_TRUTH

@@ -15,7 +15,7 @@ from symgrad.graph import functions as fn
 from symgrad.graph.dims import Dim
 from symgrad.graph.dtypes import BOOL, DEFAULT, INT64, DType, is_float, promote
 from symgrad.graph.errors import DTypeError, SymgradError
-from symgrad.graph.functions import AxisIndex, Placeholder, Y, function_of
+from symgrad.graph.functions import AxisIndex, P as P, Placeholder, Y, function_of
 
 
 @cache
