@@ -116,7 +116,7 @@ def _bad_index(target: str) -> None:
         except sg.DataError as error:
             said[name] = str(error)
     assert said["device"] == said["cpu"], said
-    assert "index 3 is out of range for extent 3" in said["device"]
+    assert "3 is out of range" in said["device"], said["device"]
     for name, array in before.items():
         np.testing.assert_array_equal(f.state[name], array)
 

@@ -11,7 +11,6 @@ import sympy
 import symgrad as sg
 from codegen.compiled import Compiled
 from codegen.pipeline import compile
-from codegen.runtime.draws import DRAWS
 from symgrad.graph import functions as fn
 from symgrad.graph.checker import check
 from symgrad.graph.dims import dim
@@ -64,8 +63,6 @@ ON_TRUTH = {"maximum", "minimum", "select", "equal", "not_equal", "stop_gradient
 
 
 def is_defined(function: fn.ScalarFunction, dtype: DType) -> bool:
-    if function.name in DRAWS:  # of counters and keys: see test_random.py
-        return False
     if function.name.startswith("logical_"):
         return dtype == BOOL
     if function.result == "draw":
@@ -127,7 +124,7 @@ def test_function(name: str, results: dict[str, Array]) -> None:
 
 
 def test_every_function_is_applied() -> None:
-    assert {name.partition("-")[0] for name in APPLICATIONS} == set(FUNCTIONS) - set(DRAWS)
+    assert {name.partition("-")[0] for name in APPLICATIONS} == set(FUNCTIONS)
 
 
 # -- bodies ----------------------------------------------------------------------------------------

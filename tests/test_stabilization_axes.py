@@ -42,7 +42,7 @@ LOGSUMEXP: dict[str, Callable[..., Node]] = {
     "negative": lambda x, **k: -log(1.0 / exp(x).sum(**k)),
     "squared": lambda x, **k: log(exp(x).sum(**k) ** 2) / 2.0,
     "product": lambda x, **k: log((exp(x / 2) * exp(x / 2)).sum(**k)),
-    "twice negated": lambda x, **k: log(sg.sum(exp(-sg.negative(x)), **k)),
+    "twice negated": lambda x, **k: log(sg.sum(exp(-(-1.0 * x)), **k)),
 }
 
 

@@ -30,7 +30,7 @@ from codegen.runtime import checks, draws, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.vector_math import PRIMITIVES
 from symgrad.graph.dims import Dim, Extent
-from symgrad.graph.dtypes import SHORT, DType
+from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
 
@@ -315,6 +315,13 @@ class _KernelPrinter(BodyPrinter):
                 self.put(f"{s.name} = {check}({given}, {self.affine(s.position)})", depth)
             else:
                 self.put(self.product(s), depth)
+
+    def apply(self, operation: str, operands: tuple[str, ...], dtype: DType) -> str:
+        """An operation; whole numbers wrap around."""
+        if dtype == INT64 and operation in ("add", "sub", "mul"):
+            self.function.uses.add(f"whole_{operation}")
+            return f"whole_{operation}({', '.join(operands)})"
+        return super().apply(operation, operands, dtype)
 
     def product(self, call: ir.Call) -> str:
         short = SHORT[call.c.dtype]

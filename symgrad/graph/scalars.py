@@ -22,7 +22,7 @@ from symgrad.graph.functions import AxisIndex, P as P, Placeholder, Y, function_
 def derivative(body: sympy.Expr, k: int) -> sympy.Expr | None:
     """D body / d p_k, in the placeholders and `y` (the body's own value); None when zero.
 
-    >>> derivative(fn.tanh(P[0]), 0)
+    >>> derivative(fn.tanh(fn.P[0]), 0)
     1 - y**2
     """
     result = body.diff(fn.placeholder(k))
@@ -132,7 +132,7 @@ def operations(body: sympy.Expr) -> tuple[Operation, ...]:
     SymPy writes `a / b` as `a * b**-1` and `a - b` as `a + -1 * b`; here they are one operation
     again, so that the rounding is what the formula says.
 
-    >>> [o.kind for o in operations(P[0] / P[1])]
+    >>> [o.kind for o in operations(fn.P[0] / fn.P[1])]
     ['argument', 'argument', 'div']
     """
     writer = _Writer()
@@ -371,7 +371,7 @@ def adopt(expr: sympy.Expr) -> sympy.Expr:
 
     Raises: SymgradError for a SymPy function without a counterpart.
 
-    >>> adopt(sympy.tanh(P[0]) * sympy.Abs(P[1])).args
+    >>> adopt(sympy.tanh(fn.P[0]) * sympy.Abs(fn.P[1])).args
     (abs(p1), tanh(p0))
     """
     done: dict[sympy.Basic, sympy.Expr] = {}
