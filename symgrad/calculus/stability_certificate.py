@@ -144,7 +144,7 @@ def certify(rewrites: Sequence[Rewrite]) -> Certificate:
 
 def _mpmath() -> Any:
     try:
-        import mpmath  # type: ignore[import-untyped]
+        import mpmath
     except ImportError:
         raise SymgradError(
             "stabilize: a certificate compares with mpmath, which is not installed. "
