@@ -24,6 +24,7 @@ from symgrad.graph.errors import DataError, DataShapeError, LeafError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.positions import out_of_range
 
 Array = npt.NDArray[Any]
 
@@ -306,15 +307,19 @@ class Compiled:
         if self._run(call.table.ctypes.data, call.dims.ctypes.data):
             raise self.index_error(call)
 
-    def index_error(self, call: Invocation) -> DataError:
-        """The error that the report of a call describes."""
-        number, index, extent = (int(v) for v in call.report[:3])
-        node = self.stages.schedule.checked[number - 1]
-        line = f" ({node.where})" if node.where is not None else ""
-        return DataError(
-            f"{node.origin or node.name}: index {index} is out of range for extent {extent}{line}. "
-            f"Indices and labels must lie in 0..{extent - 1}."
-        )
+    def index_error(
+        self,
+        call: Invocation,
+        row_of: Callable[[Node, tuple[int, ...]], int | None] = lambda leaf, place: None,
+    ) -> DataError:
+        """The error that the report of a call describes; `row_of` as in `out_of_range`."""
+        number, index, extent, position = (int(v) for v in call.report)
+        node, source = self.stages.schedule.checked[number - 1]
+        dims, place = self._extents(call), None
+        if position >= 0:
+            where = np.unravel_index(position, dm.values(source.shape, dims))
+            place = tuple(int(k) for k in where)
+        return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
     def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
         """Memory for calls from compiled loops: leaves are read where they are.

@@ -1,6 +1,8 @@
 """Contractions in the form that matrix products take: pairwise, batch first, rows, columns.
 
-rewrite:  an Einsum of several arguments -> Einsums of two, in the order that opt_einsum finds
+rewrite:  a sum over an axis that always has one element -> no sum: what is one value stays itself,
+          so that dropping the axis of x[0] keeps -0.0, which 0.0 + -0.0 would lose
+          an Einsum of several arguments -> Einsums of two, in the order that opt_einsum finds
           a summed label of one argument only -> summed before the product
           a product with rows or columns -> (batch, m, n) = (batch, m, k) x (batch, k, n), where an
           argument may also lie transposed; other layouts are permuted by an Einsum of one argument
@@ -12,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from codegen.access import is_one
 from symgrad.graph.dims import Extent, size
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
-from symgrad.graph.nodes import Einsum, Node, einsum_node
+from symgrad.graph.nodes import Einsum, Node, einsum_node, reshape_node
 from symgrad.graph.traversal import rebuild, reconnect
 
 # The extent that stands for a symbolic one when contraction orders are compared.
@@ -40,9 +43,22 @@ def order_contractions(outputs: Sequence[Node]) -> list[Node]:
         node = reconnect(node, args)
         if isinstance(node, Fold):
             return with_outputs(node, order_contractions(node.body.outputs))
+        if isinstance(node, Einsum) and any(is_one(node.extents[k]) for k in node.summed):
+            node = _without_ones(node)
         return _ordered(node) if isinstance(node, Einsum) and node.summed else node
 
     return rebuild(outputs, rule)
+
+
+def _without_ones(node: Einsum) -> Einsum:
+    """The same without summed labels of extent one: the arguments lose those axes."""
+    ones = {k for k in node.summed if is_one(node.extents[k])}
+    kept = [tuple(k for k in labels if k not in ones) for labels in node.labels]
+    args = [
+        arg if own == labels else reshape_node(arg, tuple(node.extents[k] for k in own))
+        for arg, labels, own in zip(node.args, node.labels, kept, strict=True)
+    ]
+    return einsum_node(args, kept, node.out, dict(enumerate(node.extents)))
 
 
 def _ordered(node: Einsum) -> Node:

@@ -20,6 +20,7 @@ from codegen.access import (
 from codegen.contractions import product_of
 from codegen.loop_ir import Affine
 from codegen.schedule import (
+    Checked,
     FoldStage,
     LoopStage,
     MoveStage,
@@ -59,7 +60,7 @@ Roots = list[tuple[Node, Index]]
 MOST_MEMBERS = 240
 
 
-def make_schedule(outputs: Sequence[Node], checked: list[Node] | None = None) -> Schedule:
+def make_schedule(outputs: Sequence[Node], checked: list[Checked] | None = None) -> Schedule:
     """Group the nodes that the outputs need into stages.
 
     Args:
@@ -82,7 +83,7 @@ def _leaves(outputs: Sequence[Node]) -> tuple[Input, ...]:
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph, checked: list[Node]) -> None:
+    def __init__(self, graph: Graph, checked: list[Checked]) -> None:
         self.graph = graph
         self.checked = checked
         self.stages: list[Stage] = []
@@ -197,13 +198,13 @@ class _Scheduler:
         stack = [node]
         while stack:
             for root, index in self.roots(stack.pop(), here):
-                if root not in self.waiting or root in together:
+                if root not in self.waiting:
                     continue
-                if equal_shapes(domain_of(root), domain) and index == here:
+                if index != here or not equal_shapes(domain_of(root), domain):
+                    others[root] = None
+                elif root not in together:
                     together[root] = None
                     stack.append(root)
-                else:
-                    others[root] = None
         # what other loops read must be there before them
         for root in list(together):
             if root in others:

@@ -6,7 +6,7 @@
               | Let(name, dtype, value)                     a new name, written once
               | Update(name, value)                         a new value for an accumulator
               | Store(buffer, offset, name)                 buffer[offset] := name
-              | CheckIndex(name, index, extent, node)       name := index, wrapped, proven in range
+              | CheckIndex(name, index, extent, node, ..)   name := index, wrapped, proven in range
               | Call(routine, arguments)                    a library routine (a matrix product)
     Value     = Load(buffer, offset) | Apply(operation, operands) | Literal(number) | Copy(name)
 
@@ -181,12 +181,18 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class CheckIndex:
-    """`name := index`, negative counted from the end; out of range is reported for `node`."""
+    """`name := index`, proven in range; where it is not, that is reported for `node`.
+
+    position: of the index in its own array, for the report; -1 where that is not known.
+    wrap:     negative ones count from the end.
+    """
 
     name: str
     index: str
     extent: Extent
     node: int
+    position: Affine
+    wrap: bool
 
 
 @dataclass(frozen=True, slots=True)

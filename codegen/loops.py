@@ -326,7 +326,7 @@ class Loops(Values):
         )
 
 
-_MERGE = {"max": "maximum", "min": "minimum", "prod": "mul"}
+_MERGE = {"max": "greatest", "min": "least", "prod": "mul"}
 
 
 def merge_of(node: Node) -> str:

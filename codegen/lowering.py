@@ -17,6 +17,7 @@ from codegen.loops import Loops, lowest
 from codegen.schedule import LoopStage, MoveStage, ProductStage, Schedule, Stage, position_of
 from codegen.values import CopyOf, Lowered, Values, Writer, nest, offset_of
 from symgrad.graph.dims import Extent, same, size
+from symgrad.graph.dtypes import is_float
 from symgrad.graph.nodes import Reduce, Reindex
 
 
@@ -96,7 +97,9 @@ class _Running(Values):
         index = (*rest[:axis], variable("t"), *rest[axis:])
         index = tuple(ZERO if is_one(e) else i for i, e in zip(index, node.shape, strict=True))
         operation = {"cumsum": "add", "cumprod": "mul", "cummax": "maximum"}[node.op]
-        number = {"cumsum": 0, "cumprod": 1}.get(node.op, lowest(node.dtype))
+        # -0.0 + x is x for every x, as 0.0 + -0.0 is not
+        zero = -0.0 if is_float(node.dtype) else 0
+        number = {"cumsum": zero, "cumprod": 1}.get(node.op, lowest(node.dtype))
         name = self.fresh()
         self.depth[name] = 1
         self.blocks[1].append(Let(name, node.dtype, ir.Copy(self.literal(number, node.dtype))))

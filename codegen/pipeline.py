@@ -114,21 +114,23 @@ def simplify_checked(
     """
     done = list(simplify(outputs))
     kept, indices = done[:count], done[count:]
-    checked = {(id(i), e) for i, e, _ in _index_uses(toposort(kept))}
+    checked = {(id(i), e, user.wrap) for i, e, user in _index_uses(toposort(kept))}
     for index, (_, extent, user) in zip(indices, asked, strict=True):
-        if (id(index), extent) not in checked and not isinstance(index, Constant):
-            checked.add((id(index), extent))
-            with provenance(user.origin or user.name, where=user.where):
+        key = (id(index), extent, user.wrap)
+        if key not in checked and not isinstance(index, Constant):
+            checked.add(key)
+            primal = user if user.backward_of is None else user.backward_of
+            with provenance(primal.origin or primal.name, where=user.where):
                 places = Map((), AXIS[0], (extent,), INT32)
                 labels = tuple(range(index.ndim))
-                read = Gather((places, index), (~0,), (labels,), labels)
+                read = Gather((places, index), (~0,), (labels,), labels, user.wrap)
                 kept.append(einsum_node([read], [labels], ()) if labels else read)
     return kept
 
 
-def _index_uses(nodes: Sequence[Node]) -> list[tuple[Node, Extent, Node]]:
+def _index_uses(nodes: Sequence[Node]) -> list[tuple[Node, Extent, Gather | Scatter]]:
     """Index expressions, the extents that they index, and the nodes that use them."""
-    found: dict[tuple[int, Extent], tuple[Node, Extent, Node]] = {}
+    found: dict[tuple[int, Extent, bool], tuple[Node, Extent, Gather | Scatter]] = {}
     for node in nodes:
         if isinstance(node, Gather):
             axes, shape = node.source_axes, node.args[0].shape
@@ -139,7 +141,7 @@ def _index_uses(nodes: Sequence[Node]) -> list[tuple[Node, Extent, Node]]:
         for axis, extent in zip(axes, shape, strict=True):
             if axis < 0:
                 index = node.args[1 + ~axis]
-                found.setdefault((id(index), extent), (index, extent, node))
+                found.setdefault((id(index), extent, node.wrap), (index, extent, node))
     return list(found.values())
 
 

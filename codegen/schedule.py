@@ -23,6 +23,7 @@ from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     Einsum,
+    Gather,
     Node,
     Reduce,
     Reindex,
@@ -100,6 +101,9 @@ class FoldStage:
 Stage: TypeAlias = LoopStage | ProductStage | MoveStage | FoldStage
 
 
+Checked: TypeAlias = tuple[Gather | Scatter, Node]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Schedule:
     """Stages in order.
@@ -107,7 +111,8 @@ class Schedule:
     graph:   what is computed; its outputs are results, then right-hand sides of updates.
     stored:  nodes that need memory beyond a row.
     forced:  nodes that would be inline but must lie in memory.
-    checked: nodes whose indices kernels check, in the order of their numbers in reports.
+    checked: nodes whose indices kernels check, each with the index expression, in the order of
+             their numbers in reports.
     """
 
     graph: Graph
@@ -115,7 +120,7 @@ class Schedule:
     stage_of: dict[Node, int]
     stored: frozenset[Node]
     forced: frozenset[Node]
-    checked: list[Node]
+    checked: list[Checked]
 
     def inline(self, node: Node) -> bool:
         """Whether readers look through a node."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from codegen.loop_ir import Affine, Apply, For, Kernel, Let, Load, Statement, Store, walk
+from codegen.loop_ir import Affine, Apply, CheckIndex, For, Kernel, Let, Load, Statement, Store, walk
 from symgrad.graph.dims import Extent, same, size
 
 
@@ -42,6 +42,8 @@ def _affine(statement: Statement) -> tuple[Affine, ...]:
     if isinstance(statement, Let) and isinstance(statement.value, Apply):
         payload = statement.value.payload
         return (payload,) if isinstance(payload, Affine) else ()
+    if isinstance(statement, CheckIndex):
+        return (statement.position,)
     offsets = getattr(statement, "offsets", ())
     return tuple(offsets)
 
@@ -67,6 +69,8 @@ def _drop(body: tuple[Statement, ...], outer: str) -> tuple[Statement, ...]:
     for s in body:
         if isinstance(s, Store):
             s = replace(s, offset=without(s.offset))
+        elif isinstance(s, CheckIndex):
+            s = replace(s, position=without(s.position))
         elif isinstance(s, Let) and isinstance(s.value, Load):
             s = replace(s, value=replace(s.value, offset=without(s.value.offset)))
         elif isinstance(s, Let) and isinstance(s.value, Apply):

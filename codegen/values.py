@@ -17,7 +17,7 @@ from codegen.loop_ir import Affine, Apply, Buffer, Kernel, Let, Load, Statement,
 from codegen.schedule import Schedule, axis_name, member_reads
 from symgrad.graph.dims import Extent, Shape, size
 from symgrad.graph.dtypes import DType, is_bool
-from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node
+from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node, Scatter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,9 +224,9 @@ class Values(Writer):
             return product
         return names[0]
 
-    def check_number(self, node: Node) -> int:
-        """The number under which a report names a node."""
-        self.plan.checked.append(node)
+    def check_number(self, node: Gather | Scatter, indices: Node) -> int:
+        """The number under which a report names a node and one of its index expressions."""
+        self.plan.checked.append((node, indices))
         return len(self.plan.checked) - 1
 
     def gather(self, node: Gather, index: Index) -> str:
@@ -241,10 +241,14 @@ class Values(Writer):
                 )
         return self.value(node.args[0], tuple(source))
 
-    def checked(self, node: Node, indices: Node, place: Index, extent: Extent) -> Affine:
+    def checked(
+        self, node: Gather | Scatter, indices: Node, place: Index, extent: Extent
+    ) -> Affine:
         """An index read from memory, proven to lie in its axis."""
+        while indices.args and self.plan.inline(indices):
+            indices, place = indices.args[0], reads(indices, place)[0]
         raw = self.value(indices, place)
-        key = ("checked", raw, extent)
+        key = ("checked", raw, extent, node.wrap)
         depth = self.depth[raw]
         for d in range(depth, -1, -1):
             if key in self.known[d]:
@@ -253,7 +257,13 @@ class Values(Writer):
         self.checks = True
         self.depth[name] = depth
         self.known[depth][key] = name
-        self.blocks[depth].append(ir.CheckIndex(name, raw, extent, self.check_number(node)))
+        position = offset_of(indices.shape, place)
+        if position.terms and self.depth_of(position) > depth:
+            position = Affine(const=-1)  # the same at several places
+        number = self.check_number(node, indices)
+        self.blocks[depth].append(
+            ir.CheckIndex(name, raw, extent, number, position, node.wrap)
+        )
         return variable(name)
 
 

@@ -80,7 +80,7 @@ class Cases:
 
     def __init__(self) -> None:
         self.makers: dict[str, Maker] = {}
-        self.run = cache(self._run)
+        self.results: dict[str, list[Array]] | BaseException | None = None
         self.case = cache(self._case)
 
     def add(self, maker: Maker, name: str | None = None) -> Maker:
@@ -112,7 +112,14 @@ class Cases:
     def judge(self, name: str) -> None:
         """Judge one case, compiled with all others."""
         case = self.case(name)
-        case.check(case.outputs, self.run()[name])
+        if self.results is None:  # once, also when it fails
+            try:
+                self.results = self._run()
+            except Exception as error:
+                self.results = error
+        if isinstance(self.results, BaseException):
+            raise self.results
+        case.check(case.outputs, self.results[name])
 
     def _run(self) -> dict[str, list[Array]]:
         every = {name: self.case(name) for name in self.makers}

@@ -227,6 +227,7 @@ class _Translator:
             **{t.__name__: t for t in (np.float32, np.float64, np.int32, np.int64)}, bool=np.bool_
         )
         self.functions = {name: f.numpy for name, f in FUNCTIONS.items()}
+        self.functions |= {"greatest": np.maximum, "least": np.minimum}
         self.dtype_of: dict[str, np.dtype[Any]] = {}
 
     def affine(self, affine: ir.Affine) -> str:
@@ -252,6 +253,7 @@ class _Translator:
             elif isinstance(s, ir.CheckIndex):
                 self.dtype_of[s.name] = INT64
                 given = f"{s.index}, {value(s.extent, self.dims)}, report, {s.node}"
+                given += f", {self.affine(s.position)}, {s.wrap}"
                 self.lines.append(f"{pad}{s.name} = checked({given})")
             else:
                 assert isinstance(s, ir.Call), s
@@ -291,12 +293,19 @@ class _Translator:
         return f"{short}(F[{v.operation!r}]({', '.join(v.operands)}))"
 
 
-def _checked(index: Any, extent: int, report: np.ndarray[Any, Any], node: int) -> np.int64:
-    wrapped = int(index) + (extent if index < 0 else 0)
+def _checked(
+    index: Any,
+    extent: int,
+    report: np.ndarray[Any, Any],
+    node: int,
+    position: int,
+    wrap: bool,
+) -> np.int64:
+    wrapped = int(index) + (extent if wrap and index < 0 else 0)
     if 0 <= wrapped < extent:
         return np.int64(wrapped)
     if not report[0]:
-        report[:3] = node + 1, int(index), extent
+        report[:] = node + 1, int(index), extent, position
     return np.int64(0)
 
 

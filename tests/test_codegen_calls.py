@@ -13,6 +13,7 @@ from codegen.compiled import Compiled
 from codegen.pipeline import compile
 from symgrad.graph.errors import CompileError, DataError, LeafError, SymgradError
 from symgrad.graph.evaluator import evaluate
+from symgrad.graph.nodes import Input
 from tests.codegen_cases import call
 from tests.ir_interpreter import interpreted
 
@@ -162,6 +163,7 @@ def test_an_index_out_of_range_names_the_line(f: Compiled, wrong: int) -> None:
     with pytest.raises(DataError, match=rf"index {wrong} is out of range for extent 7") as caught:
         f(x=ROWS, k=places, table=TABLE)
     assert "test_codegen_calls.py:" in str(caught.value)
+    assert "at (3,) of  'k'" in str(caught.value)
     np.testing.assert_array_equal(f(x=ROWS, k=PLACES, table=TABLE)["read"], TABLE[PLACES])
 
 
@@ -171,14 +173,28 @@ def test_labels_out_of_range_name_the_loss() -> None:
     with interpreted():
         g = compile([loss, sg.grad(loss, logits)])
         values = {"logits": ROWS, "y": np.array([0, 1, 2, 3, 0], np.int32)}
-        with pytest.raises(
-            DataError, match=r"cross_entropy.*index 3 .*extent 3.*test_codegen_calls"
-        ):
-            g(**values)
-        with pytest.raises(DataError, match="index 3"):
-            compile(sg.grad(loss, logits))(**values)
-        values["y"][3] = -1
+        alone = compile(sg.grad(loss, logits))  # its Scatter became a comparison
+        for bad in (3, -1, -3):
+            values["y"][3] = bad
+            for made in (g, alone):
+                match = rf"cross_entropy: label {bad} .*extent 3\n.*test_codegen_calls"
+                with pytest.raises(DataError, match=match) as caught:
+                    made(**values)
+                assert "at (3,) of  'y'" in str(caught.value)
+                assert "Labels must lie in 0..2." in str(caught.value)
+        values["y"][3] = 0
         call(g, values)
+
+
+def test_a_bad_index_behind_views_names_the_leaf() -> None:
+    table, k = sg.input("table", (7, 3)), sg.input("k", (2, n), "int32")
+    read = table[k.T[1:][::-1].reshape(n * 2 - 2)]
+    with interpreted():
+        g = compile(read)
+    places = np.array([[0, 6, 3, 2], [1, 0, 9, 5]], np.int32)
+    with pytest.raises(DataError, match="index 9 is out of range for extent 7") as caught:
+        g(table=TABLE, k=places)
+    assert "at (1, 2) of  'k'" in str(caught.value)
 
 
 def test_an_empty_axis_has_no_maximum() -> None:
@@ -196,6 +212,32 @@ def test_a_dim_that_no_leaf_tells() -> None:
         g = compile(sg.arange(sg.dim("m")) + sg.input("a", ()))
     with pytest.raises(LeafError, match="no value tells the dim 'm'"):
         g(a=1.0)
+
+
+def test_dims_that_must_be_equal() -> None:
+    a, b = sg.input("a", (sg.dim("p"),)), sg.input("b", (sg.dim("q"),))
+    with interpreted():
+        g = compile(a + b)
+    with pytest.raises(DataError, match=r"extents that must be equal differ: .*p = 3.*q = 5"):
+        g(a=np.zeros(3), b=np.zeros(5))
+    assert g(a=np.ones(3), b=np.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_initial_values_come_from_the_seed() -> None:
+    w = sg.parameter("w", (3, 5))
+    with interpreted():
+        first, same, other = (compile(w * 1, seed=seed) for seed in (1, 1, 2))
+        state = compile([], updates={w: w * 2}, seed=1).state["w"]
+    np.testing.assert_array_equal(first(), same())
+    np.testing.assert_array_equal(first(), state)
+    assert not np.array_equal(first(), other())
+
+
+def test_a_step_counts_calls() -> None:
+    step = Input("step", (), np.dtype(np.float32), "step")
+    with interpreted():
+        g = compile(step + 0.5)
+    assert [float(g()) for _ in range(3)] == [0.5, 1.5, 2.5]
 
 
 def test_what_compile_refuses() -> None:

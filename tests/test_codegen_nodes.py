@@ -90,6 +90,16 @@ def result_of_a_row_sum_lies_in_another_order(c: Case) -> None:
 
 
 @cases.add
+def values_read_at_their_own_place_and_at_another(c: Case) -> None:
+    n = c.dim()
+    x, k = c.input(whole(1, 5, 5), n, n), c.input([[0, 1], [2, -1]], dtype=np.int32)
+    y = x * 2 + 1
+    c.out(y - sg.transpose(y), sg.where(y > 0, y[::-1], y), y + y[:, ::-1] * sg.transpose(y))
+    rows = x[0][k]
+    c.out(sg.minimum(sg.transpose(rows), rows) + sg.arange(2))
+
+
+@cases.add
 def repeated_arguments(c: Case) -> None:
     x = c.input(whole(1, 3, 5))
     c.out(sg.einsum("ij,ij->j", x, x), sg.einsum("ij,kj->ik", x, x), sg.einsum("ij,ik->jk", x, x))
@@ -357,6 +367,26 @@ def special_numbers(c: Case) -> None:
         c.out(x + 1 - 1, x - x, 0.0 * x, x / x, x * y, x / y, y / x, x == x, x != x, x < y)
         c.out(sg.maximum(x, y), sg.minimum(x, y), sg.where(x > 0, x, y), sg.isnan(x), -x, x**2)
         c.out(sg.isfinite(x), sg.sign(x), sg.floor(x), sg.abs(x), sg.relu(x), x.sum(), x.max())
+
+
+@cases.add
+def special_literals(c: Case) -> None:
+    for dtype in (np.float32, np.float64):
+        x = c.input([1.0, -2.0, 0.0], dtype=dtype)
+        for number in (np.nan, np.inf, -np.inf, -0.0, 1e-38, 3e38, 0.1):
+            c.out(x * sg.constant(np.asarray(number, dtype)), sg.where(x > 0, x, number))
+    for dtype in (np.int32, np.int64):
+        x = c.input([0, 1, -1], dtype=dtype)
+        for number in (np.iinfo(dtype).min, np.iinfo(dtype).max):
+            c.out(x + sg.constant(np.asarray(number, dtype)), sg.maximum(x, int(number)))
+
+
+@cases.add
+def constants(c: Case) -> None:
+    turned = sg.constant(whole(1, 3, 5).T)
+    x = c.input(whole(2, 5, 3))
+    c.out(x + turned, x.T @ turned, turned[c.input([4, -1], dtype=np.int32)], turned.sum(0))
+    c.out(x > sg.constant(whole(3, 3, dtype=np.int64)), sg.constant([[True], [False]]) & (x[0] > 0))
 
 
 @cases.add

@@ -45,7 +45,7 @@ IDENTITIES: dict[str, tuple[Node, Node, Node, bool]] = {
     "99": (tr(X), X, I, False),
     "100": (tr(X @ A), X, A.T, True),
     "101": (tr(A @ X @ B), X, A.T @ B.T, True),
-    "102": (tr(A @ X.T @ B), X, B @ A, True),
+    "102": (tr(A @ X.T @ B), X, B @ A, False),
     "103": (tr(X.T @ A), X, A, True),
     "104": (tr(A @ X.T), X, A, True),
     "106": (tr(X @ X), X, 2.0 * X.T, False),

@@ -91,12 +91,35 @@ def test_label_out_of_range_in_evaluate() -> None:
         net.trainer().evaluate({**net.data, "y": net.data["y"] + 1})
 
 
-def test_label_out_of_range_in_validation_keeps_the_epoch() -> None:
+def test_label_out_of_range_names_the_row_of_the_data() -> None:
     net = Net()
     trainer = net.trainer()
+    labels = net.data["y"].copy()
+    labels[13] = -1
+    for shuffle in (True, False):
+        with pytest.raises(DataError, match="label -1 is out of range for extent 3") as caught:
+            trainer.fit({**net.data, "y": labels}, 3, 8, shuffle=shuffle)
+        assert "at row 13 of  'y'" in str(caught.value)
+
+
+def test_a_failed_fit_burns_no_epoch() -> None:
+    net = Net()
+    trainer = net.trainer()
+    with pytest.raises(DataError, match="epoch 1, step"):
+        trainer.fit({**net.data, "y": net.data["y"] + 1}, 3, N)
+    assert trainer.epoch == 0
+    assert trainer.fit(net.data, 2, 8).records[-1].epoch == trainer.epoch == 2
+
+
+def test_label_out_of_range_in_validation_is_found_before_training() -> None:
+    net = Net()
+    trainer = net.trainer()
+    before = trainer.parameters
     with pytest.raises(DataError, match=r"(?s)fit: validation: .*3 is out of range.*rows"):
         trainer.fit(net.data, 3, 8, validation={**net.data, "y": net.data["y"] + 1})
-    assert trainer.epoch == len(trainer.history.loss) == 1
+    assert trainer.epoch == len(trainer.history.loss) == 0
+    for name, value in trainer.parameters.items():
+        np.testing.assert_array_equal(value, before[name])
 
 
 @pytest.mark.parametrize("callbacks", [print, [3], 0.2])

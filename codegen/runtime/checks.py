@@ -7,31 +7,44 @@ from numba import types
 from numba.extending import intrinsic
 
 
-@intrinsic
-def checked_index(typing_context, index, extent, status, node):
-    """`index`, or `index + extent` where it is negative.
-
-    Out of range, the place 0 is returned and the report at `status` (the address of four int64) is
-    filled, unless it holds an earlier one: node + 1, the index, the extent.
-    """
+def _checked(wrap):
+    """Code for an index that is checked, and wrapped before where that is asked for."""
 
     def emit(context, builder, signature, arguments):
-        index, extent, status, node = arguments
+        index, extent, status, node, position = arguments
         zero = index.type(0)
-        wrapped = builder.select(
-            builder.icmp_signed("<", index, zero), builder.add(index, extent), index
-        )
+        wrapped = index
+        if wrap:
+            negative = builder.icmp_signed("<", index, zero)
+            wrapped = builder.select(negative, builder.add(index, extent), index)
         inside = builder.icmp_unsigned("<", wrapped, extent)
         with builder.if_then(builder.not_(inside), likely=False):
             report = builder.inttoptr(status, ir.IntType(64).as_pointer())
             first = builder.icmp_signed("==", builder.load(report), zero)
             with builder.if_then(first):
                 builder.store(builder.add(node, zero.type(1)), report)
-                for place, value in ((1, index), (2, extent)):
+                for place, value in ((1, index), (2, extent), (3, position)):
                     builder.store(value, builder.gep(report, [ir.IntType(64)(place)]))
         return builder.select(inside, wrapped, zero)
 
-    return types.int64(types.int64, types.int64, types.int64, types.int64), emit
+    return types.int64(*[types.int64] * 5), emit
+
+
+@intrinsic
+def checked_index(typing_context, index, extent, status, node, position):
+    """`index`, or `index + extent` where it is negative.
+
+    Out of range, the place 0 is returned and the report at `status` (the address of four int64) is
+    filled, unless it holds an earlier one: node + 1, the index, the extent, the position of the
+    index in its own array.
+    """
+    return _checked(wrap=True)
+
+
+@intrinsic
+def checked_label(typing_context, index, extent, status, node, position):
+    """`index`, as `checked_index` but never wrapped: a negative one is out of range."""
+    return _checked(wrap=False)
 
 
 @intrinsic

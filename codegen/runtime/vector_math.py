@@ -281,13 +281,23 @@ def _isfinite(x: Lane) -> Lane:
 
 
 def _maximum(x: Lane, y: Lane) -> Lane:
-    """The greater of x and y; NaN if either is."""
-    return x.call("llvm.maximum", y) if x.is_float else (x > y).where(x, y)
+    """The greater of x and y; NaN if either is; y where they are equal, as 0.0 and -0.0 are."""
+    return ((x > y) | _isnan(x)).where(x, y) if x.is_float else (x > y).where(x, y)
 
 
 def _minimum(x: Lane, y: Lane) -> Lane:
-    """The lesser of x and y; NaN if either is."""
-    return x.call("llvm.minimum", y) if x.is_float else (x < y).where(x, y)
+    """The lesser of x and y; NaN if either is; y where they are equal, as 0.0 and -0.0 are."""
+    return ((x < y) | _isnan(x)).where(x, y) if x.is_float else (x < y).where(x, y)
+
+
+def _greatest(x: Lane, y: Lane) -> Lane:
+    """The maximum that takes -0.0 for less than 0.0: the order of many does not matter."""
+    return x.call("llvm.maximum", y) if x.is_float else _maximum(x, y)
+
+
+def _least(x: Lane, y: Lane) -> Lane:
+    """The minimum that takes -0.0 for less than 0.0: the order of many does not matter."""
+    return x.call("llvm.minimum", y) if x.is_float else _minimum(x, y)
 
 
 def _floor_mod(x: Lane, y: Lane) -> tuple[Lane, Lane]:
@@ -346,6 +356,8 @@ softplus = elementwise("softplus", _softplus)
 erf = elementwise("erf", _erf)
 maximum = elementwise("maximum", _maximum, 2)
 minimum = elementwise("minimum", _minimum, 2)
+greatest = elementwise("greatest", _greatest, 2)
+least = elementwise("least", _least, 2)
 pow = library("pow", operator.pow, 2)
 floor_divide = elementwise("floor_divide", _floor_divide, 2)
 mod = elementwise("mod", _mod, 2)
@@ -360,7 +372,7 @@ cast_bool = conversion("cast_bool", types.boolean)
 fma = elementwise("fma", lambda x, y, z: x.call("llvm.fma", y, z), 3)
 copysign = elementwise("copysign", lambda x, y: x.call("llvm.copysign", y), 2)
 
-# By symgrad's names of the functions.
+# By symgrad's names of the functions; `greatest` and `least` are what reductions merge with.
 PRIMITIVES: dict[str, Callable[..., object]] = {
     "exp": exp,
     "log": log,
@@ -383,6 +395,8 @@ PRIMITIVES: dict[str, Callable[..., object]] = {
     "erf": erf,
     "maximum": maximum,
     "minimum": minimum,
+    "greatest": greatest,
+    "least": least,
     "pow": pow,
     "floor_divide": floor_divide,
     "mod": mod,

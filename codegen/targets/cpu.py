@@ -345,10 +345,12 @@ class _KernelPrinter:
                 place = f"{s.buffer.name}, {self.affine(s.offset)}"
                 self.put(f"st({place}, {s.name}, {_scope(s.buffer)})", depth)
             elif isinstance(s, ir.CheckIndex):
-                self.function.uses |= {"checked_index", "i64"}
+                self.function.uses.add("i64")
                 self.function.status = True
+                check = "checked_index" if s.wrap else "checked_label"
+                self.function.uses.add(check)
                 given = f"i64({s.index}), {self.extent(s.extent)}, status, {s.node}"
-                self.put(f"{s.name} = checked_index({given})", depth)
+                self.put(f"{s.name} = {check}({given}, {self.affine(s.position)})", depth)
             else:
                 self.put(self.product(s), depth)
 

@@ -265,13 +265,19 @@ def _extremum(asked: str, logic: str, a: ArrayLike, b: ArrayLike) -> Node:
 
 @verb
 def maximum(a: ArrayLike, b: ArrayLike) -> Node:
-    """The larger of two, NaN where one is NaN. Derivative: equal operands share it."""
+    """The larger of two, NaN where one is NaN; of 0.0 and -0.0 the second, as NumPy.
+
+    Derivative: equal operands share it.
+    """
     return _extremum("maximum", "logical_or", a, b)
 
 
 @verb
 def minimum(a: ArrayLike, b: ArrayLike) -> Node:
-    """The smaller of two, NaN where one is NaN. Derivative: equal operands share it."""
+    """The smaller of two, NaN where one is NaN; of 0.0 and -0.0 the second, as NumPy.
+
+    Derivative: equal operands share it.
+    """
     return _extremum("minimum", "logical_and", a, b)
 
 

@@ -352,8 +352,9 @@ def _positions(
         index, own = indices[~label], node.index_labels[~label]
         wrong = (index < (-extent if node.wrap else 0)) | (index >= extent)
         if wrong.any():
-            where = tuple(int(k[0]) for k in np.nonzero(wrong)) if index.ndim else ()
-            raise DataError(out_of_range(node, ~label, int(index[where]), extent, where, dims))
+            at = tuple(int(k[0]) for k in np.nonzero(wrong)) if index.ndim else ()
+            source = node.args[1 + ~label]
+            raise DataError(out_of_range(node, int(index[at]), extent, source, at, dims))
         kept = sorted(range(len(own)), key=lambda a: order.index(own[a]))
         wide = np.ones(rank, int)
         for a in kept:

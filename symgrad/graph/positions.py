@@ -5,7 +5,7 @@ The evaluator and every compiled program report through here, so that they name 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from symgrad.graph import dims as dm
 from symgrad.graph.dims import Dim
@@ -56,32 +56,33 @@ def traced(node: Node, place: Place, dims: Mapping[Dim, int]) -> tuple[Node, Pla
 
 def out_of_range(
     node: Gather | Scatter,
-    which: int,
     index: int,
     extent: int,
-    place: Place,
+    source: Node,
+    place: Place | None,
     dims: Mapping[Dim, int],
-    row: int | None = None,
+    row_of: Callable[[Node, Place], int | None] = lambda leaf, place: None,
 ) -> str:
     """The message for an index that lies outside of its axis.
 
     Args:
         node:   what reads or writes there.
-        which:  the number of the index expression among those of the node.
         index:  what was found.
         extent: of the axis.
-        place:  where in the index expression.
+        source: the index expression.
+        place:  where in it; None where that is not known.
         dims:   values of the dims.
-        row:    where in a user's data, if that is something else than the first of the place.
+        row_of: the row of a user's data that a place in a leaf is, if it is one.
     """
     primal = node if node.backward_of is None else node.backward_of
     what, plural = ("index", "Indices") if node.wrap else ("label", "Labels")
     least = -extent if node.wrap else 0
-    culprit, at = traced(node.args[1 + which], place, dims)
-    spot = f"({', '.join(map(str, at))}{',' if len(at) == 1 else ''})"
+    culprit, at = traced(source, place or (), dims) if place is not None else (source, ())
+    row = row_of(culprit, at)
     if row is not None:
-        spot = f"row {row}" if len(at) == 1 else f"row {row}, there ({', '.join(map(str, at[1:]))})"
-    where = f"  at {spot} of  " if at or row is not None else "  in  "
+        where = f"  at row {row} of  " if len(at) == 1 else f"  at row {row}, {at[1:]}, of  "
+    else:
+        where = f"  at {at} of  " if at else "  in  "
     limit = f"{plural} must lie in {least}..{extent - 1}." if extent else "The axis is empty."
     return (
         f"{primal.origin or primal.name}: {what} {index} is out of range for extent {extent}\n"

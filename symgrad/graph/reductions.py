@@ -47,6 +47,9 @@ _DIFFERENCE = P[0] - P[1]
 def sum(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
     """The sum over axes, by default over all. Integers keep their dtype; bool sums as int32.
 
+    Sums start from 0.0, as NumPy's, so that zeros of either sign sum to 0.0; over an axis whose
+    extent is written as 1 nothing is summed, and -0.0 stays.
+
     >>> sum(as_node([[1, 2, 3], [4, 5, 6]]), axis=1, keepdims=True).shape
     (2, 1)
     """
@@ -110,6 +113,8 @@ def _reduce(asked: ReduceOp, x: ArrayLike, axis: Axis, keepdims: bool) -> Node:
 def max(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
     """The largest element; NaN where there is one. Derivative: equal largest elements share it.
 
+    Which of 0.0 and -0.0 it returns, when both are largest, is open.
+
     Raises: ShapeError over an axis that is empty.
     """
     node = as_node(x)
@@ -120,6 +125,8 @@ def max(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
 @verb
 def min(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
     """The smallest element; NaN where there is one. Derivative: equal smallest elements share it.
+
+    Which of 0.0 and -0.0 it returns, when both are smallest, is open.
 
     Raises: ShapeError over an axis that is empty.
     """

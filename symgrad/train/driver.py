@@ -173,7 +173,7 @@ class Step:
         buffers: per row input the buffer of one batch, in the order of the data.
         outputs: the float scalars that it writes: the loss first, the gradient norm last.
         state:   arrays that it updates in place.
-        explain: what the program's last status other than 0 meant.
+        explain: what the program's last status other than 0 meant, given the rows of its batch.
         alive:   whatever else owns memory behind the tables.
     """
 
@@ -183,7 +183,7 @@ class Step:
     buffers: tuple[Array, ...]
     outputs: tuple[Array, ...]
     state: tuple[Array, ...] = ()
-    explain: Callable[[], str] = str
+    explain: Callable[[Sequence[int]], str] = repr
     alive: object = None
 
 
@@ -308,7 +308,7 @@ class Run:
         """The batch at the cursor, as it failed."""
         rows = slice(self.start, min(self.start + self.batch_size, self.rows))
         indices = self._order[rows] if len(self._order) else np.arange(rows.start, rows.stop)
-        reason = "" if status == Stop.NOT_FINITE else self.step.explain()
+        reason = "" if status == Stop.NOT_FINITE else self.step.explain(indices.tolist())
         return Failure(tuple(indices.tolist()), tuple(map(float, self.step.outputs)), reason)
 
     def _run(self, steps: int) -> int:

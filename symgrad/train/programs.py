@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from codegen.compiled import Compiled
 from symgrad.graph.binding import Binding
-from symgrad.graph.nodes import Input
+from symgrad.graph.nodes import Input, Node
 from symgrad.train.data import Bound
 from symgrad.train.driver import Step
 
@@ -51,6 +51,13 @@ def bind_step(
     call.set_dims(dims_of_rest)
     table_of_rest, extents_of_rest = call.table.copy(), call.dims.copy()
     call.set_dims(dims)
+
+    def explain(rows: Sequence[int]) -> str:
+        def row_of(leaf: Node, place: tuple[int, ...]) -> int | None:
+            return rows[place[0]] if leaf in bound.rows else None
+
+        return str(f.index_error(call, row_of))
+
     return Step(
         program=f.program_address,
         full=(call.table, call.dims),
@@ -58,6 +65,6 @@ def bind_step(
         buffers=tuple(buffers.values()),
         outputs=tuple(f.output(call, k) for k in range(outputs)),
         state=tuple(values[leaf] for leaf in updated),
-        explain=lambda: str(f.index_error(call)),
+        explain=explain,
         alive=call,
     )

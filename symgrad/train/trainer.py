@@ -156,6 +156,7 @@ class Trainer:
         if validation is not None:
             held_out = bind("fit: validation", validation, goal.inputs, goal.batch)
             measure = self._measure("fit: validation", held_out, size)
+            measure()  # what is wrong with these data is said before the first epoch
         step = self._training_step(bound, size)
         run = Run(
             step, list(bound.rows.values()), epochs=int(epochs), batch_size=size, shuffle=shuffle,
@@ -189,8 +190,7 @@ class Trainer:
                     if any([listener(record) in (True, "stop") for listener in listeners]):
                         return interrupted()
                 report(run.steps, lambda: self._progress_text(first + epochs))
-                if status != Stop.DONE:
-                    self.epoch = first + run.epoch + 1
+                if status != Stop.DONE:  # the epoch that it stopped in does not count
                     raise self._failure(run, status, bound)
                 if interrupted():
                     if run.start:
@@ -234,7 +234,7 @@ class Trainer:
     def _failure(self, run: Run, status: int, bound: Bound) -> DataError:
         """The error for a run that stopped, at a step that has changed nothing."""
         failure = run.failure
-        where = f"epoch {self.epoch}, step {run.start // run.batch_size + 1}"
+        where = f"epoch {self.epoch + 1}, step {run.start // run.batch_size + 1}"
         if status == Stop.NOT_FINITE:
             found = not_finite(failure.rows, bound.rows)
             data = "\n".join(found) or "  the data of this batch are finite"
