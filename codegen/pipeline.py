@@ -103,7 +103,7 @@ def compile(
 
 
 def simplify_checked(
-    outputs: Sequence[Node], count: int, asked: Sequence[tuple[Node, Extent, Node]]
+    outputs: Sequence[Node], count: int, asked: Sequence[tuple[Node, Extent, Gather | Scatter]]
 ) -> list[Node]:
     """Simplify the first `count` outputs, and keep every index check of the graph as written.
 
