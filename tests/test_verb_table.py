@@ -5,6 +5,7 @@
     jvp        <J v, w> = <v, J' w>
     order 2    the gradient of the gradient agrees with central differences
     cpu        value, gradient, tangent and second gradient, compiled, agree with the evaluator
+    cuda       likewise, in Numba's simulator
 
 A verb without a row fails, and so does a row without a verb. A new target joins `TARGETS`. The
 cases are small, with distinct extents, in float64; what a verb does at special numbers, in other
@@ -24,6 +25,7 @@ import scipy.special
 
 import symgrad as sg
 from symgrad.graph.nodes import Node
+from tests import cuda_cases
 from tests.calculus_judges import Values, adjoint, against_differences, real, sample, weighed
 
 VERBS = """
@@ -45,7 +47,7 @@ OPERATORS = [
 #: Rooms of the face that hold verbs; every name in them needs a row.
 ROOMS = ("arithmetic", "contractions", "elementwise", "indexing", "losses", "reductions", "shapes")
 CELLS = ("evaluate", "vjp", "jvp", "order 2")
-TARGETS = ("cpu",)
+TARGETS = ("cpu", pytest.param("cuda", marks=cuda_cases.simulator))
 
 LABELS = np.array([2, 0, 4], np.int32)
 GRID = np.array([[0, 2, 1, 1, 0], [2, 2, 0, 1, 2]], np.int32)
@@ -349,12 +351,19 @@ def compiled(target: str, part: int) -> dict[str, list[np.ndarray]]:
     return f(**{x.name: v for name in names for x, v in built(name).values.items()})
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ROWS)
-def test_target(name: str, target: str) -> None:
+def judge_target(name: str, target: str = "cuda") -> None:
     b = built(name)
     results = compiled(target, list(ROWS).index(name) % PARTS)[name]
     wanted = sg.evaluate(b.outputs, b.values)
     for got, exact in zip(results, wanted, strict=True):
         assert got.shape == exact.shape and got.dtype == exact.dtype
         np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ROWS)
+def test_target(name: str, target: str) -> None:
+    if target == "cuda":
+        cuda_cases.judged("tests.test_verb_table:judge_target", tuple(ROWS), name)
+    else:
+        judge_target(name, target)
