@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import pytest
@@ -53,7 +53,7 @@ def verdicts(judge: str, names: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def judged(judge: str, names: Sequence[str], name: str) -> None:
+def judged(judge: str, names: Iterable[str], name: str) -> None:
     """Fail with what the simulator says of one name among those that are judged with it."""
     verdict = verdicts(judge, tuple(names))[name]
     assert verdict is None, verdict
