@@ -166,8 +166,8 @@ def as_targets(asked: str, wrt: Node | Sequence[Node]) -> tuple[Node, ...]:
     for target in targets:
         if not isinstance(target, Node):
             raise GradError(
-                f"{asked}: wrt must be an expression, or a list or tuple of them, got one with "
-                f"{type(target).__name__} in it. Pass the leaves, not their names or values."
+                f"{asked}: wrt must be an expression, or a list or tuple of them, got "
+                f"{type(target).__name__} among them. Pass the leaves, not their names or values."
             )
         check_float(asked, "wrt", target)
     return targets
