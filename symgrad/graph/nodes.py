@@ -55,7 +55,12 @@ class _Interned(type):
 
 
 class Node(Operators, metaclass=_Interned):
-    """A tensor expression."""
+    """A tensor expression: what verbs return, and what annotations and `isinstance` name.
+
+    >>> from symgrad.graph.leaves import input
+    >>> isinstance(input("x", (3,)) * 2, Node)
+    True
+    """
 
     __slots__ = ("__weakref__", "backward_of", "dtype", "origin", "shape", "where")
     args: tuple[Node, ...]
