@@ -56,7 +56,8 @@ class Step:
         known = [v.dtype for v in self.operands if v.dtype is not None]
         if not known:
             names = {P[k]: v.inline for k, v in enumerate(self.operands)}
-            return self.builder.inline(self.body().xreplace(names))
+            shapes = [v.shape for v in self.operands if v.shape is not None]
+            return self.builder.inline(self.body().xreplace(names), next(iter(shapes), None))
         dtype = promote(*known)
         if self.kind == "call":
             function = FUNCTIONS[str(self.payload)]
