@@ -192,12 +192,14 @@ def _plus_one(a: Value, b: Value, sign: int) -> tuple[int, Value] | None:
 def _scaled_sum(step: Step, value: Value) -> Form | None:
     # sum_i w_i e^(s_i) = (sum_i w_i e^(s_i - m)) e^m,  m = max_i s_i
     terms = value.terms
-    if len(terms) < 2 or not any(fm.height(t.exponent) for t in terms):
-        return None
-    if any(t.ratio is not None for t in terms):
+    if len(terms) < 2 or any(t.ratio is not None for t in terms):
         return None
     builder, dtype = step.builder, step.dtype
-    if all(dict(t.exponent) == dict(terms[0].exponent) for t in terms):
+    grows = any(fm.height(t.exponent) for t in terms)
+    common = all(dict(t.exponent) == dict(terms[0].exponent) for t in terms)
+    if not grows and not (common and step.derived):
+        return None
+    if common:
         # w_1 e^s + w_2 e^s = (w_1 + w_2) e^s
         plain = [Form(t.number, t.factors) for t in terms]
         core = Value(dtype, dirty=True, make=lambda: _sum_of(builder, plain, dtype))
@@ -335,7 +337,7 @@ def _signed(step: Step, form: Form) -> Form | None:
         if k % 2:
             assert x.dtype is not None
             s = step.builder.wrap(mapped(fn.sign(P[0]), [x.node], x.dtype))
-            factors[s] = 1
+            factors[s] = factors.get(s, 0) + 1
         if power + k:
             factors[key] = power + k
         return Form(form.number, factors, form.exponent, form.ratio, form.base)
