@@ -295,7 +295,18 @@ def multiply(step: Step) -> Value:
         return masked
     value = step.as_form(form)
     value.gentle = form.ratio is not None and _gentle(a, b)
+    if step.derived and value.inline is None:
+        value.terms = _scaled_terms(a, right) or (() if quotient else _scaled_terms(b, a.form))
     return value
+
+
+def _scaled_terms(sum_: Value, other: Form) -> tuple[Form, ...]:
+    # (e^a + e^b) w = w e^a + w e^b
+    if not sum_.terms or not other.plain:
+        return ()
+    made = [fm.product(t, other) for t in sum_.terms]
+    whole = tuple(t for t in made if t is not None)
+    return whole if len(whole) == len(made) else ()
 
 
 def _gentle(*values: Value) -> bool:

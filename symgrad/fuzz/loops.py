@@ -39,7 +39,8 @@ def scanned(g: Generator) -> None:
     made: list[Step] = []
 
     def step(c: Any, x: Any) -> Any:
-        carry, element = f"c{g.count}", f"x{g.count}_"
+        number = g.fresh()[1:]
+        carry, element = f"carry{number}", f"element{number}"
         g.built.env[carry], g.built.env[element] = c, x
         with g.inner() as scope:
             carries = _parts(g, carry, start, c)
@@ -48,7 +49,7 @@ def scanned(g: Generator) -> None:
             after = [_next(g, v) for v in carries]
             ys = _ys(g)
             result = (term_of(_shaped(start, after)), term_of(ys))
-            made.append(Step(f"step{g.count}", carry, element, tuple(scope.lines), result))
+            made.append(Step(f"step{number}", carry, element, tuple(scope.lines), result))
             return g.built.term(result, g.built.env)
 
     options = {"reverse": True} if g.chance(0.3) else {}
