@@ -342,6 +342,7 @@ def _undoes(node: Scatter | Reindex, read: Gather | Reindex) -> bool:
             and node.update_labels == read.out
             and node.target_axes == read.source_axes
             and node.index_labels == read.index_labels
+            and node.wrap == read.wrap
             and all(a is b for a, b in zip(node.args[1:], read.args[1:], strict=True))
         )
     if isinstance(node, Reindex) and isinstance(read, Reindex):
