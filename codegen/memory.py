@@ -224,6 +224,7 @@ class _Planner:
             return (
                 k > (checked if self.may_fail else -1)
                 and root not in self.entry
+                and not isinstance(root, Scratch)
                 and root.dtype == leaf.dtype
                 and (
                     last.get(leaf, -1) < k

@@ -37,7 +37,8 @@ def with_dims(
         if isinstance(node, Constant):
             return node
         fields = {name: _renamed(getattr(node, name), dims) for name in node.own_fields}
-        made: Node = type(node)(args, **fields)
+        cls: Any = type(node)
+        made: Node = cls(args, **fields)
         return made
 
     return rebuild(outputs, rule)

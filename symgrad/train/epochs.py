@@ -90,13 +90,14 @@ class _Writer:
         updates: dict[Input, Node],
         guarded: Sequence[int],
     ) -> None:
-        self.names, self.outputs = [name for name, _ in outputs], [node for _, node in outputs]
+        self.names = [f"sum of {name}" for name, _ in outputs]
+        self.outputs = [node for _, node in outputs]
         self.updates, self.batch, self.guarded = updates, batch, guarded
         self.step = graph = Graph.of([*self.outputs, *updates, *updates.values()])
-        self.dim_names = {d.name for d in graph.dims}
-        self.leaf_names = {leaf.name for leaf in graph.inputs}
-        self.epochs, self.batches, self.rests, self.rest_rows, self.rows = map(
-            self.dim, ("epochs", "batches", "rests", f"{batch.name}_rest", "rows")
+        taken = {d.name for d in graph.dims}
+        self.epochs, self.batches, self.rests, self.rest_rows, self.rows = (
+            Dim(_free(name, taken))
+            for name in ("epochs", "batches", "rests", f"{batch.name}_rest", "rows")
         )
         self.data = {
             leaf: Input(leaf.name, (self.rows, *leaf.shape[1:]), leaf.dtype)
@@ -107,20 +108,16 @@ class _Writer:
             leaf: self.data.get(leaf, leaf) for leaf in graph.inputs if leaf not in updates
         }
 
-    def dim(self, name: str) -> Dim:
-        """A dim that the step does not have."""
-        return Dim(_free(name, self.dim_names))
-
-    def leaf(self, name: str, shape: tuple[Dim, ...], like: Input | None = None) -> Input:
-        """An input that the step does not have."""
-        return Input(_free(name, self.leaf_names), shape, INT32 if like is None else like.dtype)
-
     def run(self) -> Epochs:
-        order = self.leaf("order", (self.epochs, self.batches, self.batch))
-        rest = self.leaf("rest", (self.epochs, self.rests, self.rest_rows))
+        taken = {leaf.name for leaf in self.step.inputs}
+        order, rest = (
+            Input(_free(name, taken), (self.epochs, batches, rows), INT32)
+            for name, batches, rows in (
+                ("order", self.batches, self.batch), ("rest", self.rests, self.rest_rows)
+            )
+        )
         begun = tuple(
-            Input(_free(f"sum of {name}", self.leaf_names), (self.epochs,), FLOAT64)
-            for name in self.names
+            Input(_free(name, taken), (self.epochs,), FLOAT64) for name in self.names
         )
         xs = (order, rest, *begun)
         carry = [_binder(leaf) for leaf in self.updates]
@@ -132,7 +129,7 @@ class _Writer:
         body = Graph((*carry, *elements, *consts.values()), (*state, *totals))
         args = (*self.updates, *xs, *self.consts.values())
         n = len(carry)
-        results = projections(Fold(args, body, Chain(self.epochs), n, len(xs)))
+        results: tuple[Node, ...] = projections(Fold(args, body, Chain(self.epochs), n, len(xs)))
         end, totals = results[:n], results[n:]
         updates = dict(zip(self.updates, end, strict=True))
         finite: Node | None = None
@@ -153,7 +150,7 @@ class _Writer:
         """State and sums after a step for each batch of `order`, (batches, rows)."""
         batches, rows = order.shape
         assert isinstance(rows, Dim)
-        carry = [_binder(node) for node in (*self.updates, *sums)]
+        carry = [*map(_binder, self.updates), *(binder(k, (), FLOAT64) for k in self.names)]
         element = binder("rows", (rows,), order.dtype)
         inner = {leaf: _binder(const) for leaf, const in consts.items()}
         given: dict[Input, Node] = dict(zip(self.updates, carry, strict=False))
