@@ -17,7 +17,7 @@ from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
-from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
     BodyPrinter,
@@ -29,6 +29,7 @@ from codegen.printing import (
 )
 from codegen.runtime import checks, draws, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
+from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
@@ -47,6 +48,42 @@ ROW_MEMORY = True
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     """The source of a plan: constants, kernels, and `program(table, dims)`."""
     return _Printer(plan, dims, key).text()
+
+
+IMPORT = "from numba import cfunc, njit\n"
+#: As `loading` sets it: the file is to give the same bits, as fast.
+SETTING = IMPORT + """
+import numba
+
+SLP_VECTORIZE = numba.config.SLP_VECTORIZE
+numba.config.SLP_VECTORIZE = 1  # until the program is compiled
+"""
+# What a saved file ends with: how `program` is called.
+EXECUTE = f'''
+import ctypes
+
+numba.config.SLP_VECTORIZE = SLP_VECTORIZE
+
+
+def execute(leaves, results, n):
+    """Run the program on this machine's processor; its report of a bad index."""
+    workspace = np.empty(sum(slot_sizes(n)) + {ALIGNMENT}, np.uint8)
+    place = -(-workspace.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
+    report = np.zeros(4, np.int64)
+    table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
+    for size in slot_sizes(n):
+        table.append(place)
+        place += size
+    table = np.array(table, np.int64)
+    dims = np.array([*n, 0], np.int64)
+    program.ctypes(table.ctypes.data, dims.ctypes.data)
+    return report
+'''
+
+
+def stand_alone(source: str) -> str:
+    """Source that holds the runtime too, for a saved file."""
+    return standalone(source).replace("cache=True, ", "").replace(IMPORT, SETTING, 1)
 
 
 def load_program(source: str, key: str) -> Loaded:
