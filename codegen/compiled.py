@@ -19,7 +19,7 @@ from codegen.loading import Loaded
 from codegen.memory import Plan, kernels_of
 from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Binding, converted, is_extent, leaves_behind, tell_dims
+from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
 from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
@@ -27,6 +27,7 @@ from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
 from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
+from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
     from codegen.host_memory import HostInvocation
@@ -253,7 +254,7 @@ class Compiled:
             )
         told: dict[Dim, int] = {}
         if not self._names.issuperset(values):
-            told = self._told(values)
+            told = dims_by_name(self.stages.graph, values)
         if not self._updated:
             return self._called(values, told)
         with self._lock:
@@ -266,33 +267,6 @@ class Compiled:
         if all(name.isidentifier() for name in names):
             return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
         return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
-
-    def _told(self, values: Mapping[str, Any]) -> dict[Dim, int]:
-        """The dims that values tell which belong to none of the leaves.
-
-        Raises: LeafError for a name that is neither a leaf, nor a dim, nor a leaf of what was
-            differentiated.
-        """
-        dims = {d.name: d for d in self._dims}
-        unknown = [name for name in values if name not in self._names and name not in dims]
-        if unknown:
-            behind = {leaf.name for leaf in leaves_behind(self.stages.graph)}
-            unknown = [name for name in unknown if name not in behind]
-        if unknown:
-            own = sorted(x.name for x in self._leaves if x.kind in ("input", "parameter"))
-            known = listed(map(quoted, own)) or "none"
-            other = [quoted(name) for name in dims if name not in self._names]
-            raise LeafError(
-                f"no leaf is named {listed(map(quoted, unknown))}. Leaves: {known}."
-                + (f" Dims: {listed(other)}." if other else "")
-            )
-        for name, d in dims.items():
-            if name in values and name not in self._names and not is_extent(values[name]):
-                raise DataError(
-                    f"dim {quoted(d.name)}: a value is an integer of at least 0, "
-                    f"got {values[name]!r:.40}."
-                )
-        return tell_dims(self.stages.graph, values)
 
     def _called(self, values: Mapping[str, Any], told: Mapping[Dim, int]) -> Any:
         given = {**self._held(), **values}
