@@ -36,6 +36,8 @@ from symgrad.graph.nodes import Input
 
 # So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
 TABLE_FROM = 64
+# Kernels of that table that one function chooses from.
+GROUP = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
@@ -141,7 +143,7 @@ class _Printer:
         for call in calls:
             name, function = self.define(call.kernel)
             extents = [*function.extents, *function.dims]
-            row = [int(name.rsplit("_", 1)[1]), *call.entries, *map(self.code_of, extents)]
+            row = [_number(name), *call.entries, *map(self.code_of, extents)]
             self.rows.append((row, call.kernel.formula))
             self.tabled.setdefault(name, (call.kernel, function))
         self.lines.append(
@@ -172,27 +174,45 @@ class _Printer:
             self.uses.add("extent")
             lines += [f"    if code == {-1 - k}:", f"        return {extent_text(extent, names)}"]
         lines += ["    return code", "", ""]
-        lines += ["@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
-        lines.append("def run_calls(table, dims, first, last):")
-        if self.checks:
-            self.uses.add("address")
-            lines.append("    status = address(table, 0)")
+        return [*lines, *self.dispatch()]
+
+    def dispatch(self) -> list[str]:
+        """`run_calls`, which runs rows of the table, by groups of kernels.
+
+        Numba walks the blocks of a function recursively, so no function asks for all kernels.
+        """
+        head = "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"
+        lines: list[str] = []
+        tests: list[str] = []
+        tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
+        for first in range(0, len(tabled), GROUP):
+            group = tabled[first : first + GROUP]
+            name = f"run_{first // GROUP}"
+            lines += [head, f"def {name}(kernel, r, table, dims, status):"]
+            for kernel, (made, function) in group:
+                lines.append(f"    if kernel == {_number(kernel)}:")
+                lines.append(f"        {kernel}({', '.join(self.row_arguments(made, function))})")
+            lines += ["", ""]
+            below = f"if kernel <= {_number(group[-1][0])}"
+            tests.append(f"        {'el' if tests else ''}{below}:")
+            tests.append(f"            {name}(kernel, r, table, dims, status)")
+        lines += [head, "def run_calls(table, dims, first, last):"]
+        lines.append(f"    status = {'address(table, 0)' if self.checks else 'table'}")
         lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
-        for name, (kernel, function) in self.tabled.items():
-            shorts = [SHORT[b.dtype] for b in kernel.buffers]
-            self.uses.update(f"pointer_{short}" for short in shorts)
-            arguments = [
-                f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)
-            ]
-            extents = len(function.extents) + len(function.dims)
-            arguments += [
-                f"size_of(CALLS[r, {k}], dims)"
-                for k in range(1 + len(shorts), 1 + len(shorts) + extents)
-            ]
-            arguments += ["status"] if function.status else []
-            lines.append(f"        if kernel == {name.rsplit('_', 1)[1]}:")
-            lines.append(f"            {name}({', '.join(arguments)})")
-        return lines
+        self.uses |= {"address"} if self.checks else set()
+        return lines + tests
+
+    def row_arguments(self, kernel: Kernel, function: Function) -> list[str]:
+        """What a kernel of the table is called with."""
+        shorts = [SHORT[b.dtype] for b in kernel.buffers]
+        self.uses.update(f"pointer_{short}" for short in shorts)
+        arguments = [f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)]
+        extents = len(function.extents) + len(function.dims)
+        arguments += [
+            f"size_of(CALLS[r, {k}], dims)"
+            for k in range(1 + len(shorts), 1 + len(shorts) + extents)
+        ]
+        return arguments + (["status"] if function.status else [])
 
     def loop(self, call: InvokedLoop, place: Place, depth: int) -> None:
         """A recurrence: its pointers move along the sequences."""
@@ -247,6 +267,11 @@ class _Printer:
         numbers = [self.dim_names[d] for d in function.dims]
         report = ["status"] if function.status else []
         return f"{name}({', '.join([*pointers, *extents, *numbers, *report])})"
+
+
+def _number(name: str) -> int:
+    """The number in a kernel's name."""
+    return int(name.rsplit("_", 1)[1])
 
 
 def _definition(name: str, kernel: Kernel, function: Function) -> str:
