@@ -1,15 +1,10 @@
 """Programs for the CUDA target: every scalar function, the node cases, and steps of training.
 
-Run as a module it judges them on a device, which is Numba's simulator under NUMBA_ENABLE_CUDASIM=1:
-
-    python -m tests.cuda_programs NAME...      prints one JSON object: {name: null or the error}
+`judge` runs one of them, in the simulator (`tests/cuda_cases.py`) or on a device.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import traceback
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -37,13 +32,13 @@ def _numbers(seed: int, *shape: int) -> Array:
 def _applied(target: str) -> dict[str, Array]:
     """All scalar functions in all dtypes that they take, in one program."""
     found: dict[str, Array] = call(
-        compile(functions.without_draws(), target=target), functions.values()
+        compile(functions.APPLICATIONS, target=target), functions.values()
     )
     return found
 
 
 def _function(name: str, target: str) -> None:
-    for key, node in functions.without_draws().items():
+    for key, node in functions.APPLICATIONS.items():
         if key.partition("-")[0] != name:
             continue
         expected, result = sg.evaluate(node, functions.values()), _applied(target)[key]
@@ -196,22 +191,12 @@ NETWORKS: dict[str, Callable[[str], None]] = {
 }
 
 
-# Node cases that between them have every class of node and every way of spreading loops.
-FEW = frozenset({
-    "einsum-bij,bkj_bik", "einsum-ji,kj_ki", "einsum-ij,kl_ljik", "einsum-ijk_ik", "einsum-ij,ij_",
-    "reduce_over-02", "running-1", "places_with_nan", "pads_and_joins", "slices", "gathers",
-    "scatters", "scatter_and_its_source_together", "softmaxes-f32", "norms_and_variances-f64",
-    "truth", "products_of_truth", "whole_numbers_wrap", "extents_of_zero", "extents_of_one",
-    "reductions_of_reductions", "outputs_that_are_leaves_constants_and_views", "scalars",
-})  # fmt: skip
-
-
-def names(every: bool) -> list[str]:
-    """Programs by name: functions, networks, and node cases, all of them or few."""
+def names() -> list[str]:
+    """Programs by name: functions, networks and node cases."""
     return [
         *(f"function {name}" for name in FUNCTIONS),
         *(f"network {name}" for name in NETWORKS),
-        *(f"nodes {name}" for name in nodes.cases.makers if every or name in FEW),
+        *(f"nodes {name}" for name in nodes.cases.makers),
     ]
 
 
@@ -224,18 +209,3 @@ def judge(name: str, target: str = "cuda") -> None:
         _nodes(rest, target)
     else:
         NETWORKS[rest](target)
-
-
-def main() -> None:
-    verdicts: dict[str, str | None] = {}
-    for name in sys.argv[1:]:
-        try:
-            judge(name)
-            verdicts[name] = None
-        except Exception:
-            verdicts[name] = traceback.format_exc()
-    json.dump(verdicts, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,7 @@
     jvp        <J v, w> = <v, J' w>
     order 2    the gradient of the gradient agrees with central differences
     cpu        value, gradient, tangent and second gradient, compiled, agree with the evaluator
+    cuda       likewise, in Numba's simulator
 
 A name of the face without a row fails, a row without a name fails, and a row without a test in
 some column fails. The rows stand in verb_rows.py. A new target joins `COLUMNS`.
@@ -20,6 +21,7 @@ import pytest
 
 import symgrad as sg
 from tests.calculus_judges import adjoint, against_differences, weighed
+from tests.cuda_cases import judged, simulator
 from tests.verb_rows import PARTS, ROWS, assert_close, built, computed, expected
 
 VERBS = """
@@ -101,27 +103,38 @@ def judge_order_2(name: str) -> None:
         against_differences(b.slope, b.leaves, b.values, order=1)
 
 
-def judge_cpu(name: str) -> None:
+def judge_target(name: str, target: str = "cuda") -> None:
     k = list(ROWS).index(name) % PARTS
-    assert_close(on_cpu(k)[name], expected(k)[name])
+    assert_close(on_target(target, k)[name], expected(k)[name])
 
 
 @cache
-def on_cpu(k: int) -> dict[str, list[np.ndarray]]:
-    return computed("cpu", k)
+def on_target(target: str, k: int) -> dict[str, list[np.ndarray]]:
+    return computed(target, k)
 
 
-TARGETS = ("cpu",)
+def judge_cpu(name: str) -> None:
+    judge_target(name, "cpu")
+
+
+def judge_cuda(name: str) -> None:
+    judged("tests.test_verb_table:judge_target", ROWS, name)
+
+
+TARGETS = ("cpu", "cuda")
 COLUMNS: dict[str, Callable[[str], None]] = {
     "evaluate": judge_evaluate,
     "vjp": judge_vjp,
     "jvp": judge_jvp,
     "order 2": judge_order_2,
     "cpu": judge_cpu,
+    "cuda": judge_cuda,
 }
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize(
+    "column", [pytest.param(c, marks=simulator if c == "cuda" else ()) for c in COLUMNS]
+)
 @pytest.mark.parametrize("name", ROWS)
 def test_cell(name: str, column: str) -> None:
     COLUMNS[column](name)
