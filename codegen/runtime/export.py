@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-MODULES = ("memory", "checks", "linalg", "lanes", "vector_math", "draws")
+MODULES = (
+    *("memory", "checks", "linalg", "lanes", "coefficients", "rare"),
+    *("exponential", "power", "circular", "vector_math", "draws"),
+)
 
 
 class Definition(NamedTuple):
