@@ -51,15 +51,16 @@ def _log2(size: Lane) -> tuple[Lane, Lane]:
     a, a_rest, b = LOG2_LEAD[size.width]
     tail = polynomial(z, LOG2_TAIL[size.width])
     u = fma(z, tail, b)
-    u_rest = fma(z, tail, b - u)
     v = z * u
-    v_rest = muladd(z_rest, u, muladd(z, u_rest, fma(z, u, -v)))
-    w = v + a
-    w_rest = (v - (w - a)) + (v_rest + a_rest)
+    v_rest = muladd(z_rest, u, fma(z, u, -v))
+    if size.width == 64:  # of float32 the products have fewer bits, and this adds half a unit
+        v_rest = muladd(z, fma(z, tail, b - u), v_rest)
+    w = fma(z, u, a)
+    w_rest = ((a - w) + v) + (v_rest + a_rest)
     y = s * w
     y_rest = muladd(s_rest, w, muladd(s, w_rest, fma(s, w, -y)))
-    high = e + y
-    return high, (y - (high - e)) + y_rest
+    high = fma(s, w, e)
+    return high, ((e - high) + y) + y_rest
 
 
 # Powers of two from here down may be subnormal; products beyond lead to 0 and to infinity.
@@ -73,14 +74,13 @@ def _exp2_of_product(y: Lane, high: Lane, low: Lane) -> Lane:
     mantissa, _, _, magic = y.format
     width = y.width
     t = y * high
-    whole = t + magic
-    r = (t - (whole - magic)) + muladd(y, low, fma(y, high, -t))
+    whole = fma(y, high, magic)
+    r = fma(y, low, fma(y, high, -(whole - magic)))
     # half the power of two, so that it is finite, or 2^width times it where it may be subnormal
     small = t < _BELOW[width]
     n = whole.bits() << mantissa
     shift = small.where(n.of(width << mantissa), n.of(-1 << mantissa))
-    scale = (n + shift + y.of(1.0).bits()).as_float(y)
-    factor = small.where(y.of(2.0**-width), 2.0)
-    power = polynomial(r, (*EXP2[width], 1.0)) * scale * factor
+    power = (polynomial(r, (*EXP2[width], 1.0)).bits() + n + shift).as_float(y)
+    power = power * small.where(y.of(2.0**-width), 2.0)
     power = (t < _LEAST[width]).where(0.0, power)
-    return (t > _MOST[width]).where(math.inf, power)
+    return (t <= _MOST[width]).where(power, t + math.inf)
