@@ -1,9 +1,9 @@
 """Circular functions of lanes: sin, cos, tan and arctan.
 
-An argument is reduced by a multiple of pi, which is subtracted in three parts with fused
+An argument is reduced by a multiple of pi / 2, which is subtracted in three parts with fused
 multiplications (Cody and Waite 1980); that is exact enough up to `REDUCIBLE`. Larger arguments are
-rare, and each is reduced by itself with as many digits of 2 / pi as it needs (Payne and Hanek 1983).
-The coefficients are in `coefficients.py`.
+rare, and each is reduced by itself, with as many digits of 2 / pi as it needs (Payne and Hanek
+1983). The coefficients are in `coefficients.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 from llvmlite import ir
 
 from codegen.runtime.coefficients import ARCTAN, COSINE, PI, SINE, TANGENT, TWO_OVER_PI
-from codegen.runtime.lanes import Lane, fma, muladd, polynomial
+from codegen.runtime.lanes import Lane, fused, muladd, polynomial
 from codegen.runtime.rare import beyond
 
 # |x| up to which three parts of pi do: the quotient is off by 2^-8 (float32), 2^-12 (float64).
@@ -41,10 +41,10 @@ def tan_of(x: Lane) -> Lane:
     """tan(x) = tan(r) or -1 / tan(r) with x = n pi / 2 + r."""
     n, quotient = _quarters(x)
     first, second, third = (part / 2 for part in PI[x.width])
-    start = fma(quotient, -first, x.call("llvm.fabs"))
+    start = fused(quotient, -first, x.call("llvm.fabs"))
     step = quotient * second
     r = start - step
-    lost = fma(quotient, third, fma(quotient, second, -step))
+    lost = fused(quotient, third, fused(quotient, second, -step))
     y = _tangent(r, ((start - r) - step) - lost, n)
     y = (y.bits() ^ _sign_bit(x)).as_float(x)
     return beyond(x, REDUCIBLE[x.width], y, "tan", _huge_tan)
@@ -72,9 +72,9 @@ def _quarters(x: Lane) -> tuple[Lane, Lane]:
 
 
 def _minus(x: Lane, n: Lane) -> Lane:
-    """x - n pi / 2."""  # noqa: D403
+    """The rest x - n pi / 2."""
     for part in PI[x.width]:
-        x = fma(n, -part / 2, x)
+        x = fused(n, -part / 2, x)
     return x
 
 
@@ -103,23 +103,23 @@ def _tangent(r: Lane, rest: Lane, n: Lane) -> Lane:
 # -- huge arguments -------------------------------------------------------------------------------
 def _huge_sin(x: Lane) -> Lane:
     """sin(x) for one float64."""
-    n, r, _ = _reduced(x)
+    n, r, _ = _fraction_of_turn(x)
     return (_wave(r, n).bits() ^ _sign_bit(x)).as_float(x)
 
 
 def _huge_cos(x: Lane) -> Lane:
     """cos(x) for one float64."""
-    n, r, _ = _reduced(x)
+    n, r, _ = _fraction_of_turn(x)
     return _wave(r, n + 1)
 
 
 def _huge_tan(x: Lane) -> Lane:
     """tan(x) for one float64."""
-    n, r, rest = _reduced(x)
+    n, r, rest = _fraction_of_turn(x)
     return (_tangent(r, rest, n).bits() ^ _sign_bit(x)).as_float(x)
 
 
-def _reduced(x: Lane) -> tuple[Lane, Lane, Lane]:
+def _fraction_of_turn(x: Lane) -> tuple[Lane, Lane, Lane]:
     """For |x| = n pi / 2 + r, a float64 of at least 2^-10: n modulo 4, r, and what r lacks.
 
     The fraction of |x| / (2 pi) is a fixed-point number of 128 bits, whose first two are n. With
@@ -145,7 +145,7 @@ def _reduced(x: Lane) -> tuple[Lane, Lane, Lane]:
     high, low = (top & -2048).as_number(x), (top & 2047).as_number(x)
     first, second, _ = PI[64]
     product = high * first
-    lost = fma(high, first, -product) + (low * first + high * second)
+    lost = fused(high, first, -product) + (low * first + high * second)
     r = product + lost
     scale = ((zeros.of(x.format.bias + 64 - 127) - zeros).resized(64) << 52).as_float(x)
     scale = negative.where(-scale, scale)

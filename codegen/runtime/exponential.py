@@ -26,7 +26,7 @@ from codegen.runtime.coefficients import (
 from codegen.runtime.lanes import Lane, muladd, polynomial
 
 
-def _reduced(x: Lane) -> tuple[Lane, Lane, Lane]:
+def _reduced_exponent(x: Lane) -> tuple[Lane, Lane, Lane]:
     """For x = n ln 2 + r: n where a float's bits hold the exponent, r, and what r lacks."""
     high, low = LN2[x.width]
     shifted = muladd(x, 1 / math.log(2), x.format.magic)
@@ -38,7 +38,7 @@ def _reduced(x: Lane) -> tuple[Lane, Lane, Lane]:
 
 def _less_one(x: Lane) -> tuple[Lane, Lane]:
     """For x = n ln 2 + r: exp(r) - 1, and n where a float's bits hold the exponent."""
-    exponent, r, _ = _reduced(x)
+    exponent, r, _ = _reduced_exponent(x)
     return muladd(r * r, polynomial(r, EXP[x.width]), r), exponent
 
 
@@ -60,7 +60,7 @@ def exp_of(x: Lane) -> Lane:
 def _falling(x: Lane) -> Lane:
     """exp(x) for x <= 0, to a quarter of a unit more than its rounding; NaN of NaN."""
     width = x.width
-    exponent, r, rest = _reduced((x < EXP_ZERO[width]).where(EXP_ZERO[width], x))
+    exponent, r, rest = _reduced_exponent((x < EXP_ZERO[width]).where(EXP_ZERO[width], x))
     start = 1 + r
     tail = muladd(r * r, polynomial(r, EXP[width]), (r - (start - 1)) + rest)
     return (x <= 0).where(_scaled(start + tail, exponent, x < EXP_LOW[width]), x)
@@ -68,13 +68,14 @@ def _falling(x: Lane) -> Lane:
 
 def expm1_of(x: Lane) -> Lane:
     """exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), with half the scale so that 2^n is finite."""
-    exponent, r, rest = _reduced(x)
+    exponent, r, rest = _reduced_exponent(x)
     p = r + muladd(r * r, polynomial(r, EXP[x.width]), rest)
     half = (x.of(0.5).bits() + exponent).as_float(x)
     y = muladd(p, half, half - 0.5) * 2
     y = (x < -2 * TANH_SETTLED[x.width]).where(-1.0, y)
     y = (x <= EXP_HIGH[x.width]).where(y, x + math.inf)
-    return y.call("llvm.copysign", x)
+    # half of a subnormal number would lose its last bit, and -0.0 its sign
+    return (x.call("llvm.fabs") < x.format.tiny).where(x, y)
 
 
 def _halves(x: Lane) -> tuple[Lane, Lane]:
@@ -134,8 +135,9 @@ def _log_normal(x: Lane, lift: Lane | float = 0.0, rest: Lane | None = None) -> 
     m = ((bits & ((1 << mantissa) - 1)) + root).as_float(x)
     exponent = bits >> mantissa
     f = m - 1
-    if rest is not None:  # half of it times 2^(1 - e)
-        f = muladd(rest * 0.5, ((exponent.of(2 * bias + 1) - exponent) << mantissa).as_float(x), f)
+    if rest is not None:  # 2^-e of it; 2^(1 - e) has no exponent below that of zero
+        scale = ((exponent.of(2 * bias + 1) - exponent) << mantissa).as_float(x)
+        f = muladd(rest, scale * 0.5, f)
     # the biased exponent becomes a float by standing in the low bits of the magic number
     e = (exponent + x.of(magic).bits()).as_float(x) - (x.of(magic + bias) + lift)
     s = f / (f + 2)

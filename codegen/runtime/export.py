@@ -100,6 +100,8 @@ def _read() -> tuple[dict[str, Definition], dict[str, str]]:
             text = _text(statement, lines)
             mentioned = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
             entry = Definition((number, statement.lineno), text, frozenset(mentioned - bound))
+            if twice := bound & definitions.keys():  # a saved program has them all in one module
+                raise ValueError(f"codegen.runtime defines {', '.join(sorted(twice))} twice")
             definitions |= dict.fromkeys(sorted(bound), entry)
     return definitions, imports
 

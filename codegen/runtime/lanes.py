@@ -3,10 +3,11 @@
 `Lane` wraps one LLVM value. Formulas over lanes read as formulas and emit straight-line code with
 no branch and no call, which LLVM's loop vectoriser turns into code for whole vectors.
 
-Numba adds a caller's fast-math flags only to operations without flags. Every operation here carries
-`arcp`, which says nothing about sums and products, so that a formula whose correctness rests on its
-operations as they stand, such as (x + 1.5 * 2^23) - 1.5 * 2^23 or the error of a product, is neither
-reassociated nor contracted, whatever its caller permits. `muladd` and `fma` say where to fuse.
+Numba adds a caller's fast-math flags only to operations without flags. Every operation here has the
+flag `arcp`, which says nothing about sums and products, so that a formula whose correctness rests
+on its operations as they stand, such as (x + 1.5 * 2^23) - 1.5 * 2^23 or the error of a product, is
+neither reassociated nor contracted, whatever its caller permits. `muladd` and `fused` say where to
+fuse.
 """
 
 from __future__ import annotations
@@ -230,7 +231,7 @@ def muladd(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
     return a.call("llvm.fmuladd", b, c)
 
 
-def fma(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
+def fused(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
     """The value a * b + c, rounded once on every processor."""
     return a.call("llvm.fma", b, c)
 
@@ -378,7 +379,7 @@ def _converted(
 def library(
     name: str, function: Callable, arity: int = 1, floats: Formula | None = None
 ) -> Callable[..., object]:
-    """The intrinsic `name` that calls Numba's own scalar code of `function`, such as `operator.pow`.
+    """The intrinsic `name` that calls Numba's own scalar code of `function`, as of `operator.pow`.
 
     Nothing of that vectorises. Floats go by the formula `floats` instead, where there is one.
     """

@@ -30,9 +30,11 @@ Function = Callable[[Real], Real]
 
 DIGITS = 50
 BITS = {32: 24, 64: 53}
-# Points of the grid for each coefficient, and the coefficients whose rounding the rest makes up for.
+# Points of the grid for each coefficient.
 DENSITY = 24
+# So many coefficients, from the lowest power on, are rounded before the others are fitted again.
 REFITTED = 3
+# How near the largest error must come to the level at which the errors alternate.
 CLOSE = 1.002
 
 
@@ -81,7 +83,8 @@ def remez(
         rows = [
             [*(grid[j][0] ** k for k in free), (-1) ** i / grid[j][2]] for i, j in enumerate(nodes)
         ]
-        *found, level = mpmath.lu_solve(mpmath.matrix(rows), mpmath.matrix([goals[j] for j in nodes]))
+        right = mpmath.matrix([goals[j] for j in nodes])
+        *found, level = mpmath.lu_solve(mpmath.matrix(rows), right)
         whole = [*fixed, *found]
         errors = [w * (value(whole, x) - g) for x, g, w in grid]
         if max(map(abs, errors)) <= CLOSE * abs(level):
@@ -96,7 +99,7 @@ def _spread(size: int, count: int) -> list[int]:
 
 
 def _extrema(errors: list[Real], count: int) -> list[int]:
-    """One index of each run of one sign, where the error is largest; the largest `count` in a row."""
+    """Where the error is largest in each run of one sign; of more than `count`, the larger end."""
     best: list[int] = []
     for k, e in enumerate(errors):
         if best and (errors[best[-1]] > 0) == (e > 0):
@@ -117,7 +120,7 @@ def rounded(x: Real, width: int) -> float:
 
 @cache
 def coefficients(fit: Fit) -> tuple[float, ...]:
-    """The polynomial of a fit with coefficients that are floats of its width, highest power first."""
+    """The polynomial of a fit, its coefficients floats of the width, highest power first."""
     with mpmath.workdps(DIGITS):
         grid = fit.grid()
         fixed: list[Real] = []
@@ -137,7 +140,7 @@ def error(fit: Fit) -> float:
 
 
 def parts(x: Real, bits: Sequence[int]) -> tuple[float, ...]:
-    """x as a sum of floats of so many bits each, the largest first."""
+    """The number x as a sum of floats of so many bits each, the largest first."""
     found = []
     for count in bits:
         with mpmath.workprec(count):
@@ -194,7 +197,7 @@ def _log(width: int, count: int) -> Fit:
 
 
 def _log2_lead(width: int) -> tuple[float, ...]:
-    """2 / ln 2 in two parts, and 2 / (3 ln 2) in one: the next coefficient makes up for its rest."""
+    """2 / ln 2 in two parts, and 2 / (3 ln 2) in one: what it lacks, the fit makes up for."""
     two = [BITS[width]] * 2
     return (*parts(2 / mpmath.ln2, two), rounded(2 / (3 * mpmath.ln2), width))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from codegen.runtime.coefficients import EXP2, LOG2_LEAD, LOG2_TAIL
-from codegen.runtime.lanes import Lane, fma, muladd, polynomial, wide_vectors
+from codegen.runtime.lanes import Lane, fused, muladd, polynomial, wide_vectors
 
 
 def power_of(x: Lane, y: Lane) -> Lane:
@@ -45,21 +45,21 @@ def _log2(size: Lane) -> tuple[Lane, Lane]:
     inverse = 1.0 / g
     s = f * inverse
     # the rest of the quotient; g is 2 + f rounded
-    s_rest = fma(-s, f - (g - 2), fma(-s, g, f)) * inverse
+    s_rest = fused(-s, f - (g - 2), fused(-s, g, f)) * inverse
     z = s * s
-    z_rest = muladd(s + s, s_rest, fma(s, s, -z))
+    z_rest = muladd(s + s, s_rest, fused(s, s, -z))
     a, a_rest, b = LOG2_LEAD[size.width]
     tail = polynomial(z, LOG2_TAIL[size.width])
-    u = fma(z, tail, b)
+    u = fused(z, tail, b)
     v = z * u
-    v_rest = muladd(z_rest, u, fma(z, u, -v))
+    v_rest = muladd(z_rest, u, fused(z, u, -v))
     if size.width == 64:  # of float32 the products have fewer bits, and this adds half a unit
-        v_rest = muladd(z, fma(z, tail, b - u), v_rest)
-    w = fma(z, u, a)
+        v_rest = muladd(z, fused(z, tail, b - u), v_rest)
+    w = fused(z, u, a)
     w_rest = ((a - w) + v) + (v_rest + a_rest)
     y = s * w
-    y_rest = muladd(s_rest, w, muladd(s, w_rest, fma(s, w, -y)))
-    high = fma(s, w, e)
+    y_rest = muladd(s_rest, w, muladd(s, w_rest, fused(s, w, -y)))
+    high = fused(s, w, e)
     return high, ((e - high) + y) + y_rest
 
 
@@ -74,8 +74,8 @@ def _exp2_of_product(y: Lane, high: Lane, low: Lane) -> Lane:
     mantissa, _, _, magic = y.format
     width = y.width
     t = y * high
-    whole = fma(y, high, magic)
-    r = fma(y, low, fma(y, high, -(whole - magic)))
+    whole = fused(y, high, magic)
+    r = fused(y, low, fused(y, high, -(whole - magic)))
     # half the power of two, so that it is finite, or 2^width times it where it may be subnormal
     small = t < _BELOW[width]
     n = whole.bits() << mantissa

@@ -1,10 +1,10 @@
 """Rare arguments: what a vector loop computes for single elements, and seldom.
 
 A branch in a loop keeps LLVM from vectorising it, and computing everything for every element costs
-all of them what few need. `beyond(x, limit, usual, name, formula)` is a call that stands in the loop
-as one operation. In scalar code it is a function with a branch; LLVM is told by the attribute
+all of them what few need. `beyond(x, limit, usual, name, formula)` is a call, which stands in the
+loop as one operation. In scalar code it is a function with a branch; LLVM is told by the attribute
 `vector-function-abi-variant` which function does the same for a vector: that one asks whether any
-of its elements is rare, and then goes through them one by one.
+of its elements is rare, and only then goes through them one by one.
 
 The functions are `linkonce_odr`: of equal ones in linked modules one is kept.
 """
@@ -41,7 +41,10 @@ def beyond(
     return Lane(x.builder, x.builder.call(rescue, [x.value, usual.value]))
 
 
-def _function(module: ir.Module, name: str, kind: ir.Type, arity: int, *attributes: str) -> ir.Function:
+def _function(
+    module: ir.Module, name: str, kind: ir.Type, arity: int, *attributes: str
+) -> ir.Function:
+    """A new function of `arity` arguments of one type, without effects."""
     made = ir.Function(module, ir.FunctionType(kind, [kind] * arity), name)
     made.linkage = "linkonce_odr"
     for attribute in (*_PURE, *attributes):
@@ -66,44 +69,52 @@ def _slow(module: ir.Module, name: str, formula: Callable[[Lane], Lane]) -> ir.F
     return found
 
 
-def _rescue(
-    x: Lane, limit: float, name: str, formula: Callable[[Lane], Lane]
-) -> ir.Function:
-    """`rescue(x, usual)` of one element, with its variants for vectors."""
+def _rescue(x: Lane, limit: float, name: str, formula: Callable[[Lane], Lane]) -> ir.Function:
+    """The function of `beyond` for one element, which has variants for vectors."""
     module, kind, width = x.builder.module, x.value.type, x.width
     symbol = f"symgrad_{name}_f{width}"
     if symbol in module.globals:
         known: ir.Function = module.globals[symbol]
         return known
+    one = _one(x, limit, f"{symbol}_one", _slow(module, name, formula))
+    variants = [_variant(one, limit, f"{symbol}_x{n}", n) for n in (b // width for b in _VECTORS)]
+    counts = [v.args[0].type.count for v in variants]
+    mappings = ",".join(
+        f"_ZGV_LLVM_N{n}vv_{symbol}({v.name})" for n, v in zip(counts, variants, strict=True)
+    )
+    _keep(module, variants)
     made = _function(module, symbol, kind, 2, "noinline")
-    variants = [_variant(made, limit, bits // width) for bits in _VECTORS]
-    mappings = ",".join(f"_ZGV_LLVM_N{n}vv_{symbol}({v.name})" for n, v in variants)
     _add_text(made, f'"vector-function-abi-variant"="{mappings}"')
-    _keep(module, [v for _, v in variants])
     builder = ir.IRBuilder(made.append_basic_block())
-    given, usual = made.args
-    rare = Lane(builder, given).call("llvm.fabs") > limit
-    with builder.if_then(rare.value, likely=False):
-        exact = builder.call(_slow(module, name, formula), [Lane(builder, given).as_double().value])
-        builder.ret(Lane(builder, exact).rounded_to(x).value)
-    builder.ret(usual)
+    builder.ret(builder.call(one, made.args))
     return made
 
 
-def _variant(rescue: ir.Function, limit: float, n: int) -> tuple[int, ir.Function]:
-    """`rescue` for vectors of n elements: a test, and seldom a call."""
-    module, element = rescue.module, rescue.args[0].type
-    kind = ir.VectorType(element, n)
-    made = _function(module, f"{rescue.name}_x{n}", kind, 2, "alwaysinline")
+def _one(x: Lane, limit: float, symbol: str, slow: ir.Function) -> ir.Function:
+    """The same without variants, or LLVM would make vectors of the loop over a vector again."""
+    made = _function(slow.module, symbol, x.value.type, 2, "noinline")
+    builder = ir.IRBuilder(made.append_basic_block())
+    given, usual = (Lane(builder, argument) for argument in made.args)
+    with builder.if_then((given.call("llvm.fabs") > limit).value, likely=False):
+        exact = Lane(builder, builder.call(slow, [given.as_double().value]))
+        builder.ret(exact.rounded_to(x).value)
+    builder.ret(usual.value)
+    return made
+
+
+def _variant(one: ir.Function, limit: float, symbol: str, n: int) -> ir.Function:
+    """The same for vectors of n elements: a test, and seldom a call."""
+    kind = ir.VectorType(one.args[0].type, n)
+    made = _function(one.module, symbol, kind, 2, "alwaysinline")
     builder = ir.IRBuilder(made.append_basic_block())
     given, usual = made.args
-    size = builder.call(_absolute(module, kind), [given])
+    size = builder.call(_absolute(one.module, kind), [given])
     rare = builder.fcmp_ordered(">", size, ir.Constant(kind, [limit] * n))
     mask = builder.bitcast(rare, ir.IntType(n))
     with builder.if_then(builder.icmp_unsigned("!=", mask, mask.type(0)), likely=False):
-        builder.ret(builder.call(_one_by_one(rescue, kind), [given, usual]))
+        builder.ret(builder.call(_one_by_one(one, kind), [given, usual]))
     builder.ret(usual)
-    return n, made
+    return made
 
 
 def _absolute(module: ir.Module, kind: ir.VectorType) -> ir.Function:
@@ -115,21 +126,22 @@ def _absolute(module: ir.Module, kind: ir.VectorType) -> ir.Function:
     return found
 
 
-def _one_by_one(rescue: ir.Function, kind: ir.VectorType) -> ir.Function:
-    """`rescue` for the elements of a vector in turn."""
-    made = _function(rescue.module, f"{rescue.name}_each{kind.count}", kind, 2, "noinline")
+def _one_by_one(one: ir.Function, kind: ir.VectorType) -> ir.Function:
+    """The function `one` of the elements of a vector in turn."""
+    made = _function(one.module, f"{one.name}_by_one{kind.count}", kind, 2, "noinline")
     builder = ir.IRBuilder(made.append_basic_block("entry"))
     places = [builder.alloca(kind) for _ in range(2)]
     for place, argument in zip(places, made.args, strict=True):
         builder.store(argument, place)
-    start, loop, end = builder.block, made.append_basic_block("loop"), made.append_basic_block("end")
+    start = builder.block
+    loop, end = made.append_basic_block("loop"), made.append_basic_block("end")
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(_I32)
     k.add_incoming(_I32(0), start)
     row = ir.ArrayType(kind.element, kind.count).as_pointer()
     given, usual = (builder.gep(builder.bitcast(p, row), [_I32(0), k]) for p in places)
-    builder.store(builder.call(rescue, [builder.load(given), builder.load(usual)]), usual)
+    builder.store(builder.call(one, [builder.load(given), builder.load(usual)]), usual)
     following = builder.add(k, _I32(1))
     k.add_incoming(following, loop)
     builder.cbranch(builder.icmp_unsigned("<", following, _I32(kind.count)), loop, end)
@@ -141,12 +153,14 @@ def _one_by_one(rescue: ir.Function, kind: ir.VectorType) -> ir.Function:
 def _keep(module: ir.Module, functions: list[ir.Function]) -> None:
     """Keep functions that only an attribute names: LLVM looks for them when it vectorises."""
     pointer = _I8.as_pointer()
-    kept = [function.bitcast(pointer) for function in functions]
-    if _USED in module.globals:
-        kept = [*module.globals[_USED].initializer.constant, *kept]
-        del module.globals[_USED]
-    kind = ir.ArrayType(pointer, len(kept))
-    used = ir.GlobalVariable(module, kind, _USED)
-    used.linkage = "appending"
-    used.section = "llvm.metadata"
-    used.initializer = ir.Constant(kind, kept)
+    names = [function.bitcast(pointer) for function in functions]
+    used = module.globals.get(_USED)
+    if used is None:
+        used = ir.GlobalVariable(module, ir.ArrayType(pointer, 0), _USED)
+        used.linkage = "appending"
+        used.section = "llvm.metadata"
+    else:
+        names = [*used.initializer.constant, *names]
+    used.value_type = ir.ArrayType(pointer, len(names))
+    used.type = used.value_type.as_pointer()
+    used.initializer = ir.Constant(used.value_type, names)
