@@ -16,7 +16,9 @@ import numpy.typing as npt
 from codegen.access import root_of
 from codegen.blas import one_blas_thread
 from codegen.loading import Loaded
+from codegen.loop_ir import Kernel
 from codegen.memory import Plan, kernels_of
+from codegen.reasons import told
 from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
@@ -25,7 +27,7 @@ from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafEr
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
-from symgrad.graph.positions import out_of_range
+from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
 from symgrad.graph.telling import dims_by_name
 
@@ -38,14 +40,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What each pass of the compiler made, in order.
+    """What each pass of the compiler made, in order; printed, what is fused and why.
 
-    graph:    as written.
-    rewritten: after simplification, with contractions pairwise.
-    schedule: fused stages.
-    plan:     kernels in order, and where every buffer lies.
-    source:   what was compiled.
-    seconds:  by pass.
+    graph:     as written.
+    rewritten: after stabilisation and simplification, with contractions pairwise.
+    schedule:  fused stages.
+    plan:      kernels in order, and where every buffer lies.
+    source:    what was compiled.
+    seconds:   by pass.
     """
 
     graph: Graph
@@ -55,15 +57,23 @@ class Stages:
     source: str
     seconds: Mapping[str, float]
 
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The loops of the stages, in order."""
+        return tuple(kernels_of(self.plan.calls))
+
     def __str__(self) -> str:
-        parts = {
-            "graph as written": self.graph,
-            "rewritten": self.rewritten,
-            "schedule (* in memory)": self.schedule,
-            "memory": self.plan,
-            "kernels": "\n".join(map(str, kernels_of(self.plan.calls))),
-        }
-        return "\n\n".join(f"== {title} ==\n{part}" for title, part in parts.items())
+        counts = (
+            f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
+            f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
+        )
+        more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
+        return f"{counts}\n\n{told(self.schedule)}\n\n{more}"
+
+
+def _computed(graph: Graph) -> int:
+    """How many nodes are no leaves."""
+    return sum(not isinstance(node, (Input, Constant)) for node in graph.nodes)
 
 
 class State(MutableMapping[str, Array]):
@@ -332,7 +342,7 @@ class Compiled:
     def index_error(
         self,
         call: Invocation,
-        row_of: Callable[[Node, tuple[int, ...]], int | None] = lambda leaf, place: None,
+        row_of: RowOf = no_row,
     ) -> DataError:
         """The error that the report of a call describes; `row_of` as in `out_of_range`."""
         number, index, extent, position = (int(v) for v in call.report)
@@ -366,6 +376,15 @@ class Compiled:
         )
         call.set_outputs(self._empty_results(dims))
         return call
+
+    def rebind(
+        self, call: Invocation, leaves: Mapping[Input, Array], dims: Mapping[Dim, int]
+    ) -> None:
+        """Other arrays for some leaves of a prepared call, other extents, and fresh results."""
+        call.set_dims(dims)
+        pairs = zip(self._leaves, call.arrays, strict=True)
+        call.set_leaves([leaves.get(leaf, array) for leaf, array in pairs])
+        call.set_outputs(self._empty_results(dims))
 
     def output(self, call: Invocation, k: int) -> Array:
         """The array of output k (in flattened order) in a prepared call."""

@@ -13,6 +13,8 @@ some column fails. The rows stand in verb_rows.py. A new target joins `COLUMNS`.
 
 from __future__ import annotations
 
+import doctest
+import inspect
 from collections.abc import Callable
 from functools import cache
 
@@ -68,6 +70,13 @@ def test_every_name_of_the_face_is_a_verb_or_known_to_be_none() -> None:
 def test_every_function_in_the_rooms_of_verbs_has_a_row() -> None:
     held = {name for room in ROOMS for name in sg._ROOMS[f"graph.{room}"]}
     assert held <= set(FACE)
+
+
+@pytest.mark.parametrize("name", FACE)
+def test_every_verb_tells_what_it_does_with_an_example(name: str) -> None:
+    told = inspect.getdoc(getattr(sg, name)) or ""
+    assert doctest.DocTestParser().get_examples(told), f"{name}: write a doctest"
+    assert told.splitlines()[0].endswith((".", ":")), f"{name}: the first line is a sentence"
 
 
 def test_every_kind_of_cell_is_judged() -> None:

@@ -98,7 +98,14 @@ def value_and_grad(loss: Node, wrt: Sequence[Node]) -> tuple[Node, tuple[Node, .
 def value_and_grad(
     loss: Node, wrt: Node | Sequence[Node]
 ) -> tuple[Node, Node | tuple[Node, ...]]:
-    """The loss and its gradient; see `grad`."""
+    """The loss and its gradient, `(loss, grad(loss, wrt))`; see `grad`, also for what it raises.
+
+    >>> import symgrad as sg
+    >>> x = sg.input("x", (2,))
+    >>> loss, slope = sg.value_and_grad(sg.sum(x * x), x)
+    >>> sg.evaluate([loss, slope], {x: [1.0, 2.0]})
+    [array(5., dtype=float32), array([2., 4.], dtype=float32)]
+    """
     loss = as_node(loss)
     if loss.shape:
         raise ShapeError(

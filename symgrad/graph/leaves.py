@@ -385,26 +385,46 @@ def full(shape: object, value: ArrayLike, dtype: DTypeLike | None = None) -> Nod
 
 @verb
 def zeros(shape: object, dtype: DTypeLike = "float32") -> Node:
-    """An array of zeros."""
+    """An array of zeros. Raises: ShapeError for extents below 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.zeros((2,)))
+    array([0., 0.], dtype=float32)
+    """
     return full(shape, 0, dtype)
 
 
 @verb
 def ones(shape: object, dtype: DTypeLike = "float32") -> Node:
-    """An array of ones."""
+    """An array of ones. Raises: ShapeError for extents below 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.ones((2,), "int32"))
+    array([1, 1], dtype=int32)
+    """
     return full(shape, 1, dtype)
 
 
 @verb
 def zeros_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Node:
-    """Zeros in the shape and, unless told otherwise, the dtype of `x`."""
+    """Zeros in the shape and, unless told otherwise, the dtype of `x`.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.zeros_like([1.5, 2.5]))
+    array([0., 0.], dtype=float32)
+    """
     node = as_node(x)
     return full(node.shape, 0, node.dtype if dtype is None else dtype)
 
 
 @verb
 def ones_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Node:
-    """Ones in the shape and, unless told otherwise, the dtype of `x`."""
+    """Ones in the shape and, unless told otherwise, the dtype of `x`.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.ones_like([1.5, 2.5]))
+    array([1., 1.], dtype=float32)
+    """
     node = as_node(x)
     return full(node.shape, 1, node.dtype if dtype is None else dtype)
 

@@ -77,7 +77,14 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
 @verb
 @named
 def mse(a: ArrayLike, b: ArrayLike) -> Node:
-    """The squared distance of each element, `(a - b)^2`."""
+    """The squared distance of each element, `(a - b)^2`.
+
+    Raises: DTypeError for bool, ShapeError where shapes do not broadcast.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.mse([1.0, 2.0], [3.0, 2.0]))
+    array([4., 0.], dtype=float32)
+    """
     return square(subtract(*float_operands("mse", a, b)))
 
 
@@ -94,6 +101,12 @@ def binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Node:
     Args:
         logits:  any shape.
         targets: probabilities or labels 0 and 1; integers are cast.
+    Raises: DTypeError for bool, ShapeError where shapes do not broadcast.
+    Cotangent: `sigmoid(x) - t` by the logits, `-x` by the targets.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.binary_cross_entropy([1000.0, 0.0], [1, 1]))
+    array([0.       , 0.6931472], dtype=float32)
     """
     x, t = float_operands("binary_cross_entropy", logits, targets)
     return map_node(_LOGISTIC, (x, t), asked="binary_cross_entropy")
