@@ -16,10 +16,12 @@ import numpy.typing as npt
 from codegen.access import root_of
 from codegen.blas import one_blas_thread
 from codegen.loading import Loaded
+from codegen.loop_ir import Kernel
 from codegen.memory import Plan, kernels_of
+from codegen.reasons import told
 from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Binding, converted, is_extent, leaves_behind, tell_dims
+from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
 from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
@@ -27,6 +29,7 @@ from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
 from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
+from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
     from codegen.targets import Target
@@ -36,14 +39,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What each pass of the compiler made, in order.
+    """What each pass of the compiler made, in order; printed, what is fused and why.
 
-    graph:    as written.
-    rewritten: after simplification, with contractions pairwise.
-    schedule: fused stages.
-    plan:     kernels in order, and where every buffer lies.
-    source:   what was compiled.
-    seconds:  by pass.
+    graph:     as written.
+    rewritten: after stabilisation and simplification, with contractions pairwise.
+    schedule:  fused stages.
+    plan:      kernels in order, and where every buffer lies.
+    source:    what was compiled.
+    seconds:   by pass.
     """
 
     graph: Graph
@@ -53,15 +56,23 @@ class Stages:
     source: str
     seconds: Mapping[str, float]
 
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The loops of the stages, in order."""
+        return tuple(kernels_of(self.plan.calls))
+
     def __str__(self) -> str:
-        parts = {
-            "graph as written": self.graph,
-            "rewritten": self.rewritten,
-            "schedule (* in memory)": self.schedule,
-            "memory": self.plan,
-            "kernels": "\n".join(map(str, kernels_of(self.plan.calls))),
-        }
-        return "\n\n".join(f"== {title} ==\n{part}" for title, part in parts.items())
+        counts = (
+            f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
+            f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
+        )
+        more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
+        return f"{counts}\n\n{told(self.schedule)}\n\n{more}"
+
+
+def _computed(graph: Graph) -> int:
+    """How many nodes are no leaves."""
+    return sum(not isinstance(node, (Input, Constant)) for node in graph.nodes)
 
 
 class State(MutableMapping[str, Array]):
@@ -255,7 +266,7 @@ class Compiled:
             )
         told: dict[Dim, int] = {}
         if not self._names.issuperset(values):
-            told = self._told(values)
+            told = dims_by_name(self.stages.graph, values)
         if not self._updated:
             return self._called(values, told)
         with self._lock:
@@ -268,33 +279,6 @@ class Compiled:
         if all(name.isidentifier() for name in names):
             return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
         return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
-
-    def _told(self, values: Mapping[str, Any]) -> dict[Dim, int]:
-        """The dims that values tell which belong to none of the leaves.
-
-        Raises: LeafError for a name that is neither a leaf, nor a dim, nor a leaf of what was
-            differentiated.
-        """
-        dims = {d.name: d for d in self._dims}
-        unknown = [name for name in values if name not in self._names and name not in dims]
-        if unknown:
-            behind = {leaf.name for leaf in leaves_behind(self.stages.graph)}
-            unknown = [name for name in unknown if name not in behind]
-        if unknown:
-            own = sorted(x.name for x in self._leaves if x.kind in ("input", "parameter"))
-            known = listed(map(quoted, own)) or "none"
-            other = [quoted(name) for name in dims if name not in self._names]
-            raise LeafError(
-                f"no leaf is named {listed(map(quoted, unknown))}. Leaves: {known}."
-                + (f" Dims: {listed(other)}." if other else "")
-            )
-        for name, d in dims.items():
-            if name in values and name not in self._names and not is_extent(values[name]):
-                raise DataError(
-                    f"dim {quoted(d.name)}: a value is an integer of at least 0, "
-                    f"got {values[name]!r:.40}."
-                )
-        return tell_dims(self.stages.graph, values)
 
     def _called(self, values: Mapping[str, Any], told: Mapping[Dim, int]) -> Any:
         given = {**self._held(), **values}

@@ -44,9 +44,9 @@ OPERATORS = [
 ]
 #: Names of the face whose result is no expression of leaves: they have tests of their own.
 OTHERS = """
-dim input parameter constant parameters inputs evaluate compile derive cost latex draw gradient_flow
-to_networkx to_sympy Trainer Checkpoint CsvLog EarlyStopping init nn optim random __version__
-SymgradError ShapeError DTypeError LeafError GradError CompileError DataError
+Node dim input parameter constant parameters inputs evaluate compile derive cost latex draw
+gradient_flow to_networkx to_sympy Trainer Checkpoint CsvLog EarlyStopping init nn optim
+random __version__ SymgradError ShapeError DTypeError LeafError GradError CompileError DataError
 """
 #: Rooms of the face that hold verbs; every name in them needs a row.
 ROOMS = (

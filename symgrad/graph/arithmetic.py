@@ -305,7 +305,10 @@ def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Node:
 
 @verb
 def clip(x: ArrayLike, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Node:
-    """`min(max(x, low), high)`; a bound of None is no bound."""
+    """`min(max(x, low), high)`; a bound of None is no bound.
+
+    Derivative: 1 between the bounds, 0 outside, 1/2 on one, as for `maximum`.
+    """
     if low is None or high is None:
         if high is not None:
             return minimum(x, high)

@@ -58,7 +58,7 @@ def expm1(x: ArrayLike) -> Node:
 
 @verb
 def sqrt(x: ArrayLike) -> Node:
-    """The square root. Its derivative is infinite at 0."""
+    """The square root, NaN below 0. Its derivative is infinite at 0."""
     return unary("sqrt", x)
 
 

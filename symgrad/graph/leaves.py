@@ -126,7 +126,7 @@ def _initial_array(asked: str, init: Any, shape: Shape, dtype: DType) -> np.ndar
             f"  init      {dm.show(given.shape)}\n"
             "  Give an array of the parameter's shape, a scalar, or an initialiser of symgrad.init."
         )
-    value = given.astype(dtype)
+    value = _fitted(given, dtype, f"{asked}: init: ")
     value.setflags(write=False)
     return value
 
@@ -271,14 +271,28 @@ def _weak(value: float, sign: float, kind: type, dtype: DType | None) -> Node:
             raise DTypeError(f"{_integer(value)} does not fit into {met}. Use floats.")
     if is_float(met) and kind is int and abs(value) > float(np.finfo(str(met)).max):
         raise DTypeError(f"{_integer(value)} does not fit into {met}. Scale the formula.")
-    with np.errstate(all="ignore"):
-        return Constant(np.asarray(value).astype(met))
+    return Constant(_fitted(np.asarray(value), met))
 
 
 def _integer(value: float) -> str:
     """An integer for a message."""
     size = int(value).bit_length()
     return f"the integer {value}" if size <= 100 else f"an integer of {size} bits"
+
+
+def _fitted(array: np.ndarray[Any, Any], dtype: DType, asked: str = "") -> np.ndarray[Any, Any]:
+    """An array in another dtype.
+
+    Raises: DTypeError when a finite number would become infinite.
+    """
+    with np.errstate(all="ignore"):
+        made = array.astype(dtype)
+    if array.dtype.kind == "f" and (lost := np.isfinite(array) & ~np.isfinite(made)).any():
+        raise DTypeError(
+            f"{asked}the number {array[lost].flat[0]} does not fit into {dtype}. "
+            'Scale the formula, or use dtype="float64".'
+        )
+    return made
 
 
 def _supported(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -307,8 +321,7 @@ def _listed(value: Sequence[Any], dtype: DType | None) -> Node:
         dtype = kinds[array.dtype.kind]
         if dtype == INT32 and array.size and np.abs(array).max() > BOUNDS[INT32][1]:
             dtype = INT64
-    with np.errstate(all="ignore"):
-        return Constant(array.astype(dtype))
+    return Constant(_fitted(array, dtype))
 
 
 def _holds_node(value: Sequence[Any]) -> bool:

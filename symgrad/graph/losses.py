@@ -17,7 +17,13 @@ from symgrad.graph.provenance import named
 from symgrad.graph.reductions import exponentials, sum
 
 _LOG_PLUS = fn.log(P[0]) + P[1]
-_LOGISTIC = P[1] * fn.softplus(-P[0]) + (1 - P[1]) * fn.softplus(P[0])
+_RIGHT, _WRONG = P[1] * fn.softplus(-P[0]), (1 - P[1]) * fn.softplus(P[0])
+# a term without weight is 0 even where its softplus is infinite
+_LOGISTIC = fn.select(
+    fn.isfinite(P[0]),
+    _RIGHT + _WRONG,
+    fn.select(fn.equal(P[1], 0), 0, _RIGHT) + fn.select(fn.equal(P[1], 1), 0, _WRONG),
+)
 
 
 @verb
@@ -82,7 +88,8 @@ def binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Node:
 
         out = t softplus(-x) + (1 - t) softplus(x)
 
-    Neither term overflows, and neither cancels the other.
+    Neither term overflows, and neither cancels the other. At infinite logits a term whose weight
+    is 0 counts as 0: the right answer costs 0 however sure it is, a wrong one infinitely much.
 
     Args:
         logits:  any shape.

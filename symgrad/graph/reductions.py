@@ -182,7 +182,11 @@ def var(x: ArrayLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) 
 @verb
 @named
 def std(x: ArrayLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Node:
-    """The square root of `var`. Its derivative is infinite where all elements are equal."""
+    """The square root of `var`.
+
+    Derivative: `(x - mean) / (n - ddof) / std`, which is 0/0, NaN, where all elements are equal.
+    Where that may happen, add a small number to the variance: `sqrt(var(x) + 1e-5)`.
+    """
     return sqrt(var(x, axis, keepdims, ddof))
 
 
