@@ -25,7 +25,7 @@ from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafEr
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
-from symgrad.graph.positions import out_of_range
+from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ class Compiled:
     def index_error(
         self,
         call: Invocation,
-        row_of: Callable[[Node, tuple[int, ...]], int | None] = lambda leaf, place: None,
+        row_of: RowOf = no_row,
     ) -> DataError:
         """The error that the report of a call describes; `row_of` as in `out_of_range`."""
         number, index, extent, position = (int(v) for v in call.report)
@@ -392,6 +392,15 @@ class Compiled:
         )
         call.set_outputs(self._empty_results(dims))
         return call
+
+    def rebind(
+        self, call: Invocation, leaves: Mapping[Input, Array], dims: Mapping[Dim, int]
+    ) -> None:
+        """Other arrays for some leaves of a prepared call, other extents, and fresh results."""
+        call.set_dims(dims)
+        pairs = zip(self._leaves, call.arrays, strict=True)
+        call.set_leaves([leaves.get(leaf, array) for leaf, array in pairs])
+        call.set_outputs(self._empty_results(dims))
 
     def output(self, call: Invocation, k: int) -> Array:
         """The array of output k (in flattened order) in a prepared call."""

@@ -155,10 +155,14 @@ class _Scheduler:
         )
 
     def _may_wait(self, node: Node) -> bool:
-        """Whether a node is computed with its first reader; scalars are not worth waiting for."""
+        """Whether a node is computed with its first reader; scalars are not worth waiting for.
+
+        Rows taken from a leaf come first: what is computed of them joins them, in any stage.
+        """
         return (
             _is_pointwise(node)
             and node.ndim > 0
+            and not (isinstance(node, Gather) and all(isinstance(a, Input) for a in node.args))
             and node not in self.wanted
             and node not in self.forced
         )

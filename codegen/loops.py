@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from codegen import loop_ir as ir
 from codegen.access import Index, reads
@@ -60,6 +61,8 @@ class Loops(Values):
     def __init__(
         self, schedule: Schedule, stage: LoopStage, number: int, row_memory: bool = True
     ) -> None:
+        if row_memory and not stage.is_split:
+            stage = _rows_of_indices(stage)
         self.stage = stage
         self.position = position_of(stage.domain)
         inner = frozenset(axis_name(k) for k in range(stage.split, len(stage.domain)))
@@ -326,6 +329,17 @@ class Loops(Values):
             label_place[a] if a >= 0 else self.checked(node, node.args[1 + ~a], places[1 + ~a], e)
             for a, e in zip(node.target_axes, node.shape, strict=True)
         )
+
+
+def _rows_of_indices(stage: LoopStage) -> LoopStage:
+    """The stage with rows that its indices tell apart: an index is read and checked once a row."""
+    split: int | None = None
+    for node in stage.members:
+        if isinstance(node, (Gather, Scatter)):
+            axes = node.out if isinstance(node, Gather) else node.update_labels
+            used = [axes.index(label) + 1 for own in node.index_labels for label in own]
+            split = max([split or 0, *used])
+    return stage if split is None else replace(stage, split=split)
 
 
 _MERGE = {"max": "greatest", "min": "least", "prod": "mul"}

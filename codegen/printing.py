@@ -48,6 +48,7 @@ class Function:
     extents: dict[Extent, str] = field(default_factory=dict)
     dims: dict[Dim, str] = field(default_factory=dict)
     uses: set[str] = field(default_factory=set)
+    checks: dict[int, str] = field(default_factory=dict)
     status: bool = False
 
 

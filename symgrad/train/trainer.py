@@ -24,11 +24,12 @@ from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
 from symgrad.train.callbacks import Callback, Listener, listeners_of
 from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count, not_finite
-from symgrad.train.driver import Run, Step, Stop
+from symgrad.train.driver import Run, Stop
+from symgrad.train.epochs import Epochs, make_epochs
 from symgrad.train.history import EpochRecord, History
 from symgrad.train.interruption import interruptions
 from symgrad.train.objective import Objective, make_objective
-from symgrad.train.programs import bind_step
+from symgrad.train.programs import BoundEpochs
 from symgrad.train.progress import progress_bar
 
 Array = npt.NDArray[Any]
@@ -98,7 +99,8 @@ class Trainer:
         self.epoch = 0
         self._records: list[EpochRecord] = []
         self._values = {leaf: _first_value(leaf, self.seed) for leaf in self.objective.kept}
-        self._programs: dict[object, Compiled] = {}
+        self._programs: dict[str, tuple[Epochs, Compiled]] = {}
+        self._predictions: dict[tuple[Node, ...], Compiled] = {}
 
     # -- what has been learned ---------------------------------------------------------------------
     @property
@@ -168,10 +170,9 @@ class Trainer:
             held_out = bind("fit: validation", validation, goal.inputs, goal.batch)
             measure = self._measure("fit: validation", held_out, size)
             measure()  # what is wrong with these data is said before the first epoch
-        step = self._training_step(bound, size)
         run = Run(
-            step, list(bound.rows.values()), epochs=int(epochs), batch_size=size, shuffle=shuffle,
-            seed=self.seed, first_epoch=self.epoch, stop_at_nan=self.on_nan == "raise",
+            self._bound("train", bound, size), bound.n, epochs=int(epochs), batch_size=size,
+            shuffle=shuffle, seed=self.seed, first_epoch=self.epoch,
         )
         first = len(self._records)
         informed = [listener for listener in listeners if isinstance(listener, Callback)]
@@ -285,11 +286,8 @@ class Trainer:
 
     def _measure(self, asked: str, bound: Bound, batch_size: int) -> Measure:
         """A function that computes loss and metrics on checked data, for whom `asked` names."""
-        outputs = list(self.objective.outputs.values())
         size = min(batch_size, bound.n)
-        program = self._compiled("evaluate", outputs)
-        step = bind_step(program, bound, size, self._values, len(outputs))
-        run = Run(step, list(bound.rows.values()), epochs=1, batch_size=size)
+        run = Run(self._bound("evaluate", bound, size), bound.n, epochs=1, batch_size=size)
 
         def measure() -> dict[str, float]:
             run.restart()
@@ -325,7 +323,10 @@ class Trainer:
                     f"predict: the trainer has no value for\n  {describe(leaf)}\n"
                     f"  It has {', '.join(printable(repr(x.name)) for x in self._values)}."
                 )
-        f = self._compiled(("predict", *outputs), outputs)
+        key = tuple(outputs)
+        if key not in self._predictions:
+            self._predictions[key] = self._compiled(outputs, {}, training=False)
+        f = self._predictions[key]
         fixed = {x.name: v for x, v in bound.whole.items()}
         fixed |= {x.name: self._values[x] for x in leaves if x.kind != "input"}
         per_row = all(e.shape and e.shape[0] == batch for e in outputs)
@@ -345,26 +346,39 @@ class Trainer:
         return rebuild(joined)
 
     # -- programs ----------------------------------------------------------------------------------
-    def _training_step(self, bound: Bound, size: int) -> Step:
-        goal = self.objective
-        outputs = [*goal.outputs.values(), goal.norm]
-        program = self._compiled("train", outputs, goal.updates, training=True)
-        return bind_step(program, bound, size, self._values, len(outputs), goal.updates)
+    @property
+    def program(self) -> Compiled:
+        """The compiled program that trains: epochs as one recurrence, and in it one over batches.
+
+        `trainer.program.stages` has its graph and what became of it, `trainer.program.source` the
+        generated code. It takes the data whole and the order of their rows.
+        """
+        return self._epochs("train")[1]
+
+    def _epochs(self, key: str) -> tuple[Epochs, Compiled]:
+        """Epochs of training, or of evaluation, and the program made of them when first needed."""
+        if key not in self._programs:
+            goal, train = self.objective, key == "train"
+            outputs, updates = list(goal.outputs.items()), {}
+            if train:
+                outputs, updates = [*outputs, ("norm of the gradient", goal.norm)], goal.updates
+            guarded = (0, -1) if train and self.on_nan == "raise" else ()
+            epochs = make_epochs(outputs, goal.batch, updates, guarded)
+            f = self._compiled(epochs.outputs, epochs.updates, training=train)
+            self._programs[key] = (epochs, f)
+        return self._programs[key]
+
+    def _bound(self, key: str, bound: Bound, size: int) -> BoundEpochs:
+        epochs, f = self._epochs(key)
+        return BoundEpochs(f, epochs, bound, size, self._values)
 
     def _compiled(
-        self,
-        key: object,
-        outputs: list[Node],
-        updates: Mapping[Input, Node] | None = None,
-        training: bool = False,
+        self, outputs: list[Node], updates: Mapping[Input, Node], training: bool
     ) -> Compiled:
-        """A compiled function, made when it is first needed."""
-        if key not in self._programs:
-            self._programs[key] = compile(
-                outputs, updates, target=self.target, threads=self.threads, seed=self.seed,
-                training=training,
-            )
-        return self._programs[key]
+        return compile(
+            outputs, updates, target=self.target, threads=self.threads, seed=self.seed,
+            training=training,
+        )
 
     # -- files -------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
