@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted, is_extent, leaves_behind, tell_dims
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
-from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
+from symgrad.graph.errors import DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
@@ -29,7 +29,6 @@ from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
 
 if TYPE_CHECKING:
-    from codegen.host_memory import HostInvocation
     from codegen.targets import Target
 
 Array = npt.NDArray[Any]
@@ -138,6 +137,9 @@ class Invocation(Protocol):
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Read the leaves from these arrays; they must be contiguous and stay alive."""
 
+    def borrow(self, updated: frozenset[int]) -> None:
+        """From now on the updated leaves, by place, change in their arrays; inputs never do."""
+
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
 
@@ -199,19 +201,6 @@ class Compiled:
         return places
 
     # -- running ---------------------------------------------------------------------------------
-    @property
-    def program_address(self) -> int:
-        """The address of the C function int64 program(int64 table, int64 dims).
-
-        Raises: CompileError for a program that is no such function: it runs on a device.
-        """
-        if not self.loaded.address:
-            raise CompileError(
-                "this program runs on a device and cannot be called from a compiled loop, as the "
-                "Trainer's epoch is. Compile it with target='cpu'."
-            )
-        return self.loaded.address
-
     @property
     def dims(self) -> tuple[Dim, ...]:
         """The symbolic extents, in the order in which the program takes them."""
@@ -369,17 +358,16 @@ class Compiled:
             place = tuple(int(k) for k in where)
         return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
-    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> HostInvocation:
-        """Memory for calls from compiled loops: leaves are read where they are.
+    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
+        """Memory for many runs: leaves are read, and updated, where they are.
 
         Args:
             values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
-                or its initial value.
+                or its initial value. Inputs must not change as long as they are bound.
             dims:   the largest extents that will occur.
-        Raises: CompileError for a program that runs on a device.
         """
-        assert self.program_address
-        call = cast("HostInvocation", self._prepared())
+        call = self._prepared()
+        call.borrow(frozenset(k for k, _ in self._held_places))
         call.set_dims(dims)
         given = {**self._held(), **values}
         call.set_leaves(

@@ -56,6 +56,9 @@ class HostInvocation:
         self.arrays = list(arrays)
         self.table[1 : 1 + len(arrays)] = [a.__array_interface__["data"][0] for a in arrays]
 
+    def borrow(self, updated: frozenset[int]) -> None:
+        """Nothing: the program works on the leaves' own arrays."""
+
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
         self.outputs = tuple(outputs)
