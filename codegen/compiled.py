@@ -16,10 +16,12 @@ import numpy.typing as npt
 from codegen.access import root_of
 from codegen.blas import one_blas_thread
 from codegen.loading import Loaded
+from codegen.loop_ir import Kernel
 from codegen.memory import Plan, kernels_of
+from codegen.reasons import told
 from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Binding, converted, is_extent, leaves_behind, tell_dims
+from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
 from symgrad.graph.errors import DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
@@ -27,6 +29,7 @@ from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
 from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
+from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
     from codegen.targets import Target
@@ -36,14 +39,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What each pass of the compiler made, in order.
+    """What each pass of the compiler made, in order; printed, what is fused and why.
 
-    graph:    as written.
-    rewritten: after simplification, with contractions pairwise.
-    schedule: fused stages.
-    plan:     kernels in order, and where every buffer lies.
-    source:   what was compiled.
-    seconds:  by pass.
+    graph:     as written.
+    rewritten: after stabilisation and simplification, with contractions pairwise.
+    schedule:  fused stages.
+    plan:      kernels in order, and where every buffer lies.
+    source:    what was compiled.
+    seconds:   by pass.
     """
 
     graph: Graph
@@ -53,15 +56,23 @@ class Stages:
     source: str
     seconds: Mapping[str, float]
 
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The loops of the stages, in order."""
+        return tuple(kernels_of(self.plan.calls))
+
     def __str__(self) -> str:
-        parts = {
-            "graph as written": self.graph,
-            "rewritten": self.rewritten,
-            "schedule (* in memory)": self.schedule,
-            "memory": self.plan,
-            "kernels": "\n".join(map(str, kernels_of(self.plan.calls))),
-        }
-        return "\n\n".join(f"== {title} ==\n{part}" for title, part in parts.items())
+        counts = (
+            f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
+            f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
+        )
+        more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
+        return f"{counts}\n\n{told(self.schedule)}\n\n{more}"
+
+
+def _computed(graph: Graph) -> int:
+    """How many nodes are no leaves."""
+    return sum(not isinstance(node, (Input, Constant)) for node in graph.nodes)
 
 
 class State(MutableMapping[str, Array]):
@@ -137,8 +148,8 @@ class Invocation(Protocol):
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Read the leaves from these arrays; they must be contiguous and stay alive."""
 
-    def borrow(self, updated: frozenset[int]) -> None:
-        """From now on the updated leaves, by place, change in their arrays; inputs never do."""
+    def set_leaf(self, k: int, array: Array) -> None:
+        """Read one leaf from this array."""
 
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
@@ -242,7 +253,7 @@ class Compiled:
             )
         told: dict[Dim, int] = {}
         if not self._names.issuperset(values):
-            told = self._told(values)
+            told = dims_by_name(self.stages.graph, values)
         if not self._updated:
             return self._called(values, told)
         with self._lock:
@@ -255,33 +266,6 @@ class Compiled:
         if all(name.isidentifier() for name in names):
             return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
         return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
-
-    def _told(self, values: Mapping[str, Any]) -> dict[Dim, int]:
-        """The dims that values tell which belong to none of the leaves.
-
-        Raises: LeafError for a name that is neither a leaf, nor a dim, nor a leaf of what was
-            differentiated.
-        """
-        dims = {d.name: d for d in self._dims}
-        unknown = [name for name in values if name not in self._names and name not in dims]
-        if unknown:
-            behind = {leaf.name for leaf in leaves_behind(self.stages.graph)}
-            unknown = [name for name in unknown if name not in behind]
-        if unknown:
-            own = sorted(x.name for x in self._leaves if x.kind in ("input", "parameter"))
-            known = listed(map(quoted, own)) or "none"
-            other = [quoted(name) for name in dims if name not in self._names]
-            raise LeafError(
-                f"no leaf is named {listed(map(quoted, unknown))}. Leaves: {known}."
-                + (f" Dims: {listed(other)}." if other else "")
-            )
-        for name, d in dims.items():
-            if name in values and name not in self._names and not is_extent(values[name]):
-                raise DataError(
-                    f"dim {quoted(d.name)}: a value is an integer of at least 0, "
-                    f"got {values[name]!r:.40}."
-                )
-        return tell_dims(self.stages.graph, values)
 
     def _called(self, values: Mapping[str, Any], told: Mapping[Dim, int]) -> Any:
         given = {**self._held(), **values}
@@ -358,16 +342,15 @@ class Compiled:
             place = tuple(int(k) for k in where)
         return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
-    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
-        """Memory for many runs: leaves are read, and updated, where they are.
+    def prepared(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
+        """Memory for many runs, in which leaves are read where they are.
 
         Args:
             values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
-                or its initial value. Inputs must not change as long as they are bound.
-            dims:   the largest extents that will occur.
+                or its initial value.
+            dims:   the extents.
         """
         call = self._prepared()
-        call.borrow(frozenset(k for k, _ in self._held_places))
         call.set_dims(dims)
         given = {**self._held(), **values}
         call.set_leaves(
@@ -382,18 +365,39 @@ class Compiled:
         return call
 
     def rebind(
-        self, call: Invocation, leaves: Mapping[Input, Array], dims: Mapping[Dim, int]
+        self,
+        call: Invocation,
+        leaves: Mapping[Input, Array],
+        dims: Mapping[Dim, int],
+        targets: Sequence[Array] = (),
     ) -> None:
-        """Other arrays for some leaves of a prepared call, other extents, and fresh results."""
+        """Prepare a call once more.
+
+        Args:
+            leaves:  other values for some leaves; those that the program does not have are ignored.
+            dims:    the extents.
+            targets: arrays that the first outputs are written into, where the program writes them;
+                all other results are fresh.
+        """
         call.set_dims(dims)
-        pairs = zip(self._leaves, call.arrays, strict=True)
-        call.set_leaves([leaves.get(leaf, array) for leaf, array in pairs])
-        call.set_outputs(self._empty_results(dims))
+        for k, leaf in enumerate(self._leaves):
+            if leaf in leaves:
+                call.set_leaf(k, leaves[leaf])
+        places = zip(targets, self._places, strict=False)
+        own = {place: target for target, (kind, place) in places if kind == "result"}
+        call.set_outputs(
+            [
+                own[k] if k in own else np.empty(dm.values(n.shape, dims), n.dtype)
+                for k, n in enumerate(self.stages.plan.results)
+            ]
+        )
 
     def output(self, call: Invocation, k: int) -> Array:
         """The array of output k (in flattened order) in a prepared call."""
         kind, place = self._places[k]
-        if kind == "result":
+        if kind == "result" and self._final[k] is self.stages.plan.results[place]:
+            return call.outputs[place]
+        if kind == "result":  # it shows another one's memory
             return call.outputs[place].reshape(
                 dm.values(self._outputs[k].shape, self._extents(call))
             )

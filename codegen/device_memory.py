@@ -78,7 +78,6 @@ class DeviceInvocation:
             self.table[first + k] = upload(constant.value)
         self.first_result = first + len(plan.constants)
         self.bad = upload(np.zeros(4, np.int64))
-        self.updated: frozenset[int] | None = None
         self.capacity = 0
         self.workspace: Any = None
         self.current: tuple[int, ...] | None = None
@@ -108,23 +107,16 @@ class DeviceInvocation:
             self.table[self.plan.first_slot + k] = self.workspace[start:end]
 
     def set_leaves(self, arrays: Sequence[Array]) -> None:
-        """Copy the leaves to the device, but for what is there: the state, and borrowed inputs."""
-        there, self.arrays = self.arrays, list(arrays)
-        for k, array in enumerate(arrays):
+        """Copy the leaves to the device, but for the state, which is there."""
+        self.arrays = list(arrays)
+        for k, array in enumerate(arrays, 1):
             name = self.state.name_of(array)
-            if name is not None:
-                self.table[k + 1] = self.state.on_device(name)
-            elif not (
-                there
-                and array is there[k]
-                and self.updated is not None
-                and self.plan.leaves[k].kind == "input"
-            ):
-                self.table[k + 1] = upload(array)
+            self.table[k] = upload(array) if name is None else self.state.on_device(name)
 
-    def borrow(self, updated: frozenset[int]) -> None:
-        """From now on the updated leaves, by place, change in their arrays; inputs never do."""
-        self.updated = updated
+    def set_leaf(self, k: int, array: Array) -> None:
+        """Copy one leaf to the device."""
+        self.arrays[k] = array
+        self.table[1 + k] = upload(array)
 
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Bring results into these arrays."""
@@ -142,8 +134,4 @@ class DeviceInvocation:
         self.module.program(memory, [int(n) for n in self.dims], self.bad)
         for k, output in enumerate(self.outputs, self.first_result):
             download(self.table[k], output)
-        status = int(self.bad.copy_to_host()[0])
-        if not status:
-            for k in sorted(self.updated or ()):
-                download(self.table[k + 1], self.arrays[k])
-        return status
+        return int(self.bad.copy_to_host()[0])

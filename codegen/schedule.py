@@ -31,9 +31,28 @@ from symgrad.graph.nodes import (
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """Why a stage's first nodes did not join an earlier stage.
+
+    stage: the place of the earlier one.
+    why:   a sentence with {stage} and {node}.
+    node:  the node that it speaks of.
+    """
+
+    stage: int
+    why: str
+    node: Node
+
+
 @dataclass(eq=False, slots=True)
 class LoopStage:
-    """Fused members over a domain; the axes from `split` on are the inner ones of a row."""
+    """Fused members over a domain; the axes from `split` on are the inner ones of a row.
+
+    trailing:    members that reduce within a row.
+    accumulated: members that reduce into memory.
+    apart:       why it is a stage of its own.
+    """
 
     domain: Shape
     split: int
@@ -41,6 +60,7 @@ class LoopStage:
     trailing: set[Node] = field(default_factory=set)
     accumulated: set[Node] = field(default_factory=set)
     is_split: bool = False
+    apart: tuple[Apart, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -173,8 +193,11 @@ def domain_labels(node: Node) -> tuple[tuple[int, ...], frozenset[int]]:
                 return labels, summed
         return node.out + node.summed, summed
     assert isinstance(node, Reduce)
-    kept = tuple(a for a in range(node.args[0].ndim) if a not in node.axes)
-    return kept + node.axes, frozenset(node.axes)
+    axes, summed = tuple(range(node.args[0].ndim)), frozenset(node.axes)
+    kept = tuple(a for a in axes if a not in summed)
+    if kept and kept[-1] == axes[-1] and node.op in ("max", "min", "prod"):
+        return axes, summed  # columns add up in memory while the rows go by
+    return kept + node.axes, summed
 
 
 def domain_of(node: Node) -> Shape:

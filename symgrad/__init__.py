@@ -96,6 +96,7 @@ _ROOMS: dict[str, list[str]] = {
         "zeros_like",
     ],
     "graph.losses": ["binary_cross_entropy", "cross_entropy", "mse"],
+    "graph.nodes": ["Node"],
     "graph.reductions": [
         "all",
         "any",
@@ -293,6 +294,7 @@ if TYPE_CHECKING:
         cross_entropy as cross_entropy,
         mse as mse,
     )
+    from symgrad.graph.nodes import Node as Node
     from symgrad.graph.reductions import (
         all as all,
         any as any,

@@ -63,6 +63,18 @@ def test_several_dims_by_leaf_and_by_name() -> None:
         f(x=X, C=2, B=7)
 
 
+def test_a_lost_leaf_is_checked_where_it_is_needed() -> None:
+    for f in both(sg.grad(x.sum(), x)):
+        for wrong in (X[:, :2], X[0], [[1, 2, 3], [4]]):
+            with pytest.raises(sg.DataError, match="'x'"):
+                f(x=wrong)
+    pair = sg.grad(x.sum() + sg.input("w", (B,)).sum(), [x, sg.input("v", (B, 2))])
+    for f in both(list(pair)):
+        assert f(v=np.ones((4, 2)))[0].shape == (4, 3)
+        with pytest.raises(sg.ShapeError, match="the dim 'B' is 5 and 4"):
+            f(x=X, v=np.ones((4, 2)))
+
+
 def test_what_no_value_tells_is_said() -> None:
     f = compiled(sg.grad(x.sum(), x))
     with pytest.raises(sg.LeafError, match=r"(?s)no value tells the dim 'B'.*its name: B=\."):

@@ -14,7 +14,7 @@ import pytest
 import symgrad as sg
 from tests.conftest import ROOT
 
-LEAVES = "dim input parameter constant init"
+LEAVES = "dim input parameter constant init Node"
 VERBS = """
 exp log log1p expm1 sqrt rsqrt abs sign floor sin cos tan tanh sinh cosh arctan maximum minimum
 where clip square reciprocal power isnan isfinite stop_gradient astype

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-MODULES = ("memory", "checks", "linalg", "lanes", "vector_math", "draws")
+MODULES = (
+    *("memory", "checks", "linalg", "lanes", "coefficients", "rare"),
+    *("exponential", "power", "circular", "vector_math", "draws"),
+)
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 
 
@@ -99,6 +102,8 @@ def _read(modules: tuple[str, ...]) -> tuple[dict[str, Definition], dict[str, st
             text = _text(statement, lines)
             mentioned = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
             entry = Definition((number, statement.lineno), text, frozenset(mentioned - bound))
+            if twice := bound & definitions.keys():  # a saved program has them all in one module
+                raise ValueError(f"codegen.runtime defines {', '.join(sorted(twice))} twice")
             definitions |= dict.fromkeys(sorted(bound), entry)
     return definitions, imports
 

@@ -38,6 +38,8 @@ from symgrad.graph.nodes import Input
 
 # So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
 TABLE_FROM = 64
+# Kernels of that table that one function chooses from.
+GROUP = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
@@ -216,7 +218,7 @@ class _Printer:
             name, function = self.define(call.kernel)
             extents = [*function.extents, *function.dims, *function.checks]
             places = [where.place(entry) or 0 for entry in call.entries]
-            row = [int(name.rsplit("_", 1)[1]), *places, *map(self.code_of, extents)]
+            row = [_number(name), *places, *map(self.code_of, extents)]
             self.rows.append((row, call.kernel.formula))
             self.tabled.setdefault(name, (call.kernel, function))
         pad = "    " * where.depth
@@ -246,27 +248,45 @@ class _Printer:
             self.uses.add("extent")
             lines += [f"    if code == {-1 - k}:", f"        return {extent_text(extent, names)}"]
         lines += ["    return code", "", ""]
-        lines += ["@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
-        lines.append("def run_calls(table, dims, first, last):")
-        if self.checks:
-            self.uses.add("address")
-            lines.append("    status = address(table, 0)")
+        return [*lines, *self.dispatch()]
+
+    def dispatch(self) -> list[str]:
+        """`run_calls`, which runs rows of the table, by groups of kernels.
+
+        Numba walks the blocks of a function recursively, so no function asks for all kernels.
+        """
+        head = "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"
+        lines: list[str] = []
+        tests: list[str] = []
+        tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
+        for first in range(0, len(tabled), GROUP):
+            group = tabled[first : first + GROUP]
+            name = f"run_{first // GROUP}"
+            lines += [head, f"def {name}(kernel, r, table, dims, status):"]
+            for kernel, (made, function) in group:
+                lines.append(f"    if kernel == {_number(kernel)}:")
+                lines.append(f"        {kernel}({', '.join(self.row_arguments(made, function))})")
+            lines += ["", ""]
+            below = f"if kernel <= {_number(group[-1][0])}"
+            tests.append(f"        {'el' if tests else ''}{below}:")
+            tests.append(f"            {name}(kernel, r, table, dims, status)")
+        lines += [head, "def run_calls(table, dims, first, last):"]
+        lines.append(f"    status = {'address(table, 0)' if self.checks else 'table'}")
         lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
-        for name, (kernel, function) in self.tabled.items():
-            shorts = [SHORT[b.dtype] for b in kernel.buffers]
-            self.uses.update(f"pointer_{short}" for short in shorts)
-            arguments = [
-                f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)
-            ]
-            extents = len(function.extents) + len(function.dims) + len(function.checks)
-            arguments += [
-                f"size_of(CALLS[r, {k}], dims)"
-                for k in range(1 + len(shorts), 1 + len(shorts) + extents)
-            ]
-            arguments += ["status"] if function.status else []
-            lines.append(f"        if kernel == {name.rsplit('_', 1)[1]}:")
-            lines.append(f"            {name}({', '.join(arguments)})")
-        return lines
+        self.uses |= {"address"} if self.checks else set()
+        return lines + tests
+
+    def row_arguments(self, kernel: Kernel, function: Function) -> list[str]:
+        """What a kernel of the table is called with."""
+        shorts = [SHORT[b.dtype] for b in kernel.buffers]
+        self.uses.update(f"pointer_{short}" for short in shorts)
+        arguments = [f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)]
+        extents = len(function.extents) + len(function.dims) + len(function.checks)
+        arguments += [
+            f"size_of(CALLS[r, {k}], dims)"
+            for k in range(1 + len(shorts), 1 + len(shorts) + extents)
+        ]
+        return arguments + (["status"] if function.status else [])
 
     def loop(self, call: InvokedLoop, where: _Where) -> None:
         """A recurrence: its pointers move along the sequences."""
@@ -325,6 +345,11 @@ class _Printer:
         numbers = [self.count(text) for text in (*numbers, *map(str, function.checks))]
         report = ["status"] if function.status else []
         return f"{name}({', '.join([*pointers, *numbers, *report])})"
+
+
+def _number(name: str) -> int:
+    """The number in a kernel's name."""
+    return int(name.rsplit("_", 1)[1])
 
 
 def _definition(name: str, kernel: Kernel, function: Function) -> str:

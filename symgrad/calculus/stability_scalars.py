@@ -56,7 +56,8 @@ class Step:
         known = [v.dtype for v in self.operands if v.dtype is not None]
         if not known:
             names = {P[k]: v.inline for k, v in enumerate(self.operands)}
-            return self.builder.inline(self.body().xreplace(names))
+            shapes = [v.shape for v in self.operands if v.shape is not None]
+            return self.builder.inline(self.body().xreplace(names), next(iter(shapes), None))
         dtype = promote(*known)
         if self.kind == "call":
             function = FUNCTIONS[str(self.payload)]
@@ -191,12 +192,14 @@ def _plus_one(a: Value, b: Value, sign: int) -> tuple[int, Value] | None:
 def _scaled_sum(step: Step, value: Value) -> Form | None:
     # sum_i w_i e^(s_i) = (sum_i w_i e^(s_i - m)) e^m,  m = max_i s_i
     terms = value.terms
-    if len(terms) < 2 or not any(fm.height(t.exponent) for t in terms):
-        return None
-    if any(t.ratio is not None for t in terms):
+    if len(terms) < 2 or any(t.ratio is not None for t in terms):
         return None
     builder, dtype = step.builder, step.dtype
-    if all(dict(t.exponent) == dict(terms[0].exponent) for t in terms):
+    grows = any(fm.height(t.exponent) for t in terms)
+    common = all(dict(t.exponent) == dict(terms[0].exponent) for t in terms)
+    if not grows and not (common and step.derived):
+        return None
+    if common:
         # w_1 e^s + w_2 e^s = (w_1 + w_2) e^s
         plain = [Form(t.number, t.factors) for t in terms]
         core = Value(dtype, dirty=True, make=lambda: _sum_of(builder, plain, dtype))
@@ -292,7 +295,18 @@ def multiply(step: Step) -> Value:
         return masked
     value = step.as_form(form)
     value.gentle = form.ratio is not None and _gentle(a, b)
+    if step.derived and value.inline is None:
+        value.terms = _scaled_terms(a, right) or (() if quotient else _scaled_terms(b, a.form))
     return value
+
+
+def _scaled_terms(sum_: Value, other: Form) -> tuple[Form, ...]:
+    # (e^a + e^b) w = w e^a + w e^b
+    if not sum_.terms or not other.plain:
+        return ()
+    made = [fm.product(t, other) for t in sum_.terms]
+    whole = tuple(t for t in made if t is not None)
+    return whole if len(whole) == len(made) else ()
 
 
 def _gentle(*values: Value) -> bool:
@@ -334,7 +348,7 @@ def _signed(step: Step, form: Form) -> Form | None:
         if k % 2:
             assert x.dtype is not None
             s = step.builder.wrap(mapped(fn.sign(P[0]), [x.node], x.dtype))
-            factors[s] = 1
+            factors[s] = factors.get(s, 0) + 1
         if power + k:
             factors[key] = power + k
         return Form(form.number, factors, form.exponent, form.ratio, form.base)

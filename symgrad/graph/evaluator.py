@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Array, Binding, tell_dims
+from symgrad.graph.binding import Array, Binding
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataError, LeafError
 from symgrad.graph.folds import Fold, Proj
@@ -34,6 +34,7 @@ from symgrad.graph.nodes import (
 from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
 from symgrad.graph.structure import Structure, flatten
+from symgrad.graph.telling import tell_dims
 
 Dims = Mapping[Dim, int]
 Key = Node | str

@@ -126,7 +126,7 @@ def _initial_array(asked: str, init: Any, shape: Shape, dtype: DType) -> np.ndar
             f"  init      {dm.show(given.shape)}\n"
             "  Give an array of the parameter's shape, a scalar, or an initialiser of symgrad.init."
         )
-    value = given.astype(dtype)
+    value = _fitted(given, dtype, f"{asked}: init: ")
     value.setflags(write=False)
     return value
 
@@ -271,14 +271,28 @@ def _weak(value: float, sign: float, kind: type, dtype: DType | None) -> Node:
             raise DTypeError(f"{_integer(value)} does not fit into {met}. Use floats.")
     if is_float(met) and kind is int and abs(value) > float(np.finfo(str(met)).max):
         raise DTypeError(f"{_integer(value)} does not fit into {met}. Scale the formula.")
-    with np.errstate(all="ignore"):
-        return Constant(np.asarray(value).astype(met))
+    return Constant(_fitted(np.asarray(value), met))
 
 
 def _integer(value: float) -> str:
     """An integer for a message."""
     size = int(value).bit_length()
     return f"the integer {value}" if size <= 100 else f"an integer of {size} bits"
+
+
+def _fitted(array: np.ndarray[Any, Any], dtype: DType, asked: str = "") -> np.ndarray[Any, Any]:
+    """An array in another dtype.
+
+    Raises: DTypeError when a finite number would become infinite.
+    """
+    with np.errstate(all="ignore"):
+        made = array.astype(dtype)
+    if array.dtype.kind == "f" and (lost := np.isfinite(array) & ~np.isfinite(made)).any():
+        raise DTypeError(
+            f"{asked}the number {array[lost].flat[0]} does not fit into {dtype}. "
+            'Scale the formula, or use dtype="float64".'
+        )
+    return made
 
 
 def _supported(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -307,8 +321,7 @@ def _listed(value: Sequence[Any], dtype: DType | None) -> Node:
         dtype = kinds[array.dtype.kind]
         if dtype == INT32 and array.size and np.abs(array).max() > BOUNDS[INT32][1]:
             dtype = INT64
-    with np.errstate(all="ignore"):
-        return Constant(array.astype(dtype))
+    return Constant(_fitted(array, dtype))
 
 
 def _holds_node(value: Sequence[Any]) -> bool:
@@ -373,26 +386,46 @@ def full(shape: object, value: ArrayLike, dtype: DTypeLike | None = None) -> Nod
 
 @verb
 def zeros(shape: object, dtype: DTypeLike = "float32") -> Node:
-    """An array of zeros."""
+    """An array of zeros. Raises: ShapeError for extents below 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.zeros((2,)))
+    array([0., 0.], dtype=float32)
+    """
     return full(shape, 0, dtype)
 
 
 @verb
 def ones(shape: object, dtype: DTypeLike = "float32") -> Node:
-    """An array of ones."""
+    """An array of ones. Raises: ShapeError for extents below 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.ones((2,), "int32"))
+    array([1, 1], dtype=int32)
+    """
     return full(shape, 1, dtype)
 
 
 @verb
 def zeros_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Node:
-    """Zeros in the shape and, unless told otherwise, the dtype of `x`."""
+    """Zeros in the shape and, unless told otherwise, the dtype of `x`.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.zeros_like([1.5, 2.5]))
+    array([0., 0.], dtype=float32)
+    """
     node = as_node(x)
     return full(node.shape, 0, node.dtype if dtype is None else dtype)
 
 
 @verb
 def ones_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Node:
-    """Ones in the shape and, unless told otherwise, the dtype of `x`."""
+    """Ones in the shape and, unless told otherwise, the dtype of `x`.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.ones_like([1.5, 2.5]))
+    array([1., 1.], dtype=float32)
+    """
     node = as_node(x)
     return full(node.shape, 1, node.dtype if dtype is None else dtype)
 
