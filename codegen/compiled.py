@@ -23,7 +23,7 @@ from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
-from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
+from symgrad.graph.errors import DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
@@ -212,19 +212,6 @@ class Compiled:
         return places
 
     # -- running ---------------------------------------------------------------------------------
-    @property
-    def program_address(self) -> int:
-        """The address of the C function int64 program(int64 table, int64 dims).
-
-        Raises: CompileError for a program that is no such function: it runs on a device.
-        """
-        if not self.loaded.address:
-            raise CompileError(
-                "this program runs on a device and cannot be called from a compiled loop, as the "
-                "Trainer's epoch is. Compile it with target='cpu'."
-            )
-        return self.loaded.address
-
     @property
     def dims(self) -> tuple[Dim, ...]:
         """The symbolic extents, in the order in which the program takes them."""
