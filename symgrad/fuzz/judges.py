@@ -87,7 +87,7 @@ def compared(
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
             return Failure(
-                kind,
+                kind if np.isfinite(e[at]) else f"{kind}: not finite",
                 f"result {k} at {at}: {g[at]!r}, not {e[at]!r}; allowed {most[at]:.3g}",
                 float(most.max()),
             )
