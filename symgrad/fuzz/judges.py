@@ -314,7 +314,7 @@ def judged_on(target: str, program: Program, seen: Seen) -> Failure | None:
         failure = compared(name, [np.asarray(a) for a in got], expected, noise)
         if failure is not None:
             return failure
-        values |= {leaf.name: f.state[leaf.name] for leaf in pairs}
+        values |= {leaf.name: np.array(f.state[leaf.name]) for leaf in pairs}
     seen.judged[name] += 1
     return None
 

@@ -95,7 +95,7 @@ def _compiled(program: Program, target: str, atol: str) -> list[str]:
         "    found = [*f(**{x.name: values[x.name] for x in inputs}),",
         "             *(f.state[x.name] for x in updates)]",
         *("    " + line for line in _close(atol)),
-        "    values.update({leaf.name: f.state[leaf.name] for leaf in updates})",
+        "    values.update({leaf.name: np.array(f.state[leaf.name]) for leaf in updates})",
     ]
     return text
 
