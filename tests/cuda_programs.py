@@ -279,6 +279,39 @@ def _saved(target: str) -> None:
         raise AssertionError("a bad label was not found")
 
 
+def _trainer(target: str) -> None:
+    """Epochs with dropout, clipping, a partial batch, validation, and steps that fail."""
+    x = sg.input("x", (sg.dim("rows"), 5))
+    labels = sg.input("labels", (x.shape[0],), "int32")
+    w0 = sg.parameter("w0", (5, 7), init=sg.init.glorot_uniform())
+    w1 = sg.parameter("w1", (7, 3), init=sg.init.glorot_uniform())
+    logits = sg.dropout(sg.tanh(x @ w0), 0.2) @ w1
+    data = {"x": _numbers(1, 11, 5), "labels": np.arange(11, dtype=np.int32) % 3}
+    wrong = {**data, "labels": np.where(np.arange(11) == 6, 9, data["labels"]).astype(np.int32)}
+    spoilt = {**data, "x": np.where(np.arange(55).reshape(11, 5) == 27, np.nan, data["x"])}
+    found: list[Any] = []
+    for one in (target, "cpu"):
+        trainer = sg.Trainer(
+            sg.cross_entropy(logits, labels), sg.optim.adam(0.05), clip_norm=0.5, target=one,
+            metrics={"hits": sg.argmax(logits, axis=1) == labels}, seed=3,
+        )  # fmt: skip
+        history = trainer.fit(data, epochs=2, batch_size=4, validation=data, progress=False)
+        losses = [*history.loss, *trainer.fit(data, epochs=1, batch_size=4, progress=False).loss]
+        measured = trainer.evaluate(data)
+        said = []
+        for given in (wrong, spoilt):
+            try:
+                trainer.fit(given, epochs=2, batch_size=4, progress=False)
+            except sg.DataError as error:
+                said.append(str(error))
+        numbers = [losses, *measured.values(), trainer.predict(logits, data)]
+        found.append((said, [*numbers, *trainer.state.values()]))
+    (said, got), (expected, wanted) = found
+    assert said == expected and len(said) == 2, said
+    for g, e in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5)
+
+
 OPTIMISERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: sg.optim.sgd(0.1),
     "momentum": lambda: sg.optim.sgd(0.1, 0.9),
@@ -292,6 +325,7 @@ NETWORKS: dict[str, Callable[[str], None]] = {
     "dropout": _dropout,
     "layers": _layers,
     "saved": _saved,
+    "trainer": _trainer,
     **{
         f"{name} {dtype}": partial(_optimiser, make, dtype)
         for name, make in OPTIMISERS.items()

@@ -69,7 +69,7 @@ w = sg.parameter("w", (3,))
 f = sg.compile(sg.sum(x @ w), {w: w + 1}, target="cuda")
 f.save("PATH")
 said = []
-for action in (lambda: f.program_address, lambda: f(y=1)):
+for action in (lambda: f(y=1), lambda: f(x=np.ones((3, 2)))):
     try:
         action()
     except Exception as error:
@@ -87,9 +87,7 @@ def test_the_face_is_that_of_the_cpu(outside: dict[str, str], tmp_path: Path) ->
     path = tmp_path / "kernels.py"
     program = PROGRAM.replace("PATH", path.as_posix())
     found = child(outside, program, NUMBA_ENABLE_CUDASIM="1")
-    (address, addressed), (leaf, _) = found["said"]
-    assert (address, leaf) == ("CompileError", "LeafError")
-    assert "target='cpu'" in addressed
+    assert [kind for kind, _ in found["said"]] == ["LeafError", "DataShapeError"]
     alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-I", str(path)], env={**alone, "NUMBA_ENABLE_CUDASIM": "1"},

@@ -6,23 +6,25 @@ pytest -m gpu
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import numpy as np
 import pytest
 
 import symgrad as sg
-from tests import cuda_programs
+from tests import cuda_programs, test_verb_table as verbs
+from tests.cuda_cases import INSTALL, SIMULATED
+
+NAMES = tuple(cuda_programs.names())
 
 
 def _missing() -> str:
     if importlib.util.find_spec("numba_cuda") is None:
-        return "the extra symgrad[cuda] is not installed"
-    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
-        return "the simulator is no device"
+        return f"numba-cuda is not installed: {INSTALL}"
+    if SIMULATED:
+        return "the simulator is no device: unset NUMBA_ENABLE_CUDASIM"
     from numba import cuda
 
-    return "" if cuda.is_available() else "there is no CUDA device"
+    return "" if cuda.is_available() else "no CUDA device: an NVIDIA GPU and its driver are needed"
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +37,14 @@ def device() -> None:
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("name", cuda_programs.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_program(name: str) -> None:
-    cuda_programs.judge(name, "cuda")
+    cuda_programs.judge(name)
+
+
+@pytest.mark.parametrize("name", verbs.ROWS)
+def test_verb(name: str) -> None:
+    verbs.judge_target(name)
 
 
 def test_a_large_product() -> None:

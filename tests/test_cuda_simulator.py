@@ -17,6 +17,14 @@ def test_program(name: str) -> None:
     judged(JUDGE, NAMES, name)
 
 
+def test_a_device_runs_the_same_programs() -> None:
+    from tests import test_cuda_gpu as device
+
+    assert device.NAMES == NAMES
+    assert device.cuda_programs.judge is cuda_programs.judge
+    assert device.pytestmark.name == "gpu"
+
+
 RACES = "tests.racing_kernels:judge"
 WRONG = {
     "one place for all": "meets",

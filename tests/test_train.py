@@ -311,6 +311,7 @@ def test_ctrl_c_leaves_a_part_of_an_epoch() -> None:
     net = Net()
     many = {k: np.concatenate([v] * 2000) for k, v in net.data.items()}
     trainer = net.trainer()
+    trainer.fit(net.data, 1, 8)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     history = trainer.fit(many, 10**6, 1)

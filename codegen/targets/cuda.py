@@ -57,10 +57,7 @@ OF_INTEGERS = frozenset({"floor", "isfinite", "floor_divide", "mod", "pow"})
 DRAWS = frozenset(name for name, function in FUNCTIONS.items() if function.result == "draw")
 # Rows run side by side, so they cannot share a row of memory.
 ROW_MEMORY = False
-INSTALL = (
-    'Install the extra: pip install "symgrad[cuda]"; `symgrad doctor` says what is missing. '
-    'target="cpu" runs everywhere.'
-)
+ELSE = '`symgrad doctor` says what is missing; target="cpu" runs everywhere.'
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -127,11 +124,14 @@ def check_device() -> None:
     if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
         return
     if not _installed():
-        raise CompileError(f"target 'cuda': the package numba-cuda is not installed. {INSTALL}")
+        raise CompileError(
+            "target 'cuda': the package numba-cuda is not installed. "
+            f'Install the extra: pip install "symgrad[cuda]". {ELSE}'
+        )
     if not devices():
         raise CompileError(
-            "target 'cuda': no CUDA device can be used on this machine "
-            f"(no NVIDIA GPU, or no driver for it). {INSTALL}"
+            "target 'cuda': no CUDA device can be used on this machine. "
+            f"It needs an NVIDIA GPU and its driver. {ELSE}"
         )
 
 

@@ -31,6 +31,7 @@ from symgrad.graph.dtypes import BOOL, is_float
 from symgrad.graph.functions import P, axis_index, function_of, placeholder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, einsum_node
+from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import provenance
 from symgrad.graph.scalars import Operation, operations
 from symgrad.graph.traversal import outputs_of, reconnect, toposort
@@ -51,6 +52,7 @@ def stabilize(e: Node, certificate: Literal[True]) -> tuple[Node, Certificate]: 
 def stabilize(
     e: Sequence[Node], certificate: Literal[True]
 ) -> tuple[tuple[Node, ...], Certificate]: ...
+@rewrites
 def stabilize(
     e: Node | Sequence[Node], certificate: bool = False
 ) -> (

@@ -335,7 +335,7 @@ class Trainer:
                 )
         key = tuple(outputs)
         if key not in self._predictions:
-            self._predictions[key] = self._compiled(outputs, {}, training=False)
+            self._predictions[key] = self._compiled(outputs)
         f = self._predictions[key]
         fixed = {x.name: v for x, v in bound.whole.items()}
         fixed |= {x.name: self._values[x] for x in leaves if x.kind != "input"}
@@ -367,25 +367,22 @@ class Trainer:
         """Epochs of training, or of evaluation, and the program made of them when first needed."""
         if key not in self._programs:
             goal, train = self.objective, key == "train"
-            outputs, updates = list(goal.outputs.items()), {}
-            if train:
-                outputs, updates = [*outputs, ("norm of the gradient", goal.norm)], goal.updates
-            guarded = (0, -1) if train and self.on_nan == "raise" else ()
-            epochs = make_epochs(outputs, goal.batch, updates, guarded)
-            f = self._compiled(epochs.outputs, epochs.updates, training=train)
+            outputs = dict(goal.outputs)
+            if train:  # named as no metric is
+                outputs["".join(outputs) + " gradient norm"] = goal.norm
+            epochs = make_epochs(outputs, goal.batch, goal.updates if train else {})
+            f = self._compiled(epochs.outputs, training=train)
             self._programs[key] = (epochs, f)
         return self._programs[key]
 
     def _bound(self, key: str, bound: Bound, size: int) -> BoundEpochs:
         epochs, f = self._epochs(key)
-        return BoundEpochs(f, epochs, bound, size, self._values)
+        finite = key == "train" and self.on_nan == "raise"
+        return BoundEpochs(f, epochs, bound, size, self._values, finite)
 
-    def _compiled(
-        self, outputs: list[Node], updates: Mapping[Input, Node], training: bool
-    ) -> Compiled:
+    def _compiled(self, outputs: list[Node], training: bool = False) -> Compiled:
         return compile(
-            outputs, updates, target=self.target, threads=self.threads, seed=self.seed,
-            training=training,
+            outputs, target=self.target, threads=self.threads, seed=self.seed, training=training
         )
 
     # -- files -------------------------------------------------------------------------------------
