@@ -69,7 +69,7 @@ class BoundEpochs:
         if status == Stop.DONE:
             for k, leaf in enumerate(self.epochs.state):
                 reached = f.output(call, k)
-                if not np.may_share_memory(reached, self._spare[k]):
+                if reached is not self._spare[k]:  # what is no result of the program's own
                     self._spare[k][...] = reached
                 self._spare[k], self.values[leaf] = self.values[leaf], self._spare[k]
         return status, sums
