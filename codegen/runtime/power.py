@@ -22,11 +22,12 @@ def power_of(x: Lane, y: Lane) -> Lane:
     # the logarithm of 0, of infinity and of NaN; its lower part no longer counts
     high = size.compare("==", 0).where(-math.inf, bounded.where(high, size))
     power = (size.compare("==", 1) | y.compare("==", 0)).where(1.0, _exp2_of_product(y, high, low))
-    # y modulo 2: whole numbers have 0 or 1, and infinity NaN
-    parity = muladd((y * 0.5).call("llvm.floor"), -2.0, y)
+    # |y| modulo 2, which is exact: whole numbers have 0 or 1, and infinity NaN
+    far = y.call("llvm.fabs")
+    parity = muladd((far * 0.5).call("llvm.floor"), -2.0, far)
     odd = parity.compare("==", 1)
     sign = odd.where(x.bits(), 0) & (1 << (x.width - 1))
-    endless = y.call("llvm.fabs").compare("==", math.inf)
+    endless = far.compare("==", math.inf)
     undefined = (x < 0) & bounded & parity.compare("!=", 0) & ((odd | endless) ^ 1)
     return undefined.where(math.nan, (power.bits() | sign).as_float(x))
 
