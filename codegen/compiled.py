@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -498,6 +498,12 @@ class Compiled:
         from codegen.saving import save_program
 
         save_program(self, Path(path))
+
+    def __reduce__(self) -> NoReturn:
+        raise CompileError(
+            "a compiled program cannot be copied or pickled: its code lies in this process. Write "
+            "it with save(path), or compile the expressions again: the cache makes that quick."
+        )
 
     def __repr__(self) -> str:
         names = listed(printable(x.name[:40]) for x in self._leaves if x.name in self._names)

@@ -21,6 +21,7 @@ from symgrad.graph.dims import Extent, size
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Node, einsum_node, reshape_node
+from symgrad.graph.passes import rewrites
 from symgrad.graph.traversal import rebuild, reconnect
 
 # The extent that stands for a symbolic one when contraction orders are compared.
@@ -38,6 +39,7 @@ class Product:
     transposed: tuple[bool, bool]
 
 
+@rewrites
 def order_contractions(outputs: Sequence[Node]) -> list[Node]:
     """Rewrite all contractions of the outputs; see the module."""
 

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before NumPy is imported: the reference results must not depend on how many threads BLAS takes.
@@ -37,6 +38,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the golden files of generated source anew instead of comparing with them",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked_passes() -> Iterator[None]:
+    """Every pass returns a legal graph, in all tests."""
+    from symgrad.graph.passes import checking
+
+    with checking():
+        yield
 
 
 @pytest.fixture

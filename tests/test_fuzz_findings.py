@@ -91,3 +91,24 @@ def test_second_derivative_of_log_softmax_of_extremes(mode: str) -> None:
     got = sg.evaluate(sg.stabilize(second), values)
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
     np.testing.assert_allclose(got[0], -0.7 * np.sin(-783.8), rtol=1e-9)
+
+
+def test_a_steep_naive_softplus_at_order_2() -> None:
+    # stabilize: 1 + e^(-40 x) was no polynomial of e^x of small degree, so that the second
+    # derivative kept e^71 squared, which overflowed in compiled float32
+    x = sg.input("x", (1, 1))
+    y = sg.log(1.0 + sg.exp(x * -40.0))
+    second = sg.hvp(sines(y), x, sg.ones_like(x) * 0.5)
+    wanted = -0.5 * 1600 * np.sin(np.float64(np.float32(-1.7955) * -40))
+    f = sg.compile([y, second])
+    np.testing.assert_allclose(f(x=[[-1.7955]])[1], [[wanted]], rtol=1e-5)
+
+
+def test_either_of_a_condition_and_its_opposite_masks_nothing() -> None:
+    # the gradient of where(c, y, y) was masked by (c or not c), behind which e^-x e^x is unknown
+    c, x = sg.input("c", (), "bool"), real("x", 2)
+    y = sg.log(sg.exp(x))
+    slope = sg.stabilize(sg.grad(sines(sg.where(c, y, y)), x))
+    for truth in (True, False):
+        got = sg.evaluate(slope, {c: np.array(truth), x: [129.0, 897.0]})
+        np.testing.assert_allclose(got, np.cos([129.0, 897.0]), rtol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -342,6 +343,7 @@ def test_history_prints_as_a_table() -> None:
     net = Net()
     history = net.trainer().fit(net.data, 40, 8, validation=net.data)
     lines = str(history).splitlines()
+    assert re.fullmatch(r"<History of \d+ epochs: loss [\d.]+ to [\d.]+>", repr(history))
     assert lines[0].split() == [
         "epoch", "loss", "accuracy", "gradient", "norm", "validation", "loss", "validation",
         "accuracy",

@@ -7,7 +7,8 @@ Numba adds a caller's fast-math flags only to operations without flags. Every op
 flag `arcp`, which says nothing about sums and products, so that a formula whose correctness rests
 on its operations as they stand, such as (x + 1.5 * 2^23) - 1.5 * 2^23 or the error of a product, is
 neither reassociated nor contracted, whatever its caller permits. `muladd` and `fused` say where to
-fuse.
+fuse; calls keep no flags at all, since a contractible `llvm.fma` is no longer fused on processors
+without that instruction.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from llvmlite import ir
+from llvmlite.ir.instructions import FastMathFlags
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
 _KEEP_ORDER = ("arcp",)
 _KEEP_QUOTIENT = ("contract",)
 _FLOATS = {"float": ("f32", 32), "double": ("f64", 64)}
+
+
+class _NoFlags(FastMathFlags):  # type: ignore[misc]  # llvmlite ships no types
+    """The flags of a call to which Numba adds none."""
+
+    def add(self, name: str) -> None:
+        """Leave the call as it is."""
 
 
 class Format(NamedTuple):
@@ -214,7 +223,9 @@ class Lane:
         function = module.globals.get(symbol)
         if function is None:
             function = ir.Function(module, ir.FunctionType(kind, [kind] * len(lanes)), symbol)
-        return Lane(self.builder, self.builder.call(function, [lane.value for lane in lanes]))
+        result = self.builder.call(function, [lane.value for lane in lanes])
+        result.fastmath = _NoFlags()
+        return Lane(self.builder, result)
 
 
 def wide_vectors(x: Lane) -> None:

@@ -181,8 +181,10 @@ def decided(body: sympy.Expr, k: int, truth: bool) -> sympy.Expr:
 
 
 @cache
-def either(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
-    """The condition that one of two holds."""
+def either(a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
+    """The condition that one of two holds; None where one always does, as of c and not c."""
+    if a in (_NOT(b), *b.args[: b.func == _NOT]):
+        return None
     return a if a == b else _OR(a, b)
 
 

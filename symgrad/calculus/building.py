@@ -147,7 +147,8 @@ def _sum(nodes: Sequence[Node], counts: dict[Node, int]) -> Node:
     return masked_map(bodies.weighted_sum(weights), nodes, mask, first.shape, first.dtype)
 
 
-def _union(a: Mask, b: Mask) -> Mask:
+def _union(a: Mask, b: Mask) -> Mask | None:
+    """The mask of what one of two masks lets through; None where that is everything."""
     args = list(a.args)
     places = []
     for arg in b.args:
@@ -155,9 +156,8 @@ def _union(a: Mask, b: Mask) -> Mask:
         if k == len(args):
             args.append(arg)
         places.append(k)
-    return Mask(
-        bodies.either(a.condition, bodies.shift(b.condition, tuple(places), ())), tuple(args)
-    )
+    condition = bodies.either(a.condition, bodies.shift(b.condition, tuple(places), ()))
+    return None if condition is None else Mask(condition, tuple(args))
 
 
 def join_pieces(nodes: list[Node]) -> list[Node]:

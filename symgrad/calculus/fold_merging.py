@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from symgrad.graph.folds import Fold, Proj, binder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import replace, toposort
 
@@ -98,6 +99,7 @@ def _given(fold: Fold, colours: Sequence[int], numbers: _Numbers) -> dict[Node, 
     return value
 
 
+@rewrites
 def merge_folds(outputs: Sequence[Node]) -> list[Node]:
     """rewrite: two Folds with a carry that is equal at every step -> one Fold with all results.
 

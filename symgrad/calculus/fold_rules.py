@@ -12,6 +12,7 @@ from symgrad.calculus.fold_merging import equal_carries
 from symgrad.graph.folds import Chain, Fold, Proj, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Einsum, Input, Map, Node, Reindex, einsum_node
+from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import reconnect, replace, toposort
 
@@ -19,6 +20,7 @@ Simplify = Callable[[Graph], Graph]
 Bound = dict[Input, Node]  # binders in order, with what they stand for
 
 
+@rewrites
 def tidy_folds(outputs: Sequence[Node], simplified: Simplify) -> tuple[list[Node], bool]:
     """Every Fold by the rules below, from the leaves to the end; and whether one changed."""
     order = toposort(outputs)

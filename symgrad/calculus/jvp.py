@@ -52,6 +52,7 @@ from symgrad.graph.nodes import (
     Reindex,
     Scatter,
 )
+from symgrad.graph.passes import makes
 from symgrad.graph.provenance import provenance
 from symgrad.graph.scalars import placeholders_in
 from symgrad.graph.traversal import replace, toposort
@@ -110,6 +111,7 @@ def jvp(
     return (outs[0], made[0]) if isinstance(outputs, Node) else (outs, made)
 
 
+@makes
 def push_forward(
     outputs: Sequence[Node], seeds: Sequence[tuple[Node, Node]], lead: Shape
 ) -> tuple[Node, ...]:

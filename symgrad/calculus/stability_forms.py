@@ -310,9 +310,11 @@ def total(a: Form, b: Form) -> Sum | None:
         if not base:
             scale = lcm(*(value.denominator for value in apart.values()))
             common = gcd(*(int(value * scale) for value in apart.values()))
-            base = times(apart, Fraction(scale, common))
-            first = next(iter(base.values()))
-            base = times(base, Fraction(-1)) if first < 0 else base
+            part = Fraction(scale, common)
+            if 1 / part > rt.DEGREE:  # of 1 + e^(40 x) the base is 40 x
+                q = parallel(b.exponent, apart)
+                part = Fraction(1, 1 if q is None else q.denominator)
+            base = times(apart, -part if next(iter(apart.values())) < 0 else part)
         met = common_base(base, apart)
         if met is None:
             return None

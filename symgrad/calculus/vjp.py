@@ -59,6 +59,7 @@ from symgrad.graph.nodes import (
     reshape_node,
     whole,
 )
+from symgrad.graph.passes import makes
 from symgrad.graph.provenance import provenance
 from symgrad.graph.traversal import replace, toposort
 
@@ -231,6 +232,7 @@ def check_vectors(asked: str, role: str, nodes: Sequence[Node], vectors: Sequenc
 
 
 # -- the walk --------------------------------------------------------------------------------------
+@makes
 def pull_back(
     seeds: Sequence[tuple[Node, Node]], targets: Sequence[Node], batch: int
 ) -> tuple[Node, ...]:

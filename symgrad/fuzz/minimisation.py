@@ -31,6 +31,8 @@ from symgrad.fuzz.rounding import Shaken
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.nodes import Node
 
+HUGE = 1e3  # of outputs of a smaller program; drawn ones are below generation.LARGEST
+
 
 def minimised(program: Program, failure: Failure, seconds: float = 60.0) -> tuple[Program, Failure]:
     """The smallest program found in this time that fails with the same kind, and its failure."""
@@ -46,11 +48,25 @@ def minimised(program: Program, failure: Failure, seconds: float = 60.0) -> tupl
         for smaller in reductions(best):
             if time.monotonic() > end:
                 return best, known
-            found = judged(judge, smaller)
+            found = judged(judge, smaller) if is_moderate(smaller) else None
             if found is not None and found.kind == failure.kind:
                 best, known, shrinking = smaller, found, True
                 break
     return best, known
+
+
+def is_moderate(program: Program) -> bool:
+    """Whether the outputs are finite and not huge: or a smaller program fails for that alone.
+
+    One that cannot be built or evaluated may be the failure itself.
+    """
+    try:
+        built = Built(program)
+        nodes = [*stabilize(built.outputs), *built.tellers]
+        values = Shaken(nodes, program.values, program.seed, program.training)()
+    except Exception:
+        return True
+    return all(np.abs(v).max(initial=0) <= HUGE for v in values if v.dtype.kind == "f")
 
 
 def reductions(program: Program) -> Iterator[Program]:

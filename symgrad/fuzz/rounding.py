@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import sympy
 
 from symgrad.fuzz.programs import Array
 from symgrad.graph.binding import Binding
-from symgrad.graph.dims import Dim
-from symgrad.graph.evaluator import MEANING, named_values
-from symgrad.graph.folds import Proj
+from symgrad.graph.evaluator import MEANING, Dims, named_values, run_fold
+from symgrad.graph.folds import Fold
 from symgrad.graph.functions import Placeholder, function_of
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Input, Map, Node, Reduce, Scatter
@@ -64,7 +64,7 @@ def is_rounded(node: Node) -> bool:
         return len(node.args) > 1 or bool(node.summed)
     if isinstance(node, Reduce):
         return node.op in ("prod", "cumsum", "cumprod")
-    return isinstance(node, (Scatter, Proj))
+    return isinstance(node, Scatter)
 
 
 @lru_cache(maxsize=4096)
@@ -86,34 +86,12 @@ class Shaken:
         arrays, self.dims = Binding(self.graph)(
             named, dims=told, draws=seed, training=training, step=step
         )
-        self.arrays: dict[Node, Array] = dict(zip(self.graph.inputs, arrays, strict=True))
+        self.arrays: dict[Input, Array] = dict(zip(self.graph.inputs, arrays, strict=True))
 
     def __call__(self, rng: np.random.Generator | None = None) -> list[Array]:
         """The outputs' values; shaken where `rng` is given."""
-        found: dict[Node, Array] = {}
-        dims: Mapping[Dim, int] = self.dims
         with np.errstate(all="ignore"):
-            for node in self.graph.nodes:
-                if isinstance(node, Input):
-                    found[node] = self.arrays[node]
-                    continue
-                args = [found[a] for a in node.args]
-                if rng is not None and is_rounded(node):
-                    found[node] = self.moved(node, args, rng)
-                else:
-                    found[node] = MEANING[type(node)](node, args, dims)
-        return [np.asarray(found[n]) for n in self.graph.outputs]
-
-    def moved(self, node: Node, args: list[Array], rng: np.random.Generator) -> Array:
-        """A rounded value, moved."""
-        meaning, dims = MEANING[type(node)], self.dims
-        if isinstance(node, Map) and is_smooth(node.body):
-            args = [shaken(a, rng) if a.dtype.kind == "f" else a for a in args]
-        value: Array = meaning(node, list(args), dims)  # which it may change
-        size = np.abs(value)
-        if isinstance(node, (Einsum, Scatter)) or (isinstance(node, Reduce) and node.op != "prod"):
-            size = meaning(node, [np.abs(a) if a.dtype.kind == "f" else a for a in args], dims)
-        return shaken(value, rng, size)
+            return evaluated(self.graph, self.arrays, self.dims, rng)
 
     def noise(self, samples: int = SAMPLES) -> list[Array]:
         """The largest movement of each element of each output, in float64."""
@@ -125,6 +103,38 @@ class Shaken:
                 for m, x, e in zip(most, self(rng), exact, strict=True):
                     np.maximum(m, np.nan_to_num(np.abs(wide(x) - e), nan=0.0), out=m)
         return most
+
+
+def evaluated(
+    graph: Graph, arrays: Mapping[Input, Array], dims: Dims, rng: np.random.Generator | None
+) -> list[Array]:
+    """The values of a graph's outputs; those of every step of a recurrence are shaken too."""
+    found: dict[Node, Any] = {}
+    for node in graph.nodes:
+        args = [found[a] for a in node.args]
+        if isinstance(node, Input):
+            found[node] = arrays[node]
+        elif rng is not None and isinstance(node, Fold):
+            found[node] = run_fold(
+                node, args, dims, lambda body, given, n: evaluated(body, given, n, rng)
+            )
+        elif rng is not None and is_rounded(node):
+            found[node] = moved(node, args, dims, rng)
+        else:
+            found[node] = MEANING[type(node)](node, args, dims)
+    return [np.asarray(found[n]) for n in graph.outputs]
+
+
+def moved(node: Node, args: list[Array], dims: Dims, rng: np.random.Generator) -> Array:
+    """A rounded value, moved."""
+    meaning = MEANING[type(node)]
+    if isinstance(node, Map) and is_smooth(node.body):
+        args = [shaken(a, rng) if a.dtype.kind == "f" else a for a in args]
+    value: Array = meaning(node, list(args), dims)  # which it may change
+    size = np.abs(value)
+    if isinstance(node, (Einsum, Scatter)) or (isinstance(node, Reduce) and node.op != "prod"):
+        size = meaning(node, [np.abs(a) if a.dtype.kind == "f" else a for a in args], dims)
+    return shaken(value, rng, size)
 
 
 def shaken(value: Array, rng: np.random.Generator, size: Array | None = None) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symgrad.fuzz.judges import STEPS, Failure, frozen_values
+from symgrad.fuzz.judges import STEPS, Failure, frozen_values, is_compiled_twice
 from symgrad.fuzz.programs import Built, Program, needs_sympy, script, values_text, widened
 
 
@@ -79,7 +79,7 @@ def _compiled(program: Program, target: str, atol: str) -> list[str]:
     if leaves and not _loss(built).startswith("sg.constant"):
         text += [f"leaves = [{leaves}]", f"loss = {_loss(built)}",
                  "outputs += sg.grad(loss, leaves)"]  # fmt: skip
-        if program.seed % 2:
+        if is_compiled_twice(program):
             text.append("outputs += sg.hvp(loss, leaves, [sg.ones_like(x) * 0.5 for x in leaves])")
     options = _options(program)
     pairs = ", ".join(f"{a}: {b}" for a, b in program.updates)
@@ -95,7 +95,7 @@ def _compiled(program: Program, target: str, atol: str) -> list[str]:
         "    found = [*f(**{x.name: values[x.name] for x in inputs}),",
         "             *(f.state[x.name] for x in updates)]",
         *("    " + line for line in _close(atol)),
-        "    values.update({leaf.name: f.state[leaf.name] for leaf in updates})",
+        "    values.update({leaf.name: np.array(f.state[leaf.name]) for leaf in updates})",
     ]
     return text
 

@@ -54,6 +54,14 @@ def check(graph: Graph) -> Graph:
             names.add(leaf.name)
         if leaf.kind == "bound":
             raise _broken(leaf, "a binder of a recurrence, outside its body")
+    return check_nodes(graph)
+
+
+def check_nodes(graph: Graph) -> Graph:
+    """The graph itself when its nodes are legal; it may be a body, whose leaves are binders.
+
+    Raises: SymgradError as `check` does.
+    """
     waiting: list[tuple[Graph, frozenset[Input]]] = [(graph, frozenset())]
     while waiting:
         current, around = waiting.pop()

@@ -33,6 +33,7 @@ from symgrad.graph.nodes import (
 )
 from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
+from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import Structure, flatten
 from symgrad.graph.telling import tell_dims
 
@@ -99,6 +100,7 @@ def evaluate(
     array([2., 4., 6.], dtype=float32)
     """
     outputs, rebuild = flatten(expr, "evaluate")
+    as_flag("training", training)
     graph = Graph.of(outputs)
     if values is not None and not isinstance(values, Mapping):
         raise LeafError(
@@ -361,6 +363,14 @@ def _positions(
 
 
 def _fold(node: Fold, args: list[Array], dims: Dims) -> list[Array]:
+    return run_fold(node, args, dims, evaluate_graph)
+
+
+def run_fold(
+    node: Fold, args: list[Array], dims: Dims,
+    evaluated: Callable[[Graph, Mapping[Input, Array], Dims], list[Array]],
+) -> list[Array]:
+    """The results of a recurrence, its body evaluated by `evaluated` in every step."""
     a, b = node.carries, node.carries + node.sequences
     carry, xs, consts = args[:a], args[a:b], args[b:]
     length = dm.value(node.structure.length, dims)
@@ -370,7 +380,7 @@ def _fold(node: Fold, args: list[Array], dims: Dims) -> list[Array]:
     ]
     for t in reversed(range(length)) if node.structure.reverse else range(length):
         given = [*carry, *(x[t, ...] for x in xs), *consts]
-        found = evaluate_graph(node.body, dict(zip(node.body.inputs, given, strict=True)), dims)
+        found = evaluated(node.body, dict(zip(node.body.inputs, given, strict=True)), dims)
         carry = found[:a]
         for y, value in zip(ys, found[a:], strict=True):
             y[t] = value

@@ -17,8 +17,9 @@ from codegen.pipeline import check_options, compile
 from symgrad.graph.dims import free_dims, listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
-from symgrad.graph.leaves import as_node, initial_value, parameters
+from symgrad.graph.leaves import as_node, initial_value, inputs, parameters
 from symgrad.graph.nodes import Input, Node, describe
+from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import flatten
 from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
@@ -169,6 +170,7 @@ class Trainer:
         size = check_batch_size("fit", batch_size, bound.n)
         if not is_count(epochs):
             raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
+        as_flag("fit: shuffle", shuffle)
         measure = None
         if validation is not None:
             held_out = self._bound_to_measure("fit: validation", validation)
@@ -287,8 +289,7 @@ class Trainer:
     def _bound_to_measure(self, asked: str, data: Data) -> Bound:
         """Data for loss and metrics; what only updates read may be among them."""
         goal = self.objective
-        read = Graph.of(list(goal.outputs.values())).inputs
-        return bind(asked, data, [x for x in read if x.kind == "input"], goal.batch, goal.inputs)
+        return bind(asked, data, inputs(goal.outputs.values()), goal.batch, goal.inputs)
 
     def _measure(self, asked: str, bound: Bound, batch_size: int) -> Measure:
         """A function that computes loss and metrics on checked data, for whom `asked` names."""
