@@ -23,7 +23,7 @@ from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
-from symgrad.graph.errors import DataError, DataShapeError, LeafError, LeafTypeError
+from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
