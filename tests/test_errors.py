@@ -197,6 +197,38 @@ def test_verbs_of_whole_expressions_take_expressions():
                 verb(wrong)
 
 
+STRANGE = {
+    "stack": (lambda x: sg.stack(None), "give a list of arrays, got None"),
+    "concatenate": (lambda x: sg.concatenate(3), "give a list of arrays, got 3"),
+    "transpose": (lambda x: sg.transpose(x, 1), "axes must be integers, got 1"),
+    "split": (lambda x: sg.split(x, [0.5]), r"parts must be integers, got \[0.5\]"),
+    "pad": (lambda x: sg.pad(x, "ab"), "one pair per axis, got 'ab'"),
+    "pad too few": (lambda x: sg.pad(x, [(1, 2), (1,), (3, 4)]), "one pair per axis"),
+    "tril": (lambda x: sg.tril(x, "a"), r"k must be integers, got \['a'\]"),
+    "tensordot": (lambda x: sg.tensordot(x, x, [1, 2, 3]), "a number or two sequences"),
+    "einsum": (lambda x: sg.einsum("ij"), "needs at least one array"),
+    "arange": (lambda x: sg.arange(np.nan), "must be finite"),
+    "zeros": (lambda x: sg.zeros(3, {"a": 1}), "dtype: {'a': 1} is not supported"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_arguments_of_verbs(name):
+    ask, message = STRANGE[name]
+    with pytest.raises(SymgradError, match=message):
+        ask(input("x", (3, 5)))
+
+
+def test_integers_of_numpy_are_integers():
+    x = input("x", (3, 6))
+    two = np.int64(2)
+    assert [part.shape for part in sg.split(x, two, axis=1)] == [(3, 3)] * 2
+    assert sg.pad(x, two).shape == (7, 10) and sg.pad(x, (np.int32(1), two)).shape == (6, 9)
+    assert sg.pad(x, [(1, 2), (0, 3)]).shape == (6, 9)
+    assert sg.tensordot(x, x.T, np.int64(1)).shape == (3, 3)
+    assert sg.transpose(x, np.array([1, 0])).shape == (6, 3)
+
+
 def test_numpy_makes_no_array_of_an_expression():
     x = input("x", (3,))
     for make in (np.array, np.asarray, lambda e: np.array([e, e]), np.float32):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from symgrad.graph import functions as fn
 from symgrad.graph.arithmetic import multiply, refuse_bool
@@ -52,6 +54,8 @@ def einsum(spec: str, *args: ArrayLike) -> Node:
     """
     if not isinstance(spec, str):
         raise ShapeError(f"einsum: the first argument must be a string, got {type(spec).__name__}.")
+    if not args:
+        raise ShapeError(f"einsum {spec!r:.60}: needs at least one array.")
     nodes = _factors("einsum", *args)
     groups, out = _parse(spec, nodes)
     return _contract(f"einsum {spec!r}", *_joined(spec, nodes, groups, out))
@@ -235,11 +239,16 @@ def tensordot(a: ArrayLike, b: ArrayLike, axes: int | Sequence[int | Sequence[in
     (3, 2)
     """
     x, y = _factors("tensordot", a, b)
-    if isinstance(axes, int):
+    if isinstance(axes, (int, np.integer)):
         first: list[int] = list(range(x.ndim - axes, x.ndim))
         second = list(range(axes))
     else:
-        first, second = ([*p] if isinstance(p, Sequence) else [p] for p in axes)
+        try:
+            first, second = ([*p] if isinstance(p, Iterable) else [p] for p in axes)
+        except (TypeError, ValueError):
+            raise ShapeError(
+                f"tensordot: axes must be a number or two sequences, got {axes!r:.60}."
+            ) from None
     first = [one_axis("tensordot", k, x.ndim, x) for k in first]
     second = [one_axis("tensordot", k, y.ndim, y) for k in second]
     if len(first) != len(second):

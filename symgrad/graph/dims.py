@@ -7,6 +7,7 @@ else is undecided and becomes a guard that is checked when values arrive.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TypeAlias
@@ -90,6 +91,20 @@ def _normalise(value: sympy.Expr, asked: str) -> Extent:
             f"{asked}: {expanded} is no extent. Use integers and dims made by dim(name)."
         )
     return expanded
+
+
+def integers(asked: str, what: str, values: object) -> list[int]:
+    """A sequence of integers.
+
+    Raises: ShapeError, naming `what` they are for.
+
+    >>> integers("transpose", "axes", (2, 0, 1))
+    [2, 0, 1]
+    """
+    try:
+        return [operator.index(v) for v in values]  # type: ignore[attr-defined]
+    except TypeError:
+        raise ShapeError(f"{asked}: {what} must be integers, got {values!r:.60}.") from None
 
 
 def as_shape(values: object, asked: str = "shape") -> Shape:

@@ -38,11 +38,11 @@ def as_dtype(value: DTypeLike) -> DType:
     """
     try:
         dtype = np.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError):
         dtype = None
     if dtype is None or dtype not in _RANK:
         names = ", ".join(str(d) for d in ALL)
-        raise DTypeError(f"dtype: {value!r} is not supported. Use one of {names}.")
+        raise DTypeError(f"dtype: {value!r:.40} is not supported. Use one of {names}.")
     return dtype
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 
 from symgrad.graph import functions as fn
-from symgrad.graph.dims import Extent, as_extent, same
+from symgrad.graph.dims import Extent, as_extent, integers, same
 from symgrad.graph.dtypes import BOOL, DTypeLike, as_dtype, is_bool, is_int
 from symgrad.graph.errors import DTypeError, ShapeError
 from symgrad.graph.functions import AXIS, P
@@ -279,6 +279,7 @@ def _triangle(asked: str, x: ArrayLike, k: int, lower: bool) -> Node:
     node = as_node(x)
     if node.ndim < 2:
         raise ShapeError(f"{asked}: needs two axes\n  {describe(node)}")
+    (k,) = integers(asked, "k", [k])
     i, j = AXIS[node.ndim - 2], AXIS[node.ndim - 1]
     test = fn.less_equal(j, i + k) if lower else fn.less_equal(i + k, j)
     return Map((node,), fn.select(test, P[0], 0), node.shape, node.dtype)

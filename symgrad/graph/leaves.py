@@ -465,6 +465,8 @@ def arange(
     numbers = [v for v in (first, last, step) if not isinstance(v, sympy.Expr)]
     if not all(isinstance(v, (int, float, np.integer, np.floating)) for v in numbers):
         raise ShapeError(f"arange: start, stop and step must be numbers or dims, got {numbers}.")
+    if not np.isfinite(np.array(numbers, float)).all():
+        raise ShapeError(f"arange: start, stop and step must be finite, got {numbers}.")
     fractional = any(isinstance(v, (float, np.floating)) for v in numbers)
     kind = as_dtype(dtype) if dtype is not None else FLOAT32 if fractional else INT32
     if len(numbers) == 3:

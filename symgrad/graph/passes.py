@@ -69,7 +69,8 @@ def _marked(function: F, compare: Callable[[Any, Sequence[Node]], None]) -> F:
     def run(given: Any, *args: Any, **options: Any) -> Any:
         if not _ON:
             return function(given, *args, **options)
-        given = given if isinstance(given, Node) else list(given)
+        if isinstance(given, Iterator):
+            given = list(given)
         result = function(given, *args, **options)
         made = _nodes(result)
         leaves = tuple(n for n in toposort(made) if isinstance(n, Input))

@@ -10,10 +10,11 @@ import builtins
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import sympy
 
 from symgrad.graph import dims as dm, functions as fn
-from symgrad.graph.dims import Extent, Shape, as_extent, as_shape, same, show
+from symgrad.graph.dims import Extent, Shape, as_extent, as_shape, integers, same, show
 from symgrad.graph.dtypes import promote
 from symgrad.graph.errors import ShapeError
 from symgrad.graph.functions import AXIS, P
@@ -72,7 +73,7 @@ def transpose(x: ArrayLike, axes: Sequence[int] | None = None) -> Node:
     (7, 3, 5)
     """
     node = as_node(x)
-    order = range(node.ndim)[::-1] if axes is None else axes
+    order = range(node.ndim)[::-1] if axes is None else integers("transpose", "axes", axes)
     order = [one_axis("transpose", a, node.ndim, node) for a in order]
     if sorted(order) != list(range(node.ndim)):
         raise ShapeError(f"transpose: {axes} is no permutation of the axes of\n  {describe(node)}")
@@ -292,10 +293,9 @@ def _less(extent: Extent, by: Extent) -> Extent:
 
 
 def _aligned(asked: str, arrays: Iterable[ArrayLike]) -> tuple[Node, ...]:
-    if isinstance(arrays, Node):
-        raise ShapeError(
-            f"{asked}: give a list of arrays, got one expression\n  {describe(arrays)}"
-        )
+    if isinstance(arrays, Node) or not isinstance(arrays, Iterable):
+        got = f"one expression\n  {describe(arrays)}" if isinstance(arrays, Node) else arrays
+        raise ShapeError(f"{asked}: give a list of arrays, got {got!s:.300}")
     nodes = operands(*arrays)
     if not nodes:
         raise ShapeError(f"{asked}: needs at least one array.")
@@ -388,7 +388,7 @@ def split(x: ArrayLike, parts: int | Sequence[int], axis: int = 0) -> tuple[Node
     node = as_node(x)
     along = one_axis("split", axis, node.ndim, node)
     extent = node.shape[along]
-    if isinstance(parts, int):
+    if isinstance(parts, (int, np.integer)):
         if type(extent) is not int or parts < 1 or extent % parts:
             raise ShapeError(
                 f"split: axis {along} of extent {extent} has no {parts} equal parts\n"
@@ -396,7 +396,7 @@ def split(x: ArrayLike, parts: int | Sequence[int], axis: int = 0) -> tuple[Node
             )
         places = [k * (extent // parts) for k in range(1, parts)]
     else:
-        places = [int(p) for p in parts]
+        places = integers("split", "parts", parts)
     key: list[Any] = [slice(None)] * node.ndim
     cut: list[Node] = []
     for first, last in zip([None, *places], [*places, None], strict=True):
@@ -439,15 +439,17 @@ def pad(x: ArrayLike, widths: Any, value: ArrayLike = 0) -> Node:
 
 
 def _widths(widths: Any, node: Node) -> list[tuple[int, int]]:
-    if isinstance(widths, int):
-        pairs = [(widths, widths)] * node.ndim
-    elif len(widths) == 2 and all(isinstance(w, int) for w in widths):
-        pairs = [(widths[0], widths[1])] * node.ndim
-    else:
-        pairs = [(w, w) if isinstance(w, int) else (w[0], w[1]) for w in widths]
-    if len(pairs) != node.ndim or any(a < 0 or b < 0 for a, b in pairs):
+    given = [widths] if isinstance(widths, (int, np.integer)) else widths
+    try:
+        ends = [integers("", "", [w] if isinstance(w, (int, np.integer)) else w) for w in given]
+    except (TypeError, ShapeError):
+        ends = []
+    if len(ends) == 1 or (len(ends) == 2 and all(isinstance(w, (int, np.integer)) for w in given)):
+        ends = [[n for end in ends for n in end]] * node.ndim
+    pairs = [(e[0], e[-1]) for e in ends if len(e) in (1, 2)]
+    if not ends or len(pairs) != node.ndim or any(a < 0 or b < 0 for a, b in pairs):
         raise ShapeError(
-            f"pad: widths must be nonnegative, one pair per axis, got {widths!r}\n"
+            f"pad: widths must be nonnegative, one pair per axis, got {widths!r:.60}\n"
             f"  {describe(node)}"
         )
     return pairs
