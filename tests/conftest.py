@@ -26,6 +26,12 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 
+if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):  # see cuda_cases.py
+    from tests import device_simulator
+
+    device_simulator.install()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden",

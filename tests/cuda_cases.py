@@ -7,6 +7,8 @@ A judge is a function of one name that raises where the CUDA target is wrong:
 The simulator is chosen when Numba is imported, so it needs a process of its own:
 
     NUMBA_ENABLE_CUDASIM=1 python -m tests.cuda_cases tests.test_x:judge NAME...
+
+There pytest runs whole modules too, whose programs are compiled for `TARGET`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from tests.conftest import ROOT
 
 INSTALL = 'pip install "symgrad[cuda]"'
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+#: What a test compiles for that a process of the simulator shall run as well.
+TARGET = "cuda" if SIMULATED else "cpu"
 
 simulator = pytest.mark.skipif(
     importlib.util.find_spec("numba.cuda") is None,
@@ -43,14 +47,20 @@ compiler = pytest.mark.skipif(
 @cache
 def verdicts(judge: str, names: Sequence[str]) -> dict[str, str | None]:
     """What the simulator says of each name; `names` is a tuple. One process for all of them."""
+    said = simulated("-W", "error", "-m", "tests.cuda_cases", judge, *names)
+    found: dict[str, str | None] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def simulated(*arguments: str) -> str:
+    """What Python prints in a process whose Numba is the simulator."""
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.cuda_cases", judge, *names],
-        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, *arguments], env=environment, cwd=ROOT,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def judged(judge: str, names: Iterable[str], name: str) -> None:
@@ -60,10 +70,7 @@ def judged(judge: str, names: Iterable[str], name: str) -> None:
 
 
 def main(judge: str, names: Sequence[str]) -> None:
-    """Print the verdicts as one JSON object."""
-    from tests import device_simulator
-
-    device_simulator.install()
+    """Print the verdicts as one JSON object; `conftest` has made the simulator strict."""
     module, _, function = judge.partition(":")
     call = getattr(importlib.import_module(module), function)
     found: dict[str, str | None] = {}

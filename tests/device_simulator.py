@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
@@ -32,27 +32,40 @@ _kind: list[str] = []
 class Worker(threading.Thread):
     """Runs threads of the device one after the other until one waits at a barrier."""
 
-    def __init__(self, manager: Turns, block: tuple[int, ...]) -> None:
+    idle: ClassVar[list[Worker]] = []
+
+    def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.manager = manager
-        self.blockIdx = kernelapi.Dim3(*block)
+        self.turns: Any = None
+        self.blockIdx: Any = None
         self.threadIdx: Any = None
         self.thread_id = 0
-        self.go = threading.Semaphore(0)
         self.barrier: tuple[tuple[str, int], ...] | None = None
         self.error: BaseException | None = None
+        self.go, self.done = threading.Lock(), threading.Lock()
+        self.go.acquire()
+        self.done.acquire()
+        self.start()
 
     def run(self) -> None:
-        try:
-            while self.manager.pending and self.manager.fresh:
-                self.thread_id = self.manager.pending.pop()
-                self.threadIdx = kernelapi.Dim3(self.thread_id, 0, 0)
-                _watch.thread = self.thread_id
-                self.manager.call()
-                self.manager.ended += 1
-        except BaseException as error:
-            self.error = error
-        self.manager.turn.release()
+        while True:
+            self.go.acquire()
+            try:
+                self.turns.take(self)
+            except BaseException as error:
+                self.error = error
+            self.done.release()
+
+    def proceed(self) -> bool:
+        """Run on; whether it waits at a barrier then."""
+        self.go.release()
+        self.done.acquire()
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        if self.barrier is None:
+            self.idle.append(self)
+        return self.barrier is not None
 
     def syncthreads(self) -> None:
         frame, places = sys._getframe(2), []
@@ -60,7 +73,7 @@ class Worker(threading.Thread):
             places.append((frame.f_code.co_filename, frame.f_lineno))
             frame = frame.f_back
         self.barrier = tuple(places)
-        self.manager.turn.release()
+        self.done.release()
         self.go.acquire()
         self.barrier = None
         _watch.thread = self.thread_id
@@ -71,39 +84,37 @@ class Turns:
 
     def __init__(self, f: Any, grid_dim: Any, block_dim: Any, debug: bool) -> None:
         self.function = f
-        self.pending: list[int] = [int(k) for k in _order.permutation(block_dim[0])]
+        self.places = [int(k) for k in _order.permutation(block_dim[0])]
         self.fresh = True
         self.ended = 0
-        self.turn = threading.Semaphore(0)
 
     def run(self, grid_point: Any, *args: Any) -> None:
-        self.call: Callable[[], None] = lambda: self.function(*args)
+        self.args = args
         _watch.begin()
         for array in _shared.values():
             _poison(array.array)
         waiting: list[Worker] = []
-        while self.pending:
-            worker = Worker(self, grid_point)
-            worker.start()
-            self.wait(worker)
-            if worker.barrier is not None:
+        while self.places:
+            worker = Worker.idle.pop() if Worker.idle else Worker()
+            worker.turns, worker.blockIdx = self, kernelapi.Dim3(*grid_point)
+            if worker.proceed():
                 waiting.append(worker)
         self.fresh = False
         while waiting:
             assert not self.ended, "a thread ended while others wait at a barrier"
             assert len({w.barrier for w in waiting}) == 1, "threads wait at different barriers"
             _watch.barrier()
-            for k in _order.permutation(len(waiting)):
-                waiting[k].go.release()
-                self.wait(waiting[k])
-            still = [w for w in waiting if w.barrier is not None]
+            still = [waiting[k] for k in _order.permutation(len(waiting)) if waiting[k].proceed()]
             assert len(still) in (0, len(waiting)), "a thread ended while others wait at a barrier"
             waiting = still
 
-    def wait(self, worker: Worker) -> None:
-        self.turn.acquire()
-        if worker.error is not None:
-            raise worker.error
+    def take(self, worker: Worker) -> None:
+        """Run threads, the next when one has ended; none after a barrier."""
+        while self.places and self.fresh:
+            worker.thread_id = _watch.thread = self.places.pop()
+            worker.threadIdx = kernelapi.Dim3(worker.thread_id, 0, 0)
+            self.function(*self.args)
+            self.ended += 1
 
 
 class Memory(kernel.FakeWithinKernelCUDAArray):  # type: ignore[misc]

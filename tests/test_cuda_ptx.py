@@ -82,8 +82,7 @@ def test_functions_of_other_dtypes(unloaded: None) -> None:
 FEW = [
     *(f"network {name}" for name in cuda_programs.NETWORKS),
     *("folds look_ups", "folds rows_in_a_step", "folds inside_each_other-5-0", "folds kinks"),
-    *("folds whole_numbers_and_truth", "nodes running-1", "nodes places_with_nan", "nodes gathers"),
-    *("nodes scatters", "nodes truth"),
+    *("folds whole_numbers_and_truth", "nodes running-1", "nodes places_with_nan", "nodes truth"),
 ]
 _texts: dict[str, str] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import cuda_programs
-from tests.cuda_cases import judged, simulator, verdicts
+from tests.cuda_cases import judged, simulated, simulator, verdicts
 
 pytestmark = simulator
 JUDGE = "tests.cuda_programs:judge"
@@ -15,6 +15,12 @@ NAMES = tuple(cuda_programs.names())
 @pytest.mark.parametrize("name", NAMES)
 def test_program(name: str) -> None:
     judged(JUDGE, NAMES, name)
+
+
+@pytest.mark.parametrize("module", ["test_verb_corners"])
+def test_module(module: str) -> None:
+    said = simulated("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{module}.py")
+    assert " passed" in said and " skipped" not in said, said
 
 
 def test_a_device_runs_the_same_programs() -> None:

@@ -16,6 +16,7 @@ import scipy.special
 
 import symgrad as sg
 from symgrad.graph.nodes import Node
+from tests.cuda_cases import TARGET
 from tests.verb_rows import scanned, stepped
 
 Array = np.ndarray[Any, Any]
@@ -92,7 +93,7 @@ def elements() -> tuple[dict[str, Node], dict[str, Array], dict[str, Array]]:
 @cache
 def computed() -> tuple[dict[str, Array], dict[str, Array]]:
     made, values, _ = elements()
-    return sg.evaluate(made, values), sg.compile(made)(**values)
+    return sg.evaluate(made, values), sg.compile(made, target=TARGET)(**values)
 
 
 @pytest.mark.parametrize("name", elements()[0])
@@ -170,7 +171,7 @@ def reduced() -> dict[str, tuple[Array, Array, Array]]:
                 made[key] = getattr(sg, name)(x, axis=axis)
                 with np.errstate(all="ignore"):
                     wanted[key] = function(array, axis=axis)
-    found, program = sg.evaluate(made, values), sg.compile(made)(**values)
+    found, program = sg.evaluate(made, values), sg.compile(made, target=TARGET)(**values)
     return {key: (wanted[key], found[key], program[key]) for key in made}
 
 
@@ -282,7 +283,7 @@ def expressions(shape: tuple[Any, Any], dtype: str, rowed: bool) -> dict[str, No
 @cache
 def symbolic(dtype: str, rowed: bool) -> tuple[dict[str, Node], Any]:
     made = expressions((sg.dim("M"), sg.dim("N")), dtype, rowed)
-    return made, sg.compile(made)
+    return made, sg.compile(made, target=TARGET)
 
 
 def judge(made: dict[str, Node], f: Any, values: dict[str, Array], rowed: bool) -> None:
@@ -313,7 +314,7 @@ def test_symbolic_extents(extents: tuple[int, int], dtype: str, rowed: bool) -> 
 def test_extents_as_numbers(extents: tuple[int, int]) -> None:
     for rowed in (False, True) if extents[1] else (False,):
         made = expressions(extents, "float32", rowed)
-        judge(made, sg.compile(made), data(*extents, "float32"), rowed)
+        judge(made, sg.compile(made, target=TARGET), data(*extents, "float32"), rowed)
 
 
 @pytest.mark.parametrize("verb", [sg.max, sg.min, sg.argmax, sg.argmin, sg.softmax, sg.logsumexp])
@@ -321,6 +322,6 @@ def test_nothing_has_no_largest_element(verb: Callable[..., Node]) -> None:
     with pytest.raises(sg.ShapeError, match="axis 1 is empty"):
         verb(sg.input("x", (3, 0)), axis=1)
     e = verb(sg.input("x", (3, sg.dim("N"))), axis=1)
-    for run in (lambda v: sg.evaluate(e, v), lambda v: sg.compile(e)(**v)):
+    for run in (lambda v: sg.evaluate(e, v), lambda v: sg.compile(e, target=TARGET)(**v)):
         with pytest.raises(sg.ShapeError, match=r"axis 1 is empty"):
             run({"x": np.zeros((3, 0), "float32")})

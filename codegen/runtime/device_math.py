@@ -33,6 +33,11 @@ def _scipy_erf(x: Any) -> Any:
     return erf(x)
 
 
+def _numpy_power(x: Any, y: Any) -> Any:
+    """As for arrays: of a single exponent 0.5 NumPy makes a square root, wrong at -inf."""
+    return np.power(x, np.full(1, y))[0]
+
+
 def _converter(dtype: Any) -> Any:
     """A cast that, like C's, takes NaN to some number."""
     return _base(dtype, lambda x: np.asarray(x).astype(dtype)[()])
@@ -52,7 +57,7 @@ cosh = _base(math.cosh, np.cosh)
 arctan = _base(math.atan, np.arctan)
 erf = _base(math.erf, _scipy_erf)
 floor = _base(math.floor, np.floor)
-pow = _base(math.pow, np.power)
+pow = _base(math.pow, _numpy_power)
 abs = _base(abs, np.abs)
 cast_float32 = _converter(np.float32)
 cast_float64 = _converter(np.float64)
