@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +16,22 @@ import numpy.typing as npt
 from codegen.access import root_of
 from codegen.blas import one_blas_thread
 from codegen.loading import Loaded
+from codegen.loop_ir import Kernel
 from codegen.memory import Plan, kernels_of
+from codegen.reasons import told
 from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Binding, converted, is_extent, leaves_behind, tell_dims
+from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
 from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
-from symgrad.graph.positions import out_of_range
+from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
+from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
-    from codegen.host_memory import HostInvocation
     from codegen.targets import Target
 
 Array = npt.NDArray[Any]
@@ -37,14 +39,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What each pass of the compiler made, in order.
+    """What each pass of the compiler made, in order; printed, what is fused and why.
 
-    graph:    as written.
-    rewritten: after simplification, with contractions pairwise.
-    schedule: fused stages.
-    plan:     kernels in order, and where every buffer lies.
-    source:   what was compiled.
-    seconds:  by pass.
+    graph:     as written.
+    rewritten: after stabilisation and simplification, with contractions pairwise.
+    schedule:  fused stages.
+    plan:      kernels in order, and where every buffer lies.
+    source:    what was compiled.
+    seconds:   by pass.
     """
 
     graph: Graph
@@ -54,15 +56,23 @@ class Stages:
     source: str
     seconds: Mapping[str, float]
 
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The loops of the stages, in order."""
+        return tuple(kernels_of(self.plan.calls))
+
     def __str__(self) -> str:
-        parts = {
-            "graph as written": self.graph,
-            "rewritten": self.rewritten,
-            "schedule (* in memory)": self.schedule,
-            "memory": self.plan,
-            "kernels": "\n".join(map(str, kernels_of(self.plan.calls))),
-        }
-        return "\n\n".join(f"== {title} ==\n{part}" for title, part in parts.items())
+        counts = (
+            f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
+            f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
+        )
+        more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
+        return f"{counts}\n\n{told(self.schedule)}\n\n{more}"
+
+
+def _computed(graph: Graph) -> int:
+    """How many nodes are no leaves."""
+    return sum(not isinstance(node, (Input, Constant)) for node in graph.nodes)
 
 
 class State(MutableMapping[str, Array]):
@@ -137,6 +147,9 @@ class Invocation(Protocol):
 
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Read the leaves from these arrays; they must be contiguous and stay alive."""
+
+    def set_leaf(self, k: int, array: Array) -> None:
+        """Read one leaf from this array."""
 
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
@@ -253,7 +266,7 @@ class Compiled:
             )
         told: dict[Dim, int] = {}
         if not self._names.issuperset(values):
-            told = self._told(values)
+            told = dims_by_name(self.stages.graph, values)
         if not self._updated:
             return self._called(values, told)
         with self._lock:
@@ -266,33 +279,6 @@ class Compiled:
         if all(name.isidentifier() for name in names):
             return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
         return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
-
-    def _told(self, values: Mapping[str, Any]) -> dict[Dim, int]:
-        """The dims that values tell which belong to none of the leaves.
-
-        Raises: LeafError for a name that is neither a leaf, nor a dim, nor a leaf of what was
-            differentiated.
-        """
-        dims = {d.name: d for d in self._dims}
-        unknown = [name for name in values if name not in self._names and name not in dims]
-        if unknown:
-            behind = {leaf.name for leaf in leaves_behind(self.stages.graph)}
-            unknown = [name for name in unknown if name not in behind]
-        if unknown:
-            own = sorted(x.name for x in self._leaves if x.kind in ("input", "parameter"))
-            known = listed(map(quoted, own)) or "none"
-            other = [quoted(name) for name in dims if name not in self._names]
-            raise LeafError(
-                f"no leaf is named {listed(map(quoted, unknown))}. Leaves: {known}."
-                + (f" Dims: {listed(other)}." if other else "")
-            )
-        for name, d in dims.items():
-            if name in values and name not in self._names and not is_extent(values[name]):
-                raise DataError(
-                    f"dim {quoted(d.name)}: a value is an integer of at least 0, "
-                    f"got {values[name]!r:.40}."
-                )
-        return tell_dims(self.stages.graph, values)
 
     def _called(self, values: Mapping[str, Any], told: Mapping[Dim, int]) -> Any:
         given = {**self._held(), **values}
@@ -358,7 +344,7 @@ class Compiled:
     def index_error(
         self,
         call: Invocation,
-        row_of: Callable[[Node, tuple[int, ...]], int | None] = lambda leaf, place: None,
+        row_of: RowOf = no_row,
     ) -> DataError:
         """The error that the report of a call describes; `row_of` as in `out_of_range`."""
         number, index, extent, position = (int(v) for v in call.report)
@@ -369,17 +355,15 @@ class Compiled:
             place = tuple(int(k) for k in where)
         return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
-    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> HostInvocation:
-        """Memory for calls from compiled loops: leaves are read where they are.
+    def prepared(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
+        """Memory for many runs, in which leaves are read where they are.
 
         Args:
             values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
                 or its initial value.
-            dims:   the largest extents that will occur.
-        Raises: CompileError for a program that runs on a device.
+            dims:   the extents.
         """
-        assert self.program_address
-        call = cast("HostInvocation", self._prepared())
+        call = self._prepared()
         call.set_dims(dims)
         given = {**self._held(), **values}
         call.set_leaves(
@@ -393,10 +377,40 @@ class Compiled:
         call.set_outputs(self._empty_results(dims))
         return call
 
+    def rebind(
+        self,
+        call: Invocation,
+        leaves: Mapping[Input, Array],
+        dims: Mapping[Dim, int],
+        targets: Sequence[Array] = (),
+    ) -> None:
+        """Prepare a call once more.
+
+        Args:
+            leaves:  other values for some leaves; those that the program does not have are ignored.
+            dims:    the extents.
+            targets: arrays that the first outputs are written into, where the program writes them;
+                all other results are fresh.
+        """
+        call.set_dims(dims)
+        for k, leaf in enumerate(self._leaves):
+            if leaf in leaves:
+                call.set_leaf(k, leaves[leaf])
+        places = zip(targets, self._places, strict=False)
+        own = {place: target for target, (kind, place) in places if kind == "result"}
+        call.set_outputs(
+            [
+                own[k] if k in own else np.empty(dm.values(n.shape, dims), n.dtype)
+                for k, n in enumerate(self.stages.plan.results)
+            ]
+        )
+
     def output(self, call: Invocation, k: int) -> Array:
         """The array of output k (in flattened order) in a prepared call."""
         kind, place = self._places[k]
-        if kind == "result":
+        if kind == "result" and self._final[k] is self.stages.plan.results[place]:
+            return call.outputs[place]
+        if kind == "result":  # it shows another one's memory
             return call.outputs[place].reshape(
                 dm.values(self._outputs[k].shape, self._extents(call))
             )
@@ -497,6 +511,12 @@ class Compiled:
         from codegen.saving import save_program
 
         save_program(self, Path(path))
+
+    def __reduce__(self) -> NoReturn:
+        raise CompileError(
+            "a compiled program cannot be copied or pickled: its code lies in this process. Write "
+            "it with save(path), or compile the expressions again: the cache makes that quick."
+        )
 
     def __repr__(self) -> str:
         names = listed(printable(x.name[:40]) for x in self._leaves if x.name in self._names)

@@ -2,6 +2,8 @@
 
 rewrite:  a sum over an axis that always has one element -> no sum: what is one value stays itself,
           so that dropping the axis of x[0] keeps -0.0, which 0.0 + -0.0 would lose
+          a sum with axes that no argument has (keepdims) -> the sum, then those axes, which are
+          inline: so readers find the sum in their own row
           an Einsum of several arguments -> Einsums of two, in the order that opt_einsum finds
           a summed label of one argument only -> summed before the product
           a product with rows or columns -> (batch, m, n) = (batch, m, k) x (batch, k, n), where an
@@ -47,7 +49,7 @@ def order_contractions(outputs: Sequence[Node]) -> list[Node]:
             return with_outputs(node, order_contractions(node.body.outputs))
         if isinstance(node, Einsum) and any(is_one(node.extents[k]) for k in node.summed):
             node = _without_ones(node)
-        return _ordered(node) if isinstance(node, Einsum) and node.summed else node
+        return _spread(node) if isinstance(node, Einsum) and node.summed else node
 
     return rebuild(outputs, rule)
 
@@ -61,6 +63,18 @@ def _without_ones(node: Einsum) -> Einsum:
         for arg, labels, own in zip(node.args, node.labels, kept, strict=True)
     ]
     return einsum_node(args, kept, node.out, dict(enumerate(node.extents)))
+
+
+def _spread(node: Einsum) -> Node:
+    """A sum first, then the axes that only the result has."""
+    given = {k for labels in node.labels for k in labels}
+    kept = tuple(k for k in node.out if k in given)
+    if kept == node.out:
+        return _ordered(node)
+    extents = dict(enumerate(node.extents))
+    summed = einsum_node(node.args, node.labels, kept, extents)
+    assert isinstance(summed, Einsum)
+    return einsum_node([_ordered(summed)], [kept], node.out, extents)
 
 
 def _ordered(node: Einsum) -> Node:

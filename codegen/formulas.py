@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -35,14 +35,18 @@ def with_formulas(
 
 def _line(schedule: Schedule, low: Lowered) -> str:
     number = schedule.graph.number
-    parts = [f"%{number[n]} = {formula(n, number)}" for n in low.nodes[:MOST_FORMULAS]]
+
+    def name(node: Node) -> str:
+        return f"%{number[node]}"
+
+    parts = [f"{name(n)} = {formula(n, name)}" for n in low.nodes[:MOST_FORMULAS]]
     rest = len(low.nodes) - MOST_FORMULAS
     return "; ".join(parts) + (f"; and {rest} more" if rest > 0 else "") or low.kernel.formula
 
 
-def formula(node: Node, number: dict[Node, int]) -> str:
-    """A node in terms of the numbers of its arguments; holds no text of the user's."""
-    names = [_name(a, number) for a in node.args]
+def formula(node: Node, name: Callable[[Node], str]) -> str:
+    """A node in terms of its arguments' names; but for those it holds no text of the user's."""
+    names = [_literal(a) or name(a) for a in node.args]
     if isinstance(node, Map):
         return _PLACEHOLDER.sub(lambda found: names[int(found[1])], _body(node.body))
     if isinstance(node, Einsum):
@@ -60,8 +64,9 @@ def _body(body: sympy.Expr) -> str:
     return str(body.xreplace(dims))
 
 
-def _name(node: Node, number: dict[Node, int]) -> str:
+def _literal(node: Node) -> str:
+    """The value of a constant scalar."""
     if isinstance(node, Constant) and node.ndim == 0:
         text = repr(node.value.item())
         return f"({text})" if text.startswith("-") else text
-    return f"%{number[node]}"
+    return ""

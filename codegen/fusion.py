@@ -20,6 +20,7 @@ from codegen.access import (
 from codegen.contractions import product_of
 from codegen.loop_ir import Affine
 from codegen.schedule import (
+    Apart,
     Checked,
     FoldStage,
     LoopStage,
@@ -34,6 +35,7 @@ from codegen.schedule import (
     place_in,
     position_of,
     result_index,
+    runs_along_rows,
 )
 from symgrad.graph.dims import Shape
 from symgrad.graph.folds import Fold, Proj
@@ -58,6 +60,13 @@ Roots = list[tuple[Node, Index]]
 # A stage takes no more members than this, so that compilation stays linear in their number. Its
 # small divisors make equal kernels of the parts of a chain that repeats itself.
 MOST_MEMBERS = 240
+# A stage says at most so often why it is apart from an earlier one.
+MOST_REASONS = 3
+OTHER_KINDS: dict[type, str] = {
+    ProductStage: "{stage} is a product",
+    MoveStage: "{stage} moves elements",
+    FoldStage: "{stage} is a recurrence",
+}
 
 
 def make_schedule(outputs: Sequence[Node], checked: list[Checked] | None = None) -> Schedule:
@@ -123,7 +132,7 @@ class _Scheduler:
         return found
 
     def run(self) -> Schedule:
-        for node in self.graph.nodes:
+        for node in _scalars_first(self.graph):
             if isinstance(node, (Input, Constant)) or self.inline(node):
                 continue
             if is_view(node):
@@ -136,7 +145,7 @@ class _Scheduler:
             elif isinstance(node, Einsum) and (product := product_of(node)) is not None:
                 self._alone(ProductStage(node, product), node)
             elif (isinstance(node, Reindex) and not can_inline(node)) or (
-                isinstance(node, Reduce) and node.op in RUNNING
+                isinstance(node, Reduce) and node.op in RUNNING and not runs_along_rows(node)
             ):
                 self._alone(MoveStage(node), node)
             elif self._may_wait(node) and (length := self._chain(node)) < MOST_MEMBERS:
@@ -155,10 +164,14 @@ class _Scheduler:
         )
 
     def _may_wait(self, node: Node) -> bool:
-        """Whether a node is computed with its first reader; scalars are not worth waiting for."""
+        """Whether a node is computed with its first reader; scalars are not worth waiting for.
+
+        Rows taken from a leaf come first: what is computed of them joins them, in any stage.
+        """
         return (
             _is_pointwise(node)
             and node.ndim > 0
+            and not (isinstance(node, Gather) and all(isinstance(a, Input) for a in node.args))
             and node not in self.wanted
             and node not in self.forced
         )
@@ -250,20 +263,35 @@ class _Scheduler:
         roots = {n: self.roots(n, here) for n in group}
         outer = [r for n in group for r in roots[n] if r[0] not in members]
         first = max((self.stage_of.get(root, 0) for root, _ in outer), default=0)
+        apart: list[Apart] = []
         for number in self._sharing(outer, first):
-            stage = self.stages[number]
-            if (
-                isinstance(stage, LoopStage)
-                and len(stage.members) + len(group) <= MOST_MEMBERS
-                and all(self._fits(stage, number, n, domain, roots[n]) for n in group)
-            ):
+            found = self._hindrance(number, group, domain, roots)
+            if found is None:
+                stage = self.stages[number]
+                assert isinstance(stage, LoopStage)
                 break
+            apart.append(found)
         else:
-            stage = LoopStage(domain, len(domain))
+            stage = LoopStage(domain, len(domain), apart=tuple(apart[:MOST_REASONS]))
             number = len(self.stages)
             self.stages.append(stage)
         for node in group:
             self._join(stage, number, node, domain, roots[node])
+
+    def _hindrance(
+        self, number: int, group: Sequence[Node], domain: Shape, roots: dict[Node, Roots]
+    ) -> Apart | None:
+        """What keeps a group of nodes out of a stage; None where they fit."""
+        stage = self.stages[number]
+        if not isinstance(stage, LoopStage):
+            return Apart(number, OTHER_KINDS[type(stage)], stage.node)
+        if len(stage.members) + len(group) > MOST_MEMBERS:
+            return Apart(number, "{stage} holds as many nodes as a stage may", group[0])
+        for node in group:
+            found = self._misfit(stage, number, node, domain, roots[node])
+            if found is not None:
+                return Apart(number, *found)
+        return None
 
     def _join(self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots) -> None:
         """Make a node a member of a stage that it fits."""
@@ -292,25 +320,30 @@ class _Scheduler:
                 found.add(self.stage_of[root])
         return sorted((k for k in found if k >= first), reverse=True)
 
-    def _fits(self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots) -> bool:
-        """Whether a node may become a member of a stage."""
+    def _misfit(
+        self, stage: LoopStage, number: int, node: Node, domain: Shape, roots: Roots
+    ) -> tuple[str, Node] | None:
+        """Why a node cannot become a member of a stage, and of which node that speaks."""
         full = stage.is_full(domain)
+        read = [(root, index) for root, index in roots if self.stage_of.get(root) == number]
+        for root, _ in read:
+            if root in stage.accumulated:
+                return "{node} is whole when the loops of {stage} end", root
         if not full and not (stage.is_split and _is_row(domain, stage)):
-            return False
-        for root, index in roots:
-            if self.stage_of.get(root) == number and (
-                root in stage.accumulated
-                or not (
-                    self._aligned(stage, root, index) or self._within_row(stage, root, index, node)
-                )
+            return "{stage} has other loops", node
+        for root, index in read:
+            if not self._aligned(stage, root, index) and not self._within_row(
+                stage, root, index, node
             ):
-                return False
+                return "{node} is read at other places than {stage} makes it", root
         suffix = _reduced_suffix(node)
         if suffix is None or self._splits(stage, domain, suffix):
-            return True
-        if full and suffix >= 0 and not stage.is_split:
-            return False  # its rows would not be those of members on rows
-        return not (isinstance(node, Reduce) and node.op in ("argmax", "argmin"))
+            return None
+        if full and suffix >= 0 and not stage.is_split:  # its rows would not be those of members
+            return "{node} reduces rows, {stage} has none", node
+        if isinstance(node, Reduce) and (node.op in ("argmax", "argmin") or node.op in RUNNING):
+            return "{node} needs rows of its own", node
+        return None
 
     def _splits(self, stage: LoopStage, domain: Shape, suffix: int) -> bool:
         """Whether a reduction over the last `suffix` axes is one over the stage's rows."""
@@ -327,7 +360,8 @@ class _Scheduler:
             return
         if self._splits(stage, domain, suffix):
             stage.split, stage.is_split = len(stage.domain) - suffix, True
-            stage.trailing.add(node)
+            if not runs_along_rows(node):
+                stage.trailing.add(node)
         else:
             stage.accumulated.add(node)
 
@@ -352,6 +386,19 @@ class _Scheduler:
             and root not in stage.trailing
             and index[: stage.split] == here[: stage.split]
         )
+
+
+def _scalars_first(graph: Graph) -> list[Node]:
+    """The nodes in order, but numbers that are made of numbers alone before all others.
+
+    So a factor like Adam's 1 - beta**t is there before the loop that needs it begins.
+    """
+    early: set[Node] = set()
+    for node in graph.nodes:
+        leaf = isinstance(node, (Input, Constant))
+        if not node.shape and (leaf or isinstance(node, Map)) and early.issuperset(node.args):
+            early.add(node)
+    return sorted(graph.nodes, key=lambda node: node not in early)
 
 
 def _is_pointwise(node: Node) -> bool:

@@ -9,11 +9,13 @@ cached function's module by name.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import linecache
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +95,22 @@ def _numba_settings(slp: bool) -> Iterator[None]:
             setattr(numba.config, name, value)
 
 
+@functools.cache
+def _notice(reason: str) -> None:
+    """Say once why the next process will compile everything again."""
+    warnings.warn(
+        f"symgrad: compiled programs are not kept: {reason}. Each process compiles them anew. "
+        "Set SYMGRAD_CACHE_DIR to a folder of your own.",
+        stacklevel=2,
+    )
+
+
 def _import(name: str, source: str) -> tuple[ModuleType, Path | None]:
     """The module `name`, from a file where a folder can be had."""
-    place = cache.folder().path
+    kept = cache.folder()
+    if kept.reason:
+        _notice(kept.reason)
+    place = kept.path
     if place is not None:
         path = place / f"{name}.py"
         try:

@@ -232,6 +232,19 @@ class Kernel:
     stage: int = 0
     checks: bool = field(default=False)
 
+    @property
+    def copied(self) -> Extent | None:
+        """How many elements it copies from its first buffer to its second, if it does no more."""
+        body, n, place = self.body, 1, Affine()
+        if len(body) == 1 and isinstance(loop := body[0], For):
+            body, n, place = loop.body, loop.extent, variable(loop.var)
+        if len(body) != 2 or len(self.buffers) != 2:
+            return None
+        source, target = self.buffers
+        name = getattr(body[0], "name", "")
+        read, written = Let(name, source.dtype, Load(source, place)), Store(target, place, name)
+        return n if body == (read, written) and source.dtype == target.dtype else None
+
     def __str__(self) -> str:
         args = ", ".join(f"{b.name}: {SHORT[b.dtype]}" for b in self.buffers)
         head = f"kernel {self.name}({args})" + (f"  # {self.formula}" if self.formula else "")

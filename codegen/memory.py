@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from typing import ClassVar
 
 from codegen.access import root_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
@@ -73,6 +74,9 @@ class LoweredLoop:
     reverse: bool
     calls: tuple[Invoked | InvokedLoop, ...]
     places: tuple[InnerPlace, ...]
+
+    #: It is no copy.
+    copies: ClassVar[bool] = False
 
     @property
     def checks(self) -> bool:
@@ -209,34 +213,48 @@ class _Planner:
     def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
         """A right-hand side is written over its leaf where that is safe, else copied at the end.
 
-        Safe is what nothing reads afterwards, and what stands behind every check of an index: a
-        call that fails changes no leaf.
+        Safe is what nothing reads from its first write on, and what stands behind every check of an
+        index: a call that fails changes no leaf.
         """
-        last = self._last_uses()
+        last, first = self._last_uses(), self._first_writes()
         checked = max((k for k, low in enumerate(self.kernels) if low.checks), default=-1)
-        taken: set[Operand] = set(self.entry)
-        writers = {o: k for k, low in enumerate(self.kernels) for o in low.writes}
-        copies: list[CopyOf] = []
-        for leaf, node in updates:
-            root = root_of(node)
-            writer = writers.get(root)
-            direct = (
-                writer is not None
-                and (writer > checked or not self.may_fail)
-                and root not in taken
+
+        def may_lie(root: Operand, leaf: Input) -> bool:
+            k = first.get(root, -1)
+            return (
+                k > (checked if self.may_fail else -1)
+                and root not in self.entry
+                and not isinstance(root, Scratch)
                 and root.dtype == leaf.dtype
-                and last.get(leaf, -1) <= writer
                 and (
-                    last.get(leaf, -1) < writer or self._in_place(self.kernels[writer], leaf, root)
+                    last.get(leaf, -1) < k
+                    or (last[leaf] == k and self._in_place(self.kernels[k], leaf, root))
                 )
             )
-            if direct:
-                taken.add(root)
-                self.entry[root] = self.entry[leaf]
-            else:
+
+        copies: list[CopyOf] = []
+        for leaf, node in updates:
+            root: Operand = root_of(node)
+            if not may_lie(root, leaf):
                 copies.append(CopyOf(leaf, node))
+                continue
+            self.entry[root] = self.entry[leaf]
+            # where it starts as a copy, as a carry does, what is copied may lie there before it
+            while (low := self.kernels[first[root]]).copies:
+                source = low.operands[0]
+                if last[source] != first[root] or not may_lie(source, leaf):
+                    break
+                self.entry[source] = self.entry[leaf]
+                root = source
         number = len(self.schedule.stages)
         self.kernels.extend(lower_copy(copy, number + k) for k, copy in enumerate(copies))
+
+    def _first_writes(self) -> dict[Operand, int]:
+        first: dict[Operand, int] = {}
+        for k, low in enumerate(self.kernels):
+            for operand in low.writes:
+                first.setdefault(operand, k)
+        return first
 
     def _last_uses(self) -> dict[Operand, int]:
         last: dict[Operand, int] = {}
@@ -273,6 +291,8 @@ class _Planner:
             entries = [self.entry[o] for o in low.operands]
             if isinstance(low, LoweredLoop):
                 calls.append(InvokedLoop(low, tuple(entries)))
+                continue
+            if low.copies and len(set(entries)) == 1:
                 continue
             kernel, kept = merge_buffers(low.kernel, entries)
             calls.append(Invoked(kernel, tuple(entries[j] for j in kept), low.nodes))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 import sympy
+from sympy.printing.precedence import PRECEDENCE
+from sympy.printing.str import StrPrinter
 
 from codegen import loop_ir as ir
 from codegen.loop_ir import Affine, Let, Load
@@ -46,14 +48,24 @@ class Function:
     extents: dict[Extent, str] = field(default_factory=dict)
     dims: dict[Dim, str] = field(default_factory=dict)
     uses: set[str] = field(default_factory=set)
+    checks: dict[int, str] = field(default_factory=dict)
     status: bool = False
+
+
+class _Products(StrPrinter):  # type: ignore[misc]
+    """Powers written as products: a power of an integer may be computed in floats."""
+
+    def _print_Pow(self, power: sympy.Pow, rational: bool = False) -> str:
+        factor = self.parenthesize(power.base, PRECEDENCE["Mul"], strict=True)
+        return "*".join([factor] * int(power.exp))
 
 
 def extent_text(extent: Extent, names: dict[Dim, str]) -> str:
     """An extent with these names for its dims."""
     if isinstance(extent, int):
         return str(extent)
-    return str(extent.xreplace({d: sympy.Symbol(names[d]) for d in extent.free_symbols}))
+    named = extent.xreplace({d: sympy.Symbol(names[d]) for d in extent.free_symbols})
+    return str(_Products().doprint(named))
 
 
 def memory_name(entry: int, dtype: DType) -> str:

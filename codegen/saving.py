@@ -1,4 +1,7 @@
-"""A compiled program as one Python file that runs with NumPy, SciPy and Numba alone."""
+"""A compiled program as one Python file that runs without symgrad.
+
+A program for the CPU needs NumPy, SciPy and Numba; one for a device NumPy and numba-cuda.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codegen.memory import ALIGNMENT
-from codegen.runtime.export import standalone
 from symgrad.graph.dims import Dim, Extent, Shape
-from symgrad.graph.errors import CompileError, SymgradError
+from symgrad.graph.errors import SymgradError
 
 if TYPE_CHECKING:
     from codegen.compiled import Compiled
 
-IMPORT = "from numba import cfunc, njit\n"
-#: As `loading` sets it: the file is to give the same bits, as fast.
-SETTING = IMPORT + """
-import numba
-
-SLP_VECTORIZE = numba.config.SLP_VECTORIZE
-numba.config.SLP_VECTORIZE = 1  # until the program is compiled
-"""
 HARNESS = '''
-numba.config.SLP_VECTORIZE = SLP_VECTORIZE
-
-import ctypes
 import sys
 
 NAMES = {names}
@@ -70,19 +61,13 @@ def run(values, n):
             raise ValueError(f"{{name!r}} must be a contiguous {{dtype}} array of shape {{shape}}")
         leaves.append(array)
     results = [np.empty(s, d) for s, d in zip(result_shapes(n), RESULT_DTYPES)]
-    workspace = np.empty(sum(slot_sizes(n)) + {alignment}, np.uint8)
-    place = -(-workspace.ctypes.data // {alignment}) * {alignment}
-    report = np.zeros(4, np.int64)
-    table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
-    for size in slot_sizes(n):
-        table.append(place)
-        place += size
-    table = np.array(table, np.int64)
-    dims = np.array([*n, 0], np.int64)
-    if program.ctypes(table.ctypes.data, dims.ctypes.data):
+    report = execute(leaves, results, n)
+    if report[0]:
         raise IndexError(f"index {{report[1]}} is out of range for extent {{report[2]}}")
     return results
 
+
+{execute}
 
 if __name__ == "__main__":
     extents = [int(text) for text in sys.argv[1:]] or [8] * len(EXTENTS)
@@ -103,10 +88,8 @@ if __name__ == "__main__":
 def save_program(compiled: Compiled, path: Path) -> None:
     """Write the program, its runtime and a small harness to `path`, atomically.
 
-    Raises: SymgradError when the place cannot be written; CompileError for a program of a device.
+    Raises: SymgradError when the place cannot be written.
     """
-    if not compiled.loaded.address:
-        raise CompileError("save: a program for the CPU is needed; compile with target='cpu'.")
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -127,8 +110,7 @@ def program_text(compiled: Compiled) -> str:
     """The text of the file. Names of the user's stand in it as ASCII string literals only."""
     plan = compiled.stages.plan
     names = {d: f"n[{k}]" for k, d in enumerate(compiled.dims)}
-    source = standalone(compiled.stages.source).replace("cache=True, ", "")
-    source = source.replace(IMPORT, SETTING, 1)
+    source = compiled.target.stand_alone(compiled.stages.source)
     harness = HARNESS.format(
         names=_listed("None" if x.is_supplied else ascii(x.name) for x in plan.leaves),
         dtypes=_listed(repr(leaf.dtype.name) for leaf in plan.leaves),
@@ -151,7 +133,7 @@ def program_text(compiled: Compiled) -> str:
         .replace("nan", "np.nan")
         .replace("inf", "np.inf"),
         extents=_listed(ascii(d.name) for d in compiled.dims),
-        alignment=ALIGNMENT,
+        execute=compiled.target.EXECUTE,
     )
     if "import numpy as np" not in source:
         harness = "\nimport numpy as np\n" + harness

@@ -22,6 +22,7 @@ from symgrad.graph.dims import Shape, same, show
 from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
+    RUNNING,
     Einsum,
     Gather,
     Node,
@@ -31,9 +32,28 @@ from symgrad.graph.nodes import (
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Apart:
+    """Why a stage's first nodes did not join an earlier stage.
+
+    stage: the place of the earlier one.
+    why:   a sentence with {stage} and {node}.
+    node:  the node that it speaks of.
+    """
+
+    stage: int
+    why: str
+    node: Node
+
+
 @dataclass(eq=False, slots=True)
 class LoopStage:
-    """Fused members over a domain; the axes from `split` on are the inner ones of a row."""
+    """Fused members over a domain; the axes from `split` on are the inner ones of a row.
+
+    trailing:    members that reduce within a row.
+    accumulated: members that reduce into memory.
+    apart:       why it is a stage of its own.
+    """
 
     domain: Shape
     split: int
@@ -41,6 +61,7 @@ class LoopStage:
     trailing: set[Node] = field(default_factory=set)
     accumulated: set[Node] = field(default_factory=set)
     is_split: bool = False
+    apart: tuple[Apart, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -71,7 +92,7 @@ class ProductStage:
 
 @dataclass(eq=False, slots=True)
 class MoveStage:
-    """A Reindex of several pieces, or with zeros around; or a running reduction."""
+    """A Reindex of several pieces, or with zeros around; or a sum that runs over rows."""
 
     node: Reindex | Reduce
 
@@ -173,8 +194,16 @@ def domain_labels(node: Node) -> tuple[tuple[int, ...], frozenset[int]]:
                 return labels, summed
         return node.out + node.summed, summed
     assert isinstance(node, Reduce)
-    kept = tuple(a for a in range(node.args[0].ndim) if a not in node.axes)
-    return kept + node.axes, frozenset(node.axes)
+    axes, summed = tuple(range(node.args[0].ndim)), frozenset(node.axes)
+    kept = tuple(a for a in axes if a not in summed)
+    if kept and kept[-1] == axes[-1] and node.op in ("max", "min", "prod"):
+        return axes, summed  # columns add up in memory while the rows go by
+    return kept + node.axes, summed
+
+
+def runs_along_rows(node: Node) -> bool:
+    """Whether a node is a running reduction along its last axis: it has a value at each place."""
+    return isinstance(node, Reduce) and node.op in RUNNING and node.axes == (node.ndim - 1,)
 
 
 def domain_of(node: Node) -> Shape:
@@ -225,11 +254,14 @@ def place_in(stage: LoopStage, node: Node) -> Index:
 
 
 def levels_of(schedule: Schedule, stage: LoopStage) -> dict[Node, int]:
-    """In which pass over the row each member is ready: a row's reduction one pass later."""
+    """In which pass over the row each member is ready: a row's reduction one pass later.
+
+    What runs along the row has passes before and after it: its loop is serial, theirs are not.
+    """
     level: dict[Node, int] = {}
     position = position_of(stage.domain)
     for node in stage.members:
-        found = 0
+        found, inside = 0, False
         for root, index in member_roots(schedule, node, place_in(stage, node)):
             if root in level:
                 bump = (
@@ -237,8 +269,10 @@ def levels_of(schedule: Schedule, stage: LoopStage) -> dict[Node, int]:
                     and root not in stage.trailing
                     and (index != position[: len(index)])
                 )
-                found = max(found, level[root] + (1 if bump else 0))
-        level[node] = found + (1 if node in stage.trailing else 0)
+                found = max(found, level[root] + (1 if bump or runs_along_rows(root) else 0))
+                inside = True
+        own_pass = node in stage.trailing or (inside and runs_along_rows(node))
+        level[node] = found + (1 if own_pass else 0)
     return level
 
 

@@ -61,6 +61,11 @@ class Lowered:
         """Whether the kernel checks indices."""
         return self.kernel.checks
 
+    @property
+    def copies(self) -> bool:
+        """Whether it computes nothing, but copies its first operand to its second."""
+        return not self.nodes
+
 
 def strides_of(shape: Shape) -> tuple[Extent, ...]:
     """Row-major strides in elements."""

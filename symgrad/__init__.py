@@ -96,6 +96,7 @@ _ROOMS: dict[str, list[str]] = {
         "zeros_like",
     ],
     "graph.losses": ["binary_cross_entropy", "cross_entropy", "mse"],
+    "graph.nodes": ["Node"],
     "graph.reductions": [
         "all",
         "any",
@@ -187,7 +188,9 @@ if not TYPE_CHECKING:  # a type checker reads the imports below instead
             globals()[name] = value
             return value
         if name not in _names:
-            raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
+            raise AttributeError(
+                f"module 'symgrad' has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+            )  # with these Python asks: Did you mean ...?
         return _from_symgrad(name)
 
 
@@ -293,6 +296,7 @@ if TYPE_CHECKING:
         cross_entropy as cross_entropy,
         mse as mse,
     )
+    from symgrad.graph.nodes import Node as Node
     from symgrad.graph.reductions import (
         all as all,
         any as any,

@@ -261,7 +261,7 @@ class Gallery:
             picture.save(self.folder / f"{name}.svg")
         except RenderError as error:
             picture.save(self.path(f"{name}.dot", what))
-            self.notes.append(str(error))
+            self.notes.append(str(error).partition("\n  The DOT text")[0])
         else:
             self.path(f"{name}.svg", what)
 

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import symgrad as sg
 from codegen.compiled import Compiled
+from codegen.loading import run_module
 from codegen.pipeline import compile
 from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.nodes import Node
@@ -252,6 +255,30 @@ def _optimiser(make: Callable[[], Any], dtype: str, target: str) -> None:
     _steps([loss], updates, {"x": _numbers(1, 4, 3).astype(dtype)}, target)
 
 
+def _saved(target: str) -> None:
+    """The file that a program is saved to gives the same bits, without symgrad."""
+    f, values = perceptron(target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "saved_program.py"
+        f.save(path)
+        assert "symgrad" not in path.read_text() and "codegen" not in path.read_text()
+        saved = run_module("saved_program", path.read_text(), str(path))
+    given = {**values, **{name: array.copy() for name, array in f.state.items()}}
+    given = {name: given[name] for name in saved.NAMES}
+    for _ in range(2):
+        (loss,) = saved.run(given, [6])
+        np.testing.assert_array_equal(loss, f(**values)["loss"])
+    for name, array in f.state.items():
+        np.testing.assert_array_equal(given[name], array)
+    given["labels"][2] = 3
+    try:
+        saved.run(given, [6])
+    except IndexError as error:
+        assert str(error) == "index 3 is out of range for extent 3"
+    else:
+        raise AssertionError("a bad label was not found")
+
+
 OPTIMISERS: dict[str, Callable[[], Any]] = {
     "sgd": lambda: sg.optim.sgd(0.1),
     "momentum": lambda: sg.optim.sgd(0.1, 0.9),
@@ -264,6 +291,7 @@ OPTIMISERS: dict[str, Callable[[], Any]] = {
 NETWORKS: dict[str, Callable[[str], None]] = {
     "dropout": _dropout,
     "layers": _layers,
+    "saved": _saved,
     **{
         f"{name} {dtype}": partial(_optimiser, make, dtype)
         for name, make in OPTIMISERS.items()

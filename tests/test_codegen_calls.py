@@ -297,7 +297,8 @@ def test_threads_update_one_state_one_after_the_other() -> None:
 def test_what_a_program_tells_of_itself(f: Compiled) -> None:
     report = f.report()
     assert "simplify" in report and "kernel calls" in report and "workspace" in report
-    assert "loops" in str(f.stages) and "kernel stage_1" in str(f.stages)
+    assert "stages; slots of memory" in str(f.stages)
+    assert "loops" in str(f.stages.schedule) and "kernel stage_1" in str(f.stages.kernels[0])
     assert repr(f).startswith("<compiled f(") and "<details>" in f._repr_html_()
     assert set(f.bench(x=ROWS, k=PLACES, table=TABLE)) >= {"compile", "first", "median"}
     assert [leaf.name for leaf in f.leaves] == ["x", "scale", "table", "k"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 import os
 import re
@@ -109,8 +110,47 @@ def running_sums(c: Case) -> None:
     c.out(sg.cumsum(x, 0), x * x + 1)
 
 
+@kernel
+def softmax_rows(c: Case) -> None:
+    x = c.input(whole(1, 5, 7), c.dim(), 7)
+    c.out(sg.softmax(x))
+    c.rtol, c.atol = 1e-5, 1e-6
+
+
+@kernel
+def variance_rows(c: Case) -> None:
+    c.out(sg.var(c.input(whole(1, 5, 7), c.dim(), 7), axis=1))
+    c.rtol, c.atol = 1e-5, 1e-6
+
+
+@kernel
+def adam_update(c: Case) -> None:
+    w, m, v, g = (c.input(whole(k, 5, 7) ** 2) for k in range(4))
+    t = c.input(3.0, dtype=np.float32)
+    m2, v2 = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    step = (m2 / (1 - 0.9**t)) / (sg.sqrt(v2 / (1 - 0.999**t)) + 1e-8)
+    c.out(w - 0.01 * step, m2, v2)
+    c.rtol, c.atol = 1e-5, 1e-6
+
+
+@kernel
+def rows_of_a_table_and_arithmetic(c: Case) -> None:
+    table, k = c.input(whole(1, 7, 3)), c.input([3, -1, 0, 3], c.dim(), dtype=np.int32)
+    c.out(sg.tanh(table[k]) * 2 + 1)
+    c.rtol = 1e-6
+
+
+@kernel
+def recurrent_cell(c: Case) -> None:
+    x, u = c.input(whole(1, 5, 3), c.dim(), 3), c.input(whole(2, 3, 3) / 8)
+    h, hs = sg.scan(lambda h, e: (sg.tanh(h @ u + e),) * 2, sg.zeros((3,)), x)
+    c.out(h, hs)
+    c.rtol, c.atol = 1e-5, 1e-6
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_golden(name: str, update_golden: bool) -> None:
+    """`pytest tests/test_codegen_source.py --update-golden` writes the files anew."""
     case = Case(name)
     KERNELS[name](case)
     f = compile(case.outputs)
@@ -119,7 +159,22 @@ def test_golden(name: str, update_golden: bool) -> None:
     if update_golden:
         path.parent.mkdir(exist_ok=True)
         path.write_text(f.stages.source, encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == f.stages.source, f"{path}: see --update-golden"
+    assert not changes(path, f.stages.source), changes(path, f.stages.source)
+
+
+def changes(path: Path, source: str) -> str:
+    """The lines that differ from a golden file; nothing where none does."""
+    golden = path.read_text(encoding="utf-8").splitlines()
+    lines = difflib.unified_diff(golden, source.splitlines(), path.name, "generated", lineterm="")
+    told = "\n".join(lines)
+    return told and f"{told}\nIf that is meant: pytest {Path(__file__).name} --update-golden"
+
+
+def test_a_changed_golden_file_is_shown_as_a_diff(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.py.txt"
+    path.write_text("a\nb\n")
+    assert not changes(path, "a\nb\n")
+    assert "-b\n+c\n" in changes(path, "a\nc\n") and "--update-golden" in changes(path, "c")
 
 
 def test_golden_files_have_a_test_each() -> None:
@@ -225,7 +280,7 @@ def test_equal_kernels_are_written_once() -> None:
         f = compile(x)
     text = cpu.print_program(f.stages.plan, (), "")
     assert len(f.stages.plan.calls) == 80
-    assert text.count("@njit") <= 43  # one product, and a kernel for each literal k
+    assert text.count("@njit") <= 44  # one product, a kernel for each literal k, the table
     assert len(set(re.findall(r"def (kernel_\d+)", text))) == len(re.findall(r"def kernel", text))
 
 
@@ -306,9 +361,10 @@ def test_a_saved_program_gives_the_same_numbers(tmp_path: Path) -> None:
     )
     found, losses, state = run_alone(path, program)
     assert found == [leaf.name for leaf in f.leaves]
-    assert losses == [float(e[0]) for e in expected]
+    # LLVM may contract a product and a sum here and not there: some roundings of numbers below 2
+    np.testing.assert_allclose(losses, [float(e[0]) for e in expected], rtol=0, atol=2**-22)
     for got, wanted in zip(state, f.state.values(), strict=True):
-        np.testing.assert_array_equal(np.array(got, np.float32), wanted)
+        np.testing.assert_allclose(np.array(got, np.float32), wanted, rtol=0, atol=2**-22)
 
 
 def test_a_saved_program_runs_by_itself_and_checks_indices(tmp_path: Path) -> None:

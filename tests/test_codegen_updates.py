@@ -105,6 +105,26 @@ def test_one_expression_for_two_leaves_and_an_output() -> None:
     judge([], {a: sg.zeros((3, 5)), b: sg.constant(A * 2)}, {})
 
 
+def test_carries_of_recurrences_are_written_over_their_leaves_where_that_is_safe() -> None:
+    a, b = parameters(a=A, b=B_)
+    times = sg.constant(np.array([1.0, -2.0, 3.0], np.float32))
+
+    def step(c: tuple[Node, Node], t: Node) -> tuple[tuple[Node, Node], tuple[()]]:
+        return (c[0] + t * c[1], c[1] - t), ()
+
+    (p, q), _ = sg.scan(step, (a, b), times)
+    (r, s), _ = sg.scan(step, (b, a), times)
+    (u, v), _ = sg.scan(step, (p, q), times)
+    for updates in ({a: p, b: q}, {a: q, b: p}, {a: r, b: s}, {a: s, b: r}, {a: u, b: v}):
+        judge([], updates, {})
+        judge([a - b, u], updates, {})
+    judge([], {a: u, b: v + a}, {})
+    judge([], {a: p, b: u}, {})
+
+    f = judge([], {a: u, b: v}, {})  # two recurrences in the memory of the leaves, without a copy
+    assert not [k for k in kernels_of(f.stages.plan.calls) if k.copied not in (None, 1)]
+
+
 def test_the_leaf_itself_is_no_change() -> None:
     (a,) = parameters(a=A)
     f = judge([a], {a: a}, {})

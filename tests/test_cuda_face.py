@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import symgrad as sg
@@ -64,9 +67,9 @@ import symgrad as sg
 x = sg.input("x", (2, 3))
 w = sg.parameter("w", (3,))
 f = sg.compile(sg.sum(x @ w), {w: w + 1}, target="cuda")
+f.save("PATH")
 said = []
-for action in (lambda: f.save("kernels.py"), lambda: f.program_address, lambda: f(y=1),
-               lambda: sg.Trainer(sg.mean(x @ w), target="cuda").fit({"x": np.ones((2, 2, 3))})):
+for action in (lambda: f.program_address, lambda: f(y=1)):
     try:
         action()
     except Exception as error:
@@ -80,17 +83,52 @@ print(json.dumps({"said": said, "source": f.source, "report": f.report(), "fresh
 """
 
 
-def test_the_face_is_that_of_the_cpu(outside: dict[str, str]) -> None:
-    found = child(outside, PROGRAM, NUMBA_ENABLE_CUDASIM="1")
-    (save, saved), (address, addressed), (leaf, _), (fit, _) = found["said"]
-    assert (save, address, leaf) == ("CompileError", "CompileError", "LeafError")
-    assert "target='cpu'" in saved and "target='cpu'" in addressed
-    assert fit != "nothing"
+def test_the_face_is_that_of_the_cpu(outside: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "kernels.py"
+    program = PROGRAM.replace("PATH", path.as_posix())
+    found = child(outside, program, NUMBA_ENABLE_CUDASIM="1")
+    (address, addressed), (leaf, _) = found["said"]
+    assert (address, leaf) == ("CompileError", "LeafError")
+    assert "target='cpu'" in addressed
+    alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", str(path)], env={**alone, "NUMBA_ENABLE_CUDASIM": "1"},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and np.isfinite(float(done.stdout)), done.stderr
     assert "@kernel(" in found["source"] and "# table[1]" in found["source"]
     assert "cuda.grid(1)" in found["source"]
     assert "different kernels" in found["report"]
     assert found["fresh"] and found["x"] == [[1, 1, 1], [1, 1, 1]]
     assert found["repr"] == "State({'w': float32(3,)})"
+
+
+TRAINING = """
+import json
+import numpy as np
+import symgrad as sg
+x, y = sg.input("x", (sg.dim("B"), 2)), sg.input("y", (sg.dim("B"),), dtype="int32")
+w = sg.parameter("w", (2, 2), np.array([[0.5, -0.25], [1.0, 0.75]], np.float32))
+data = {"x": np.array([[1.0, 2.0], [-1.0, 0.5], [0.25, -2.0]]), "y": np.array([0, 1, 1])}
+found = []
+for target in ("cpu", "cuda"):
+    trainer = sg.Trainer(sg.cross_entropy(sg.dropout(x, 0.25) @ w, y), sg.optim.adam(0.1),
+                         target=target)
+    history = trainer.fit(data, 2, 2)
+    found.append([trainer.parameters["w"].tolist(), list(history.loss)])
+    try:
+        trainer.fit({**data, "y": np.array([0, 2, 1])}, 1, 2)
+    except sg.DataError as error:
+        found[-1].append(str(error).split("\\n")[0])
+print(json.dumps(found))
+"""
+
+
+def test_epochs_run_on_the_device(outside: dict[str, str]) -> None:
+    (w, loss, bad), (own, measured, told) = child(outside, TRAINING, NUMBA_ENABLE_CUDASIM="1")
+    np.testing.assert_allclose(own, w, rtol=1e-5)
+    np.testing.assert_allclose(measured, loss, rtol=1e-5)
+    assert told == bad and "label 2 is out of range for extent 2" in told
 
 
 def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

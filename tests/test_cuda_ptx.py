@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -15,19 +12,10 @@ import symgrad as sg
 from codegen.loading import Loaded, run_module
 from codegen.pipeline import compile
 from symgrad.graph.nodes import Node
-from tests import cuda_programs, test_codegen_functions as functions, test_codegen_nodes as nodes
+from tests import cuda_programs, test_codegen_functions as functions
+from tests.cuda_cases import compiler
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("numba_cuda") is None
-        or importlib.util.find_spec("nvidia") is None,
-        reason="the extra symgrad[cuda] is not installed",
-    ),
-    pytest.mark.skipif(
-        os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"),
-        reason="the simulator compiles nothing",
-    ),
-]
+pytestmark = compiler
 
 CAPABILITY = (9, 0)
 # CUDA's own float32 functions that reduce a large angle in float64.
@@ -90,29 +78,66 @@ def test_functions_of_other_dtypes(unloaded: None) -> None:
         assert ptx_of(module_of(chosen))
 
 
-def of_cases(names: Iterable[str]) -> list[str]:
-    """PTX of cases in one program, each different kernel once."""
-    outputs = [node for name in names for node in nodes.cases.case(name).outputs]
-    return ptx_of(module_of(outputs))
+# -- programs: those that the simulator runs -------------------------------------------------------
+FEW = [
+    *(f"network {name}" for name in cuda_programs.NETWORKS),
+    *("folds look_ups", "folds rows_in_a_step", "folds inside_each_other-5-0", "folds kinks"),
+    *("folds whole_numbers_and_truth", "nodes running-1", "nodes places_with_nan", "nodes gathers"),
+    *("nodes scatters", "nodes truth"),
+]
+_texts: dict[str, str] = {}
 
 
-def test_few_node_cases(unloaded: None) -> None:
-    chosen = {"running-1", "places_with_nan", "gathers", "scatters", "softmaxes-f32", "truth"}
-    assert chosen <= set(nodes.cases.makers)
-    assert of_cases(sorted(chosen))
+class Compiled(Exception):
+    """A program was compiled: its source and module."""
+
+
+def kernels_of(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """PTX of the kernels of a program's first compilation, by their source without their names."""
+    from codegen.targets import cuda
+
+    def load(source: str, key: str) -> Loaded:
+        raise Compiled(source, run_module("sg_ptx", source, "<sg_ptx>"))
+
+    monkeypatch.setattr(cuda, "load_program", load)
+    with pytest.raises(Compiled) as caught:
+        cuda_programs.judge(name)
+    source, module = caught.value.args
+    found: dict[str, str] = {}
+    for part in source.partition("\nKERNELS = ")[0].split("\n@kernel(")[1:]:
+        own = re.search(r"def (kernel_\d+)", part)
+        assert own is not None
+        text = part.replace(own[1], "kernel").replace('"""', "#")
+        if text not in _texts:
+            _texts[text] = getattr(module, own[1]).ptx(CAPABILITY)
+        found[text] = _texts[text]
+    return found
+
+
+def judge(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVVM takes every kernel; one that names no float64 has none."""
+    for source, text in kernels_of(name, monkeypatch).items():
+        single = not re.search(r"float64|\bf64|\b(sin|cos|tan)\(", source)
+        assert ".target sm_90" in text
+        if single:
+            assert_single([text])
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge(name, monkeypatch)
 
 
 @pytest.mark.slow
-def test_every_node_case(unloaded: None) -> None:
-    assert len(of_cases(nodes.cases.makers)) > 50
+def test_every_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in cuda_programs.names():
+        judge(name, monkeypatch)
+    assert len(_texts) > 500
 
 
-def test_a_training_step(monkeypatch: pytest.MonkeyPatch, unloaded: None) -> None:
-    f, _ = cuda_programs.perceptron("cuda")
-    texts = ptx_of(f.loaded.module)
-    assert_single(texts)
-    assert any("bar.sync" in text for text in texts)  # a tree over shared memory
-    assert "from codegen.runtime.device import" in f.source
+def test_sums_are_trees_over_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = kernels_of("network perceptron", monkeypatch).values()
+    assert any("bar.sync" in text and ".shared" in text for text in texts)
 
 
 @pytest.mark.parametrize("element", ["f32", "f64"])
@@ -141,9 +166,11 @@ def _scattered(x: Node, places: Node) -> Node:
 
 
 def test_primitives_are_all_there() -> None:
-    from codegen.runtime import device_math
+    from codegen.runtime import device_draws, device_math
     from codegen.targets import cuda
 
+    for name in cuda.DRAWS:
+        assert hasattr(device_draws, name)
     for name in cuda.PRIMITIVES:
         assert hasattr(device_math, name)
     for name in cuda.OF_INTEGERS:

@@ -400,3 +400,12 @@ def test_numbers_and_shapes() -> None:
     assert number_text(1e6) == "1e+06"
     assert shape_text((B, B * 2 + 1)) == "B×(2·B + 1)"
     assert formula_of(constant(np.arange(3.0))).label == "const"
+
+
+def test_an_update_is_drawn_behind_the_gradient_that_it_reads() -> None:
+    loss, (weight, *_) = network((3, 5, 2))
+    update = weight - 0.1 * grad(loss, weight)
+    structure = structure_of([update], [])
+    assert structure.half[update] == structure.half[update.args[1]] == "backward"
+    assert structure.half[weight] == "forward"
+    assert "W1" in draw(update).dot

@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 import sympy
 
+import symgrad as sg
+from symgrad.calculus.derivation import derive
+from symgrad.calculus.jvp import jvp
+from symgrad.calculus.second_order import hessian, hvp, jacobian
+from symgrad.calculus.vjp import grad, vjp
+from symgrad.diagram.drawing import draw
 from symgrad.graph import errors as er
 from symgrad.graph.dims import dim
 from symgrad.graph.elementwise import elementwise
-from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
+from symgrad.graph.errors import DTypeError, GradError, LeafError, ShapeError, SymgradError
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.leaves import as_node, constant, full, input, parameter
 from symgrad.graph.operators import VERBS, load_verbs
+from symgrad.insight.flow import gradient_flow
 
 load_verbs()
 B = dim("B")
@@ -179,6 +186,82 @@ def test_copies_are_the_expression_itself_and_pickles_are_refused():
     assert copy.copy(e) is e and copy.deepcopy({"a": [e]})["a"][0] is e
     with pytest.raises(DTypeError, match="expressions are not pickled"):
         pickle.dumps(e)
+
+
+def test_verbs_of_whole_expressions_take_expressions():
+    x = input("x", (3,))
+    for name in ("latex", "cost", "inputs", "parameters", "to_sympy", "simplify", "stabilize"):
+        verb = getattr(sg, name)
+        for wrong, got in (("a", "str"), (None, "None"), (3, "int"), ([x, "a"], "(str|list)")):
+            with pytest.raises(LeafError, match=rf"{name}: expected an expression.* got {got}"):
+                verb(wrong)
+
+
+def test_numpy_makes_no_array_of_an_expression():
+    x = input("x", (3,))
+    for make in (np.array, np.asarray, lambda e: np.array([e, e]), np.float32):
+        with pytest.raises(TypeError, match=r"an expression has no value yet\. Use sg\.evaluate"):
+            make(x)
+    with pytest.raises(TypeError, match="int: an expression has no value yet"):
+        int(x)
+
+
+def test_a_misspelt_name_of_a_value_is_shown():
+    x = input("x", (3,))
+    with pytest.raises(LeafError, match=r"Give one: x=\.\.\. Given and not read: 'X'\."):
+        evaluate(x, {"X": np.ones(3)})
+
+
+def test_the_order_of_wrt():
+    x, w = input("x", (3,)), parameter("w", (3,))
+    loss = (x * w).sum()
+    asking = {
+        "grad": grad, "jacobian": jacobian, "hessian": hessian, "derive": derive, "draw": draw,
+        "vjp": lambda e, wrt: vjp(e, wrt, 1.0), "jvp": lambda e, wrt: jvp(e, wrt, [1.0, 1.0]),
+        "hvp": lambda e, wrt: hvp(e, wrt, [1.0, 1.0]),
+        "gradient_flow": lambda e, wrt: gradient_flow(e, wrt, {}),
+    }
+    for name, ask in asking.items():
+        for wrong in ({x, w}, frozenset([w])):
+            with pytest.raises(GradError, match=rf"{name}: .*set\. A set has no order"):
+                ask(loss, wrong)
+        for wrong in ({"w": w}, "w", 3, [w, "x"]):
+            with pytest.raises(GradError, match=r"list or tuple of them, got (dict|str|int)"):
+                ask(loss, wrong)
+    assert grad(loss, [w, x, w])[0] is x
+
+
+def test_two_leaves_of_one_name():
+    x, other = input("x", (3,)), parameter("x", (3,))
+    loss = (x * other).sum()
+    tries = [
+        lambda: grad(loss, x), lambda: grad(x.sum(), other), lambda: vjp(loss, x, 1.0),
+        lambda: jvp(loss, x, np.ones(3)), lambda: draw(loss), lambda: hessian(loss, x),
+        lambda: evaluate(loss, {}),
+    ]
+    for ask in tries:
+        with pytest.raises(LeafError, match=r"(?s)two leaves have one name.*test_errors.*Rename"):
+            ask()
+
+
+def test_casts_are_told_as_what_was_written():
+    k = input("k", (3,), "int32")
+    with pytest.raises(ShapeError, match=r"'k' +int32 -> float32 \(3,\)  test_errors.py"):
+        VERBS["concatenate"]([k, input("x", (3, 5))])
+    with pytest.raises(ShapeError, match="mse: shapes do not broadcast"):
+        VERBS["mse"](k, input("x", (5,)))
+
+
+def test_numbers_that_would_become_infinite():
+    x = input("x", (3,))
+    with pytest.raises(DTypeError, match=r"the number 1e\+39 does not fit into float32"):
+        x * 1e39
+    with pytest.raises(DTypeError, match=r"the number -1e\+300 does not fit into float32"):
+        constant([1.0, -1e300])
+    with pytest.raises(DTypeError, match=r"parameter 'w': init: the number 1e\+39 does not fit"):
+        parameter("w", (), init=1e39)
+    assert constant(1e300, "float64").dtype == np.float64
+    assert evaluate(x * -np.inf, {x: np.ones(3)})[0] == -np.inf
 
 
 def test_shapes_and_names():

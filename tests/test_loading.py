@@ -199,8 +199,10 @@ def test_without_a_folder_programs_are_compiled_in_memory(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "folder", lambda: cache.Folder(None, shared=False, reason="none"))
-    loaded = loading.load(SOURCE, "in memory")
+    with pytest.warns(UserWarning, match=r"not kept: none\. .*Set SYMGRAD_CACHE_DIR"):
+        loaded = loading.load(SOURCE, "in memory")
     assert loaded.path is None and not loaded.from_cache and run(loaded.address)
+    assert run(loading.load(SOURCE, "in memory again").address)  # it is said once
 
 
 def test_a_full_disk_does_not_matter(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +230,8 @@ def test_folders_that_others_may_write_are_not_used(fresh: Path) -> None:
     place = cache.folder()
     assert place.path not in (None, fresh) and not place.shared
     assert "writable by other users (mode 777)" in place.reason
-    assert loading.load(SOURCE, "shared folder").path is not None
+    with pytest.warns(UserWarning, match="not kept: .* is writable by other users"):
+        assert loading.load(SOURCE, "shared folder").path is not None
     fresh.chmod(0o755)
     assert cache.folder().shared
     (fresh / "__pycache__").chmod(0o775)

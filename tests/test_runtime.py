@@ -8,11 +8,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from itertools import product as product_of
 from pathlib import Path
 
-import mpmath
 import numpy as np
 import pytest
 from numba import cfunc, njit, types
@@ -21,10 +19,9 @@ from numba.core.errors import TypingError
 from codegen.runtime import linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import runtime_source, standalone
-from codegen.runtime.memory import FAST
 from symgrad.graph.functions import FUNCTIONS
+from tests.scalar_kernels import FLOATS, apply, has_wide_vectors, machine_code
 
-FLOATS = (np.float32, np.float64)
 UNARY = [
     *("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "abs", "sign", "floor", "sin", "cos", "tan"),
     *("tanh", "sinh", "cosh", "arctan", "sigmoid", "softplus", "erf", "isnan", "isfinite"),
@@ -36,34 +33,6 @@ OPERATORS = {
     *("less", "less_equal", "equal", "not_equal", "stop_gradient"),
     *("logical_and", "logical_or", "logical_xor", "logical_not"),
 }
-
-
-@cache
-def compiled(name: str, arity: int = 1) -> Callable[..., None]:
-    """A kernel out[i] = name(x[i], ..) with the flags of generated code."""
-    f = vector_math.PRIMITIVES[name]
-    options = {"fastmath": FAST, "error_model": "numpy"}
-    if arity == 1:
-
-        @njit(**options)
-        def one(x, out):
-            for i in range(x.size):
-                out[i] = f(x[i])
-
-        return one
-
-    @njit(**options)
-    def two(x, y, out):
-        for i in range(x.size):
-            out[i] = f(x[i], y[i])
-
-    return two
-
-
-def apply(name: str, *arrays: np.ndarray, dtype: object = None) -> np.ndarray:
-    out = np.empty(arrays[0].shape, dtype or arrays[0].dtype)
-    compiled(name, len(arrays))(*arrays, out)
-    return out
 
 
 def bits_below(dtype: type) -> np.ndarray:
@@ -86,45 +55,6 @@ def test_every_scalar_function_has_a_primitive_or_an_operator() -> None:
     merging = {"greatest", "least"}
     known = set(vector_math.PRIMITIVES) | set(DRAWS)
     assert set(FUNCTIONS) | merging == known | OPERATORS
-
-
-EXACT = {
-    "exp": (mpmath.exp, (-87, 88.7), (-708, 709.7), 2),
-    "log": (mpmath.log, None, None, 2),
-    "log1p": (mpmath.log1p, (-0.99, 40), (-0.99, 40), 4),
-    "expm1": (mpmath.expm1, (-20, 88.7), (-40, 709), 4),
-    "tanh": (mpmath.tanh, (-10, 10), (-22, 22), 4),
-    "sigmoid": (lambda x: 1 / (1 + mpmath.exp(-x)), (-87, 87), (-700, 700), 4),
-    "softplus": (lambda x: mpmath.log1p(mpmath.exp(x)), (-80, 87), (-700, 700), 4),
-    "erf": (mpmath.erf, (-5, 5), (-7, 7), 4),
-}
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", EXACT)
-def test_error_in_units_of_the_last_place(name: str, dtype: type) -> None:
-    exact, narrow, wide, bound = EXACT[name]
-    span = narrow if dtype is np.float32 else wide
-    rng = np.random.default_rng(11)
-    if span is None:  # positive numbers of every size, subnormal ones too, and many near 1
-        ends = (-145, 127) if dtype is np.float32 else (-1070, 1020)
-        exponent = rng.uniform(*ends, 600)
-        x = np.concatenate(
-            [
-                np.ldexp(1.0, exponent.astype(int)) * rng.uniform(1, 2, 600),
-                rng.uniform(0.4, 2.1, 600),
-            ]
-        )
-    else:
-        small = rng.choice([-1, 1], 300) * 10.0 ** rng.uniform(-30, -0.1, 300)
-        x = np.concatenate([rng.uniform(*span, 600), rng.uniform(-0.95, 2, 600), small])
-    x = x.astype(dtype)
-    got = apply(name, x)
-    with mpmath.workprec(200):
-        true = [exact(mpmath.mpf(float(v))) for v in x]
-        wrong = [float(mpmath.mpf(float(g)) - t) for g, t in zip(got, true, strict=True)]
-    step = np.spacing(np.abs(np.array([float(t) for t in true]).astype(dtype)))
-    assert np.max(np.abs(wrong) / step) < bound
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -216,31 +146,12 @@ def test_mixed_types_are_refused() -> None:
         mixed(np.float32(1), np.float64(1))
 
 
-def machine_code(name: str) -> str:
-    kernel = compiled(name)
-    kernel(np.ones(3, np.float32), np.ones(3, np.float32))
-    signature = next(s for s in kernel.signatures if s[0].dtype == types.float32)
-    return kernel.inspect_asm(signature)
-
-
-def has_wide_vectors() -> bool:
-    import llvmlite.binding as llvm
-
-    return bool(llvm.get_host_cpu_features().get("avx2"))
-
-
-@pytest.mark.skipif(not has_wide_vectors(), reason="the CPU has no AVX2")
-@pytest.mark.parametrize(
-    "name", ["exp", "log", "tanh", "sigmoid", "log1p", "expm1", "erf", "softplus"]
-)
-def test_loops_vectorise(name: str) -> None:
-    assert re.search(r"vfn?madd\w*ps\s.*%[yz]mm", machine_code(name))
-
-
 @pytest.mark.skipif(not has_wide_vectors(), reason="the CPU has no AVX2")
 @pytest.mark.parametrize("name", sorted(set(UNARY) - {"isnan", "isfinite"}))
 def test_float32_code_holds_no_float64_arithmetic(name: str) -> None:
-    assert not re.search(r"\bv?(add|sub|mul|div|sqrt|fmadd\w*|cvtss2)[ps]d\b", machine_code(name))
+    # single huge arguments of circular functions go through float64
+    code = re.sub(r"(?s)^symgrad_\w+_(slow|one):.*?\.size", "", machine_code(name), flags=re.M)
+    assert not re.search(r"\bv?(add|sub|mul|div|sqrt|fmadd\w*|cvtss2)[ps]d\b", code)
 
 
 # -- memory ---------------------------------------------------------------------------------------

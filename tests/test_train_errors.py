@@ -174,6 +174,51 @@ def test_divergence_says_the_epoch() -> None:
     assert "data of this batch are finite" in str(e.value)
 
 
+# -- asking and looking -----------------------------------------------------------------------
+def test_all_rows_are_the_most_that_are_computed_at_a_time() -> None:
+    net = Net()
+    trainer = net.trainer()
+    whole = trainer.predict(net.logits, net.data)
+    np.testing.assert_array_equal(trainer.predict(net.logits, net.data, 1000), whole)
+    assert trainer.evaluate(net.data, 1000) == trainer.evaluate(net.data, N)
+    for ask in (trainer.evaluate, lambda *given: trainer.predict(net.logits, *given)):
+        for wrong in (0, -1, 2.5, "8", True):
+            with pytest.raises(DataError, match="batch_size must be an integer"):
+                ask(net.data, wrong)
+
+
+def test_what_only_updates_read_is_no_matter_of_evaluate() -> None:
+    net = Net()
+    trainer = Trainer(mean(net.rows), optim.sgd(input("rate")))
+    with pytest.raises(LeafError, match=r"(?s)fit: .*missing  'rate'"):
+        trainer.fit(net.data, 1, 8)
+    trainer.fit({**net.data, "rate": 0.1}, 1, 8, validation=net.data)
+    assert trainer.evaluate(net.data) == trainer.evaluate({**net.data, "rate": 0.1})
+    with pytest.raises(LeafError, match=r"(?s)evaluate: .*unknown  'rat'"):
+        trainer.evaluate({**net.data, "rat": 0.1})
+
+
+def test_messages_show_what_the_user_gave() -> None:
+    net = Net()
+    trainer = net.trainer(optim.adam())
+    with pytest.raises(ShapeError, match=r"(?s)'y' has 1 axes.*int32 \(23, 1\).*\[\.\.\., 0\]"):
+        trainer.fit({**net.data, "y": net.data["y"][:, None]}, 1, 8)
+    with pytest.raises(ShapeError, match=r"(?s)'x' has 5 elements along axis 1, its data 4.*23, 4"):
+        trainer.fit({**net.data, "x": net.data["x"][:, :4]}, 1, 8)
+    with pytest.raises(LeafError, match=r"(?s)no value for.*'V'.*It has 'W1', 'b1', 'W2', 'b2'\."):
+        trainer.predict(net.x @ parameter("V", (5,)), net.data)
+    with pytest.raises(LeafError, match=r"(?s)'W1'.*Its own is another leaf of that name.*'W1'"):
+        trainer.predict(net.x @ parameter("W1", (5, 7)), net.data)
+    with pytest.raises(LeafError, match="predict: expected expressions, got str"):
+        trainer.predict("logits", net.data)
+
+
+def test_a_trainer_says_what_it_is() -> None:
+    trainer = Net().trainer(optim.sgd(0.5))
+    assert repr(trainer).startswith("<Trainer of W1, b1, W2, b2 with sgd(learning_rate=0.5")
+    assert repr(trainer).endswith("after 0 epochs>")
+
+
 # -- making one -------------------------------------------------------------------------------
 def test_bad_trainers() -> None:
     net = Net()
@@ -209,6 +254,8 @@ def test_bad_trainers() -> None:
         Trainer(mean(net.x * n), sgd, wrt=n)
     with pytest.raises(ShapeError, match=r"(?s)'loss' must be a scalar or have one value per row"):
         Trainer(net.logits, sgd)
+    with pytest.raises(LeafError, match=r"(?s)shape in numbers.*'V'.*make it an input"):
+        Trainer(mean(net.rows) + mean(net.x * parameter("V", (B, 5))), sgd)
     with pytest.raises(DTypeError, match="the loss must be a float"):
         Trainer(mean(net.rows) > 0, sgd)
     with pytest.raises(ShapeError, match="no input has a batch dim"):

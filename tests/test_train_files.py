@@ -122,7 +122,10 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         "text": b"hello, I am no model file at all",
         "pickle": b"\x80\x04\x95" + bytes(40),
         "flipped": good.replace(b'\\"epoch\\"', b'\\"epoxh\\"'),
+        "a weight": good[:-5] + bytes([good[-5] ^ 1]) + good[-4:],
+        "a figure": good.replace(b'\\"seed\\": 0', b'\\"seed\\": 1'),
     }
+    assert len(set(cases.values())) == len(cases) and good not in cases.values()
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"(?s)load: .*{name}"):

@@ -13,6 +13,8 @@ some column fails. The rows stand in verb_rows.py. A new target joins `COLUMNS`.
 
 from __future__ import annotations
 
+import doctest
+import inspect
 from collections.abc import Callable
 from functools import cache
 
@@ -44,9 +46,9 @@ OPERATORS = [
 ]
 #: Names of the face whose result is no expression of leaves: they have tests of their own.
 OTHERS = """
-dim input parameter constant parameters inputs evaluate compile derive cost latex draw gradient_flow
-to_networkx to_sympy Trainer Checkpoint CsvLog EarlyStopping init nn optim random __version__
-SymgradError ShapeError DTypeError LeafError GradError CompileError DataError
+Node dim input parameter constant parameters inputs evaluate compile derive cost latex draw
+gradient_flow to_networkx to_sympy Trainer Checkpoint CsvLog EarlyStopping init nn optim
+random __version__ SymgradError ShapeError DTypeError LeafError GradError CompileError DataError
 """
 #: Rooms of the face that hold verbs; every name in them needs a row.
 ROOMS = (
@@ -68,6 +70,13 @@ def test_every_name_of_the_face_is_a_verb_or_known_to_be_none() -> None:
 def test_every_function_in_the_rooms_of_verbs_has_a_row() -> None:
     held = {name for room in ROOMS for name in sg._ROOMS[f"graph.{room}"]}
     assert held <= set(FACE)
+
+
+@pytest.mark.parametrize("name", FACE)
+def test_every_verb_tells_what_it_does_with_an_example(name: str) -> None:
+    told = inspect.getdoc(getattr(sg, name)) or ""
+    assert doctest.DocTestParser().get_examples(told), f"{name}: write a doctest"
+    assert told.splitlines()[0].endswith((".", ":")), f"{name}: the first line is a sentence"
 
 
 def test_every_kind_of_cell_is_judged() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from codegen.pipeline import compile
 from symgrad.calculus.vjp import grad
 from symgrad.graph import losses as ls, reductions as rd
 from symgrad.graph.dims import dim
@@ -13,6 +14,7 @@ from symgrad.graph.errors import DataError, DTypeError, ShapeError
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.leaves import input
 from symgrad.graph.operators import VERBS, load_verbs
+from tests.ir_interpreter import interpreted
 
 load_verbs()
 B, T = dim("B"), dim("T")
@@ -257,3 +259,25 @@ def test_mse_and_binary_cross_entropy():
     assert (far < 1e-40).all()
     k = input("k", (5,), "int32")
     assert ls.binary_cross_entropy(x, k).dtype == np.float32
+
+
+def test_binary_cross_entropy_at_infinite_logits():
+    inf = np.inf
+    x, t = input("x", (8,)), input("t", (8,))
+    values = {
+        "x": np.array([inf, inf, inf, -inf, -inf, -inf, np.nan, 2], "f4"),
+        "t": np.array([1, 0, 0.25, 0, 1, 0.25, 1, 1], "f4"),
+    }
+    loss = ls.binary_cross_entropy(x, t)
+    slope, by_target = grad(loss.sum(), [x, t])
+    last = np.log1p(np.exp(-2.0))
+    wanted = [
+        [0, inf, inf, 0, inf, inf, np.nan, last],
+        [0, 1, 0.75, 0, -1, -0.25, np.nan, np.expm1(-last)],
+        [0, -inf, -inf, 0, inf, inf, np.nan, -2],
+    ]
+    with interpreted():
+        f = compile([loss, slope, by_target])
+    for found in (f(**values), evaluate([loss, slope, by_target], values)):
+        for got, expected in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(got, np.array(expected, "f4"), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The runtime as text, for a saved program that runs with NumPy, SciPy and Numba alone."""
+"""The runtime as text, for a saved program that runs without symgrad."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-MODULES = ("memory", "checks", "linalg", "lanes", "vector_math", "draws")
+MODULES = (
+    *("memory", "checks", "linalg", "lanes", "coefficients", "rare"),
+    *("exponential", "power", "circular", "vector_math", "draws"),
+)
+DEVICE_MODULES = ("device_math", "device_draws", "device")
 
 
 class Definition(NamedTuple):
     """One top-level statement of a runtime module.
 
     Fields:
-        position: of the module in MODULES and of its line, which order the output.
+        position: of the module among those that are read and of its line, which order the output.
         text:     source of the statement, with the comment lines directly above it.
         needs:    names that occur in it, other than its own.
     """
@@ -25,11 +29,12 @@ class Definition(NamedTuple):
     needs: frozenset[str]
 
 
-def runtime_source(names: Iterable[str]) -> str:
+def runtime_source(names: Iterable[str], modules: tuple[str, ...] = MODULES) -> str:
     """Python source that defines `names` and all that they need, without importing symgrad.
 
     Args:
-        names: what a generated module imports from `codegen.runtime`, such as "ld" or "exp".
+        names:   what a generated module imports from `codegen.runtime`, such as "ld" or "exp".
+        modules: where they are defined, in the order of the text.
 
     Raises KeyError for a name that the runtime does not define.
 
@@ -37,7 +42,7 @@ def runtime_source(names: Iterable[str]) -> str:
     >>> "def ld(" in text, "exp = elementwise(" in text, "gemm" in text, "codegen" in text
     (True, True, False, False)
     """
-    definitions, imports = _read()
+    definitions, imports = _read(modules)
     chosen: dict[str, Definition] = {}
     waiting = sorted(set(names))
     while waiting:
@@ -56,7 +61,7 @@ def runtime_source(names: Iterable[str]) -> str:
     return "\n\n\n".join([header, *(statement.text for statement in statements)]) + "\n"
 
 
-def standalone(source: str) -> str:
+def standalone(source: str, modules: tuple[str, ...] = MODULES) -> str:
     """The generated module `source` with its imports from `codegen.runtime` written out.
 
     The docstring stays at the top, then come the runtime's definitions, then the program.
@@ -78,15 +83,15 @@ def standalone(source: str) -> str:
             docstring = "\n".join(lines[k] for k in span) + "\n\n"
             dropped |= {*span}
     program = "\n".join(line for k, line in enumerate(lines) if k not in dropped)
-    return f"{docstring}{runtime_source(names)}\n\n{program.strip()}\n"
+    return f"{docstring}{runtime_source(names, modules)}\n\n{program.strip()}\n"
 
 
 @functools.cache
-def _read() -> tuple[dict[str, Definition], dict[str, str]]:
-    """The definitions of all runtime modules by name, and the outside imports by bound name."""
+def _read(modules: tuple[str, ...]) -> tuple[dict[str, Definition], dict[str, str]]:
+    """The definitions of runtime modules by name, and the outside imports by bound name."""
     definitions: dict[str, Definition] = {}
     imports: dict[str, str] = {}
-    for number, module in enumerate(MODULES):
+    for number, module in enumerate(modules):
         source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
         lines = source.splitlines()
         for statement in ast.parse(source).body:
@@ -97,6 +102,8 @@ def _read() -> tuple[dict[str, Definition], dict[str, str]]:
             text = _text(statement, lines)
             mentioned = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
             entry = Definition((number, statement.lineno), text, frozenset(mentioned - bound))
+            if twice := bound & definitions.keys():  # a saved program has them all in one module
+                raise ValueError(f"codegen.runtime defines {', '.join(sorted(twice))} twice")
             definitions |= dict.fromkeys(sorted(bound), entry)
     return definitions, imports
 
@@ -124,7 +131,12 @@ def _bound(statement: ast.stmt) -> set[str]:
         targets = statement.targets
     elif isinstance(statement, ast.AnnAssign):
         targets = [statement.target]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    return {
+        name.id
+        for target in targets
+        for name in ast.walk(target)
+        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    }
 
 
 def _text(statement: ast.stmt, lines: list[str]) -> str:

@@ -3,17 +3,21 @@
 `Lane` wraps one LLVM value. Formulas over lanes read as formulas and emit straight-line code with
 no branch and no call, which LLVM's loop vectoriser turns into code for whole vectors.
 
-Every operation carries the flag `contract`. Numba adds a caller's fast-math flags only to
-operations without flags, so a formula whose correctness rests on the order of its operations,
-such as (x + 1.5 * 2^23) - 1.5 * 2^23, is never reassociated, whatever its caller permits.
+Numba adds a caller's fast-math flags only to operations without flags. Every operation here has the
+flag `arcp`, which says nothing about sums and products, so that a formula whose correctness rests
+on its operations as they stand, such as (x + 1.5 * 2^23) - 1.5 * 2^23 or the error of a product, is
+neither reassociated nor contracted, whatever its caller permits. `muladd` and `fused` say where to
+fuse; calls keep no flags at all, since a contractible `llvm.fma` is no longer fused on processors
+without that instruction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llvmlite import ir
+from llvmlite.ir.instructions import FastMathFlags
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
@@ -26,8 +30,38 @@ if TYPE_CHECKING:
     Values = Sequence[ir.Value]
     Typed = tuple[Signature, Callable[..., ir.Value]]
 
-_KEEP_ORDER = ("contract",)
+_KEEP_ORDER = ("arcp",)
+_KEEP_QUOTIENT = ("contract",)
 _FLOATS = {"float": ("f32", 32), "double": ("f64", 64)}
+
+
+class _NoFlags(FastMathFlags):  # type: ignore[misc]  # llvmlite ships no types
+    """The flags of a call to which Numba adds none."""
+
+    def add(self, name: str) -> None:
+        """Leave the call as it is."""
+
+
+class Format(NamedTuple):
+    """A float format.
+
+    Fields:
+        mantissa: stored bits of the significand.
+        bias:     of the exponent.
+        tiny:     the smallest normal number.
+        magic:    1.5 * 2^mantissa: adding it leaves round(x) in the low bits of the sum.
+    """
+
+    mantissa: int
+    bias: int
+    tiny: float
+    magic: float
+
+
+FORMATS = {
+    32: Format(23, 127, 2.0**-126, 1.5 * 2.0**23),
+    64: Format(52, 1023, 2.0**-1022, 1.5 * 2.0**52),
+}
 
 
 class Lane:
@@ -45,6 +79,11 @@ class Lane:
         return str(self.value.type) in _FLOATS
 
     @property
+    def format(self) -> Format:
+        """What the bits of a float mean."""
+        return FORMATS[self.width]
+
+    @property
     def width(self) -> int:
         """Bits of a float: 32 or 64."""
         return _FLOATS[str(self.value.type)][1]
@@ -58,7 +97,8 @@ class Lane:
     def _pair(self, floats: str, integers: str, left: Lane, right: Lane) -> Lane:
         build = self.builder
         if self.is_float:
-            value = getattr(build, floats)(left.value, right.value, flags=_KEEP_ORDER)
+            flags = _KEEP_QUOTIENT if floats in ("fdiv", "frem") else _KEEP_ORDER
+            value = getattr(build, floats)(left.value, right.value, flags=flags)
         else:
             value = getattr(build, integers)(left.value, right.value)
         return Lane(build, value)
@@ -104,7 +144,7 @@ class Lane:
     def __xor__(self, other: Lane | float) -> Lane:
         return Lane(self.builder, self.builder.xor(self.value, self.of(other).value))
 
-    def __lshift__(self, count: int) -> Lane:
+    def __lshift__(self, count: Lane | int) -> Lane:
         return Lane(self.builder, self.builder.shl(self.value, self.of(count).value))
 
     def __rshift__(self, count: int) -> Lane:
@@ -148,16 +188,53 @@ class Lane:
         """The float of `like`'s type with this bit pattern."""
         return Lane(self.builder, self.builder.bitcast(self.value, like.value.type))
 
+    def as_double(self) -> Lane:
+        """A float32 as a float64; a float64 itself."""
+        if self.width == 64:
+            return self
+        return Lane(self.builder, self.builder.fpext(self.value, ir.DoubleType()))
+
+    def rounded_to(self, like: Lane) -> Lane:
+        """A float64 as the nearest float of `like`'s type."""
+        if like.width == 64:
+            return self
+        return Lane(self.builder, self.builder.fptrunc(self.value, like.value.type))
+
+    def resized(self, bits: int) -> Lane:
+        """A nonnegative integer in so many bits; higher ones are cut."""
+        kind, build = ir.IntType(bits), self.builder
+        wider = bits > self.value.type.width
+        return Lane(build, (build.zext if wider else build.trunc)(self.value, kind))
+
+    def as_number(self, like: Lane) -> Lane:
+        """A nonnegative integer as the nearest float of `like`'s type."""
+        return Lane(self.builder, self.builder.uitofp(self.value, like.value.type))
+
+    def leading_zeros(self) -> Lane:
+        """How many zeros stand before the first one of an integer's bits."""
+        return Lane(self.builder, self.builder.ctlz(self.value, ir.IntType(1)(0)))
+
     def call(self, name: str, *others: Lane | float) -> Lane:
         """LLVM's intrinsic `name` of this lane's type, such as `llvm.sqrt`."""
         lanes = [self, *(self.of(other) for other in others)]
         kind = self.value.type
-        symbol = f"{name}.{_FLOATS[str(kind)][0]}"
+        symbol = f"{name}.{_FLOATS[str(kind)][0] if self.is_float else kind}"
         module = self.builder.module
         function = module.globals.get(symbol)
         if function is None:
             function = ir.Function(module, ir.FunctionType(kind, [kind] * len(lanes)), symbol)
-        return Lane(self.builder, self.builder.call(function, [lane.value for lane in lanes]))
+        result = self.builder.call(function, [lane.value for lane in lanes])
+        result.fastmath = _NoFlags()
+        return Lane(self.builder, result)
+
+
+def wide_vectors(x: Lane) -> None:
+    """Let the function in which x stands use vectors of 512 bits where the processor has them.
+
+    LLVM's choice for most such processors is 256 bits. Long formulas are worth more: their chains
+    of operations that wait for one another, not the arithmetic units, set the pace.
+    """
+    set.add(x.builder.function.attributes, '"prefer-vector-width"="512"')
 
 
 def muladd(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
@@ -165,21 +242,26 @@ def muladd(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
     return a.call("llvm.fmuladd", b, c)
 
 
+def fused(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
+    """The value a * b + c, rounded once on every processor."""
+    return a.call("llvm.fma", b, c)
+
+
 def polynomial(x: Lane, coefficients: Sequence[float]) -> Lane:
     """The polynomial in x with `coefficients` from the highest power down.
 
-    Even and odd powers are summed apart, p(x) = e(x^2) + x o(x^2), by Horner's rule each: half
-    as many operations wait for one another.
+    Horner's rule in x^2 over pairs, p(x) = (c0 + c1 x) + x^2 ((c2 + c3 x) + x^2 (..)): no operation
+    more than in x, and half as many that wait for one another.
     """
+    low_first = coefficients[::-1]
+    pairs = [
+        muladd(x, pair[1], x.of(pair[0])) if len(pair) == 2 else x.of(pair[0])
+        for pair in (low_first[k : k + 2] for k in range(0, len(low_first), 2))
+    ]
     square = x * x
-    even, odd = (_horner(square, coefficients[k::-2][::-1]) for k in (-1, -2))
-    return muladd(odd, x, even)
-
-
-def _horner(x: Lane, coefficients: Sequence[float]) -> Lane:
-    result = x.of(coefficients[0])
-    for coefficient in coefficients[1:]:
-        result = muladd(result, x, coefficient)
+    result = pairs.pop()
+    while pairs:
+        result = muladd(result, square, pairs.pop())
     return result
 
 
@@ -305,10 +387,12 @@ def _converted(
     return builder.call(function, [x])
 
 
-def library(name: str, function: Callable, arity: int = 1) -> Callable[..., object]:
-    """The intrinsic `name` that calls Numba's own scalar code of `function`, such as `math.sin`.
+def library(
+    name: str, function: Callable, arity: int = 1, floats: Formula | None = None
+) -> Callable[..., object]:
+    """The intrinsic `name` that calls Numba's own scalar code of `function`, as of `operator.pow`.
 
-    A float32 argument calls the float32 routine of the C library. Nothing of it vectorises.
+    Nothing of that vectorises. Floats go by the formula `floats` instead, where there is one.
     """
 
     def signature_and_code(*kinds: types.Type) -> Typed:
@@ -317,6 +401,8 @@ def library(name: str, function: Callable, arity: int = 1) -> Callable[..., obje
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
+            if floats is not None and isinstance(kind, types.Float):
+                return floats(*(Lane(builder, argument) for argument in arguments)).value
             return context.get_function(function, signature)(builder, arguments)
 
         return kind(*[kind] * arity), emit

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
@@ -130,6 +131,24 @@ def shift(typing_context: Context, pointer: types.Type, count: types.Type) -> Ty
         return builder.gep(arguments[0], [arguments[1]])
 
     return _pointer(pointer, "shift")(pointer, types.int64), emit
+
+
+@intrinsic
+def copy_block(
+    typing_context: Context, source: types.Type, target: types.Type, count: types.Type
+) -> Typed:
+    """`target[:count] = source[:count]`, which do not overlap."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        source, target, count = arguments
+        size = context.get_abi_sizeof(target.type.pointee)
+        cgutils.raw_memcpy(builder, target, source, count, size)
+        return context.get_dummy_value()
+
+    pointers = (_pointer(source, "copy_block"), _pointer(target, "copy_block"))
+    return types.void(*pointers, types.int64), emit
 
 
 @intrinsic(prefer_literal=True)

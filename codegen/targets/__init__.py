@@ -22,9 +22,13 @@ class Target(Protocol):
     """
 
     ROW_MEMORY: bool
+    EXECUTE: str
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
         """The source of a plan."""
+
+    def stand_alone(self, source: str) -> str:
+        """Source that holds the runtime too, for a saved file."""
 
     def load_program(self, source: str, key: str) -> Loaded:
         """Compile source, or fetch it from the cache."""

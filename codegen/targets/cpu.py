@@ -7,7 +7,8 @@ a user's program gets into the source, so that programs which differ in names al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
-from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
     BodyPrinter,
@@ -28,6 +29,7 @@ from codegen.printing import (
 )
 from codegen.runtime import checks, draws, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
+from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
@@ -36,6 +38,8 @@ from symgrad.graph.nodes import Input
 
 # So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
 TABLE_FROM = 64
+# Kernels of that table that one function chooses from.
+GROUP = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 SCOPES = 32
@@ -46,6 +50,42 @@ ROW_MEMORY = True
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     """The source of a plan: constants, kernels, and `program(table, dims)`."""
     return _Printer(plan, dims, key).text()
+
+
+IMPORT = "from numba import cfunc, njit\n"
+#: As `loading` sets it: the file is to give the same bits, as fast.
+SETTING = IMPORT + """
+import numba
+
+SLP_VECTORIZE = numba.config.SLP_VECTORIZE
+numba.config.SLP_VECTORIZE = 1  # until the program is compiled
+"""
+# What a saved file ends with: how `program` is called.
+EXECUTE = f'''
+import ctypes
+
+numba.config.SLP_VECTORIZE = SLP_VECTORIZE
+
+
+def execute(leaves, results, n):
+    """Run the program on this machine's processor; its report of a bad index."""
+    workspace = np.empty(sum(slot_sizes(n)) + {ALIGNMENT}, np.uint8)
+    place = -(-workspace.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
+    report = np.zeros(4, np.int64)
+    table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
+    for size in slot_sizes(n):
+        table.append(place)
+        place += size
+    table = np.array(table, np.int64)
+    dims = np.array([*n, 0], np.int64)
+    program.ctypes(table.ctypes.data, dims.ctypes.data)
+    return report
+'''
+
+
+def stand_alone(source: str) -> str:
+    """Source that holds the runtime too, for a saved file."""
+    return standalone(source).replace("cache=True, ", "").replace(IMPORT, SETTING, 1)
 
 
 def load_program(source: str, key: str) -> Loaded:
@@ -63,6 +103,21 @@ def hold(leaves: Sequence[Input], values: Sequence[Array]) -> State:
     return State(leaves, values)
 
 
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where calls are printed: in the program, or in the loop of a recurrence.
+
+    Fields:
+        depth: of the lines.
+        name:  of an entry of the table, read as a dtype.
+        place: of an entry in the program's own table; None for what moves along a sequence.
+    """
+
+    depth: int
+    name: Place
+    place: Callable[[int], int | None]
+
+
 class _Printer:
     def __init__(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> None:
         self.plan = plan
@@ -74,6 +129,7 @@ class _Printer:
         self.lines: list[str] = []
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
+        self.counts: dict[str, str] = {}
         self.checks = False
         self.rows: list[tuple[list[int], str]] = []
         self.codes: dict[Extent, int] = {}
@@ -82,10 +138,11 @@ class _Printer:
     def text(self) -> str:
         calls = self.plan.calls
         last = max((k for k, call in enumerate(calls) if may_report(call)), default=-1)
-        self.block(calls[: last + 1], memory_name, 1)
+        here = _Where(1, self.entry, lambda entry: entry)
+        self.block(calls[: last + 1], here)
         if last >= 0:  # no leaf is written before this place
             self.lines += ["    if reported(status):", "        return reported(status)"]
-        self.block(calls[last + 1 :], memory_name, 1)
+        self.block(calls[last + 1 :], here)
         body = [*self.pointers(), *self.lines]
         table = self.table_lines()
         body.append("    return 0")
@@ -119,34 +176,53 @@ class _Printer:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
             yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
+        for text, name in self.counts.items():
+            self.uses.add("i64")
+            yield f"    {name} = i64({text})"
 
-    def block(self, calls: Sequence[Invoked | InvokedLoop], place: Place, depth: int) -> None:
-        """The calls of a program, or of a recurrence's body, with pointers from `place`."""
-        pad = "    " * depth
-        for loops, group in groupby(calls, lambda call: isinstance(call, InvokedLoop)):
+    def entry(self, entry: int, dtype: DType) -> str:
+        """The name of an entry of the table, which the program then reads."""
+        self.entries[entry, dtype] = None
+        return memory_name(entry, dtype)
+
+    def count(self, text: str) -> str:
+        """A number for a kernel: named, since Numba compiles a function for each literal."""
+        return self.counts.setdefault(text, f"m{text}") if text.isdigit() else text
+
+    def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
+        """The calls of a program, or of a recurrence's body."""
+
+        def kind(call: Invoked | InvokedLoop) -> str:
+            if isinstance(call, InvokedLoop):
+                return "loop"
+            moving = any(where.place(entry) is None for entry in call.entries)
+            return "moving" if moving else "fixed"
+
+        pad = "    " * where.depth
+        for found, group in groupby(calls, kind):
             run = list(group)
-            if loops:
-                for call in run:
-                    self.loop(call, place, depth)  # type: ignore[arg-type]
-            elif depth == 1 and len(run) >= TABLE_FROM:
-                self.tabulated(run)  # type: ignore[arg-type]
-            else:
-                for call in run:
-                    self.lines.append(f"{pad}# {call.kernel.formula}")  # type: ignore[union-attr]
-                    self.lines.append(pad + self.call(call, place))  # type: ignore[arg-type]
+            if found == "fixed" and len(run) >= TABLE_FROM:
+                self.tabulated(run, where)  # type: ignore[arg-type]
+                continue
+            for call in run:
+                if isinstance(call, InvokedLoop):
+                    self.loop(call, where)
+                else:
+                    self.lines.append(f"{pad}# {call.kernel.formula}")
+                    self.lines.append(pad + self.call(call, where.name))
 
-    def tabulated(self, calls: Sequence[Invoked]) -> None:
+    def tabulated(self, calls: Sequence[Invoked], where: _Where) -> None:
         """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
         first = len(self.rows)
         for call in calls:
             name, function = self.define(call.kernel)
-            extents = [*function.extents, *function.dims]
-            row = [int(name.rsplit("_", 1)[1]), *call.entries, *map(self.code_of, extents)]
+            extents = [*function.extents, *function.dims, *function.checks]
+            places = [where.place(entry) or 0 for entry in call.entries]
+            row = [_number(name), *places, *map(self.code_of, extents)]
             self.rows.append((row, call.kernel.formula))
             self.tabled.setdefault(name, (call.kernel, function))
-        self.lines.append(
-            f"    run_calls(table, dims, {first}, {len(self.rows)})"
-        )
+        pad = "    " * where.depth
+        self.lines.append(f"{pad}run_calls(table, dims, {first}, {len(self.rows)})")
 
     def code_of(self, extent: Extent) -> int:
         """An extent in a row: itself, or -1, -2, .. for one that is known when the program runs."""
@@ -172,55 +248,75 @@ class _Printer:
             self.uses.add("extent")
             lines += [f"    if code == {-1 - k}:", f"        return {extent_text(extent, names)}"]
         lines += ["    return code", "", ""]
-        lines += ["@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
-        lines.append("def run_calls(table, dims, first, last):")
-        if self.checks:
-            self.uses.add("address")
-            lines.append("    status = address(table, 0)")
-        lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
-        for name, (kernel, function) in self.tabled.items():
-            shorts = [SHORT[b.dtype] for b in kernel.buffers]
-            self.uses.update(f"pointer_{short}" for short in shorts)
-            arguments = [
-                f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)
-            ]
-            extents = len(function.extents) + len(function.dims)
-            arguments += [
-                f"size_of(CALLS[r, {k}], dims)"
-                for k in range(1 + len(shorts), 1 + len(shorts) + extents)
-            ]
-            arguments += ["status"] if function.status else []
-            lines.append(f"        if kernel == {name.rsplit('_', 1)[1]}:")
-            lines.append(f"            {name}({', '.join(arguments)})")
-        return lines
+        return [*lines, *self.dispatch()]
 
-    def loop(self, call: InvokedLoop, place: Place, depth: int) -> None:
+    def dispatch(self) -> list[str]:
+        """`run_calls`, which runs rows of the table, by groups of kernels.
+
+        Numba walks the blocks of a function recursively, so no function asks for all kernels.
+        """
+        head = "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"
+        lines: list[str] = []
+        tests: list[str] = []
+        tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
+        for first in range(0, len(tabled), GROUP):
+            group = tabled[first : first + GROUP]
+            name = f"run_{first // GROUP}"
+            lines += [head, f"def {name}(kernel, r, table, dims, status):"]
+            for kernel, (made, function) in group:
+                lines.append(f"    if kernel == {_number(kernel)}:")
+                lines.append(f"        {kernel}({', '.join(self.row_arguments(made, function))})")
+            lines += ["", ""]
+            below = f"if kernel <= {_number(group[-1][0])}"
+            tests.append(f"        {'el' if tests else ''}{below}:")
+            tests.append(f"            {name}(kernel, r, table, dims, status)")
+        lines += [head, "def run_calls(table, dims, first, last):"]
+        lines.append(f"    status = {'address(table, 0)' if self.checks else 'table'}")
+        lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
+        self.uses |= {"address"} if self.checks else set()
+        return lines + tests
+
+    def row_arguments(self, kernel: Kernel, function: Function) -> list[str]:
+        """What a kernel of the table is called with."""
+        shorts = [SHORT[b.dtype] for b in kernel.buffers]
+        self.uses.update(f"pointer_{short}" for short in shorts)
+        arguments = [f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)]
+        extents = len(function.extents) + len(function.dims) + len(function.checks)
+        arguments += [
+            f"size_of(CALLS[r, {k}], dims)"
+            for k in range(1 + len(shorts), 1 + len(shorts) + extents)
+        ]
+        return arguments + (["status"] if function.status else [])
+
+    def loop(self, call: InvokedLoop, where: _Where) -> None:
         """A recurrence: its pointers move along the sequences."""
-        loop, pad = call.loop, "    " * depth
-        t, steps = f"t{depth - 1}", extent_text(loop.length, self.dim_names)
-        counter = f"s{depth - 1}" if loop.reverse else t
+        loop, pad = call.loop, "    " * where.depth
+        t, steps = f"t{where.depth - 1}", extent_text(loop.length, self.dim_names)
+        counter = f"s{where.depth - 1}" if loop.reverse else t
         head = [f"{pad}for {counter} in range({steps}):"]
         if loop.reverse:
             head.append(f"{pad}    {t} = {steps} - 1 - {counter}")
         moved: dict[tuple[int, DType], str] = {}
 
-        def inner(entry: int, dtype: DType) -> str:
-            where = loop.places[entry]
-            base = place(call.entries[where.operand], dtype)
-            if depth == 1:
-                self.entries[call.entries[where.operand], dtype] = None
-            if type(where.step) is int and where.step == 0:
+        def place(entry: int) -> int | None:
+            inner = loop.places[entry]
+            still = type(inner.step) is int and inner.step == 0
+            return where.place(call.entries[inner.operand]) if still else None
+
+        def name(entry: int, dtype: DType) -> str:
+            inner = loop.places[entry]
+            base = where.name(call.entries[inner.operand], dtype)
+            if type(inner.step) is int and inner.step == 0:
                 return base
             if (entry, dtype) not in moved:
                 self.uses.add("shift")
-                name = f"{base}_{len(moved)}{t}"
-                moved[entry, dtype] = name
-                step = extent_text(where.step, self.dim_names)
-                head.append(f"{pad}    {name} = shift({base}, {t} * ({step}))")
+                moved[entry, dtype] = f"{base}_{len(moved)}{t}"
+                step = extent_text(inner.step, self.dim_names)
+                head.append(f"{pad}    {moved[entry, dtype]} = shift({base}, {t} * ({step}))")
             return moved[entry, dtype]
 
         outer, self.lines = self.lines, []
-        self.block(loop.calls, inner, depth + 1)
+        self.block(loop.calls, _Where(where.depth + 1, name, place))
         outer += [*head, *(self.lines or [f"{pad}    pass"])]
         self.lines = outer
 
@@ -235,24 +331,31 @@ class _Printer:
             self.functions.append(_definition(self.names[key], kernel, function))
         return self.names[key], function
 
-    def call(self, call: Invoked, place: Place) -> str:
+    def call(self, call: Invoked, memory: Place) -> str:
         """A kernel's call."""
+        pointers = [
+            memory(entry, buffer.dtype)
+            for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
+        ]
+        if (count := call.kernel.copied) is not None:
+            self.uses.add("copy_block")
+            return f"copy_block({', '.join(pointers)}, {extent_text(count, self.dim_names)})"
         name, function = self.define(call.kernel)
-        pointers = []
-        for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True):
-            pointers.append(place(entry, buffer.dtype))
-            if place is memory_name:
-                self.entries[entry, buffer.dtype] = None
-        extents = [extent_text(e, self.dim_names) for e in function.extents]
-        numbers = [self.dim_names[d] for d in function.dims]
+        numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
+        numbers = [self.count(text) for text in (*numbers, *map(str, function.checks))]
         report = ["status"] if function.status else []
-        return f"{name}({', '.join([*pointers, *extents, *numbers, *report])})"
+        return f"{name}({', '.join([*pointers, *numbers, *report])})"
+
+
+def _number(name: str) -> int:
+    """The number in a kernel's name."""
+    return int(name.rsplit("_", 1)[1])
 
 
 def _definition(name: str, kernel: Kernel, function: Function) -> str:
     report = ["status"] if function.status else []
     arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
-    arguments += [*function.dims.values(), *report]
+    arguments += [*function.dims.values(), *function.checks.values(), *report]
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
@@ -311,7 +414,9 @@ class _KernelPrinter(BodyPrinter):
                 self.function.status = True
                 check = "checked_index" if s.wrap else "checked_label"
                 self.function.uses.add(check)
-                given = f"i64({s.index}), {self.extent(s.extent)}, status, {s.node}"
+                checks = self.function.checks
+                number = checks.setdefault(s.node, f"c{len(checks)}")
+                given = f"i64({s.index}), {self.extent(s.extent)}, status, {number}"
                 self.put(f"{s.name} = {check}({given}, {self.affine(s.position)})", depth)
             else:
                 self.put(self.product(s), depth)

@@ -20,7 +20,7 @@ from codegen.compiled import Invocation, State
 from codegen.launches import Accumulate, Cooperate, Launch, Loop, Product, Spread, walk
 from codegen.loading import Loaded, run_module
 from codegen.loop_ir import CheckIndex, For, Kernel, Let, Load, Store, Update
-from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
 from codegen.printing import (
     LOGIC,
     OPERATORS,
@@ -31,6 +31,7 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
+from codegen.runtime.export import DEVICE_MODULES, standalone
 from codegen.spreading import spread
 from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.dtypes import INT32, INT64, SHORT, DType, is_float
@@ -65,6 +66,42 @@ INSTALL = (
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     """The source of a plan: kernels, `MEMORY`, and `program(memory, dims, report)`."""
     return _Printer(plan, dims).text()
+
+
+# What a saved file ends with: how `program` is called.
+EXECUTE = f'''
+def upload(array):
+    """A flat copy on the device, of one element at least."""
+    return cuda.to_device(array.reshape(-1) if array.size else np.zeros(1, array.dtype))
+
+
+def download(device, array):
+    """Fill an array from the device."""
+    if array.size:
+        array.reshape(-1)[...] = device.copy_to_host()
+
+
+def execute(leaves, results, n):
+    """Run the program on a device; its report of a bad index. Leaves in UPDATED come back."""
+    report = upload(np.zeros(4, np.int64))
+    table = [report, *map(upload, leaves), *map(upload, CONSTANTS)]
+    first = len(table)
+    table += [cuda.device_array(max(r.size, 1), r.dtype) for r in results]
+    table += [cuda.device_array(max(size, {ALIGNMENT}), np.uint8) for size in slot_sizes(n)]
+    memory = [table[k] if table[k].dtype == name else table[k].view(name) for k, name in MEMORY]
+    program(memory, [*n, 0], report)
+    for k, (name, array) in enumerate(zip(NAMES, leaves), 1):
+        if name in UPDATED:
+            download(table[k], array)
+    for k, array in enumerate(results, first):
+        download(table[k], array)
+    return report.copy_to_host()
+'''
+
+
+def stand_alone(source: str) -> str:
+    """Source that holds the runtime too, for a saved file."""
+    return standalone(source, DEVICE_MODULES)
 
 
 def load_program(source: str, key: str) -> Loaded:

@@ -32,6 +32,7 @@ from symgrad.calculus.vjp import (
     as_targets,
     as_vectors,
     check_float,
+    check_leaves,
     check_vectors,
     fresh_labels,
     merge_mask,
@@ -93,6 +94,7 @@ def jvp(
     """
     outs = (outputs,) if isinstance(outputs, Node) else tuple(outputs)
     targets = as_targets("jvp", wrt)
+    check_leaves("jvp", [*((outputs,) if isinstance(outputs, Node) else outputs), *targets])
     single = isinstance(wrt, Node) and not isinstance(tangents, (tuple, list))
     given = (tangents,) if single else tuple(tangents)  # type: ignore[arg-type]
     if len(given) != len(targets):

@@ -94,7 +94,7 @@ def hessian(loss: Node, wrt: Node | Sequence[Node]) -> Any:
     """
     if isinstance(wrt, Node):
         return jacobian(simplify(grad(loss, wrt)), wrt)
-    targets = tuple(wrt)
+    targets = as_targets("hessian", wrt)
     return jacobian(simplify(grad(loss, targets)), targets)
 
 

@@ -12,7 +12,7 @@ Linnainmaa 1976; Griewank and Walther, Evaluating Derivatives, 2008, chapter 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import overload
 
 from symgrad.calculus import bodies
@@ -41,6 +41,7 @@ from symgrad.graph.dtypes import is_float
 from symgrad.graph.errors import GradError, ShapeError
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import P
+from symgrad.graph.graph import check_names
 from symgrad.graph.leaves import ArrayLike, as_node, cast
 from symgrad.graph.nodes import (
     Einsum,
@@ -98,7 +99,14 @@ def value_and_grad(loss: Node, wrt: Sequence[Node]) -> tuple[Node, tuple[Node, .
 def value_and_grad(
     loss: Node, wrt: Node | Sequence[Node]
 ) -> tuple[Node, Node | tuple[Node, ...]]:
-    """The loss and its gradient; see `grad`."""
+    """The loss and its gradient, `(loss, grad(loss, wrt))`; see `grad`, also for what it raises.
+
+    >>> import symgrad as sg
+    >>> x = sg.input("x", (2,))
+    >>> loss, slope = sg.value_and_grad(sg.sum(x * x), x)
+    >>> sg.evaluate([loss, slope], {x: [1.0, 2.0]})
+    [array(5., dtype=float32), array([2., 4.], dtype=float32)]
+    """
     loss = as_node(loss)
     if loss.shape:
         raise ShapeError(
@@ -107,6 +115,7 @@ def value_and_grad(
         )
     check_float("grad", "the loss", loss)
     targets = as_targets("grad", wrt)
+    check_leaves("grad", [loss, *targets])
     found = pull_back([(loss, literal(1.0, loss.dtype))], targets, 0)
     return loss, found[0] if isinstance(wrt, Node) else found
 
@@ -144,6 +153,7 @@ def vjp(
     seeds = as_vectors(given, outs)
     batch = check_vectors("vjp", "cotangent", outs, seeds)
     targets = as_targets("vjp", wrt)
+    check_leaves("vjp", [*outs, *targets])
     pairs = [(o, converted(ct, o.dtype)) for o, ct in zip(outs, seeds, strict=True)]
     return pull_back(pairs, targets, batch)
 
@@ -152,17 +162,29 @@ def vjp(
 def as_targets(asked: str, wrt: Node | Sequence[Node]) -> tuple[Node, ...]:
     """The nodes to differentiate by.
 
-    Raises: GradError when one is no expression or no float.
+    Raises: GradError when one is no expression or no float, and for what has no order or no length.
     """
+    if isinstance(wrt, (Set, Mapping, str)) or not isinstance(wrt, (Node, Iterable)):
+        order = " A set has no order." if isinstance(wrt, Set) else ""
+        raise GradError(
+            f"{asked}: wrt must be an expression, or a list or tuple of them, "
+            f"got {type(wrt).__name__}.{order} Pass the leaves, not their names or values."
+        )
     targets = (wrt,) if isinstance(wrt, Node) else tuple(wrt)
     for target in targets:
         if not isinstance(target, Node):
             raise GradError(
-                f"{asked}: wrt must be an expression or a sequence of them, "
-                f"got {type(target).__name__}. Pass the leaves, not their names or values."
+                f"{asked}: wrt must be an expression, or a list or tuple of them, got "
+                f"{type(target).__name__} among them. Pass the leaves, not their names or values."
             )
         check_float(asked, "wrt", target)
     return targets
+
+
+def check_leaves(asked: str, nodes: Sequence[Node]) -> None:
+    """Raises: LeafError when two leaves that nodes depend on have one name."""
+    own = (n for n in toposort(nodes) if isinstance(n, Input) and n.kind in ("input", "parameter"))
+    check_names(own, f"{asked}: ")
 
 
 def as_vectors(values: Sequence[ArrayLike], nodes: Sequence[Node]) -> list[Node]:

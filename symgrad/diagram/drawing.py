@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from symgrad.calculus.vjp import as_targets, check_leaves
 from symgrad.diagram import palette
 from symgrad.diagram.cells import Cells, in_cells
 from symgrad.diagram.dot_text import printable, shorten
@@ -81,9 +82,10 @@ def draw(
             'layer) or "unrolled" (recurrences step by step).'
         )
     outputs, names = _outputs(expr)
+    check_leaves("draw", outputs)
     gradients: dict[Node, list[str]] = {}
     if wrt is not None:
-        leaves = [wrt] if isinstance(wrt, Node) else list(wrt)
+        leaves = as_targets("draw", wrt)
         if len(outputs) != 1:
             raise GradError(
                 f"draw: wrt needs one scalar expression, got {len(outputs)} expressions. "

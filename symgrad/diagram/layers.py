@@ -63,7 +63,8 @@ def structure_of(
         primal = set(toposort([*outputs, *(tail for tail, head in ends if head in primal)]))
     half: dict[Node, Half] = {}
     for node in order:
-        apart = node not in primal or (not gradients and _is_backward(node))
+        after = any(half[a] == "backward" for a in node.args)  # an update reads a gradient
+        apart = node not in primal or (not gradients and (after or _is_backward(node)))
         half[node] = "backward" if apart else "forward"
     forward = [n for n in order if half[n] == "forward"]
     backward = [n for n in order if half[n] == "backward"]

@@ -80,7 +80,10 @@ def add(a: ArrayLike, b: ArrayLike) -> Node:
 
 @verb
 def subtract(a: ArrayLike, b: ArrayLike) -> Node:
-    """`a - b`."""
+    """`a - b`, elementwise.
+
+    Raises: DTypeError for bool, ShapeError where shapes do not broadcast.
+    """
     return _binary("subtract", _SUBTRACT, *_meet("subtract", a, b))
 
 
@@ -168,7 +171,14 @@ def positive(x: ArrayLike) -> Node:
 
 @verb
 def square(x: ArrayLike) -> Node:
-    """`x ** 2`."""
+    """`x ** 2`, in the dtype of `x`.
+
+    Derivative: `2 x`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.square([3, -2]))
+    array([9, 4], dtype=int32)
+    """
     node = as_node(x)
     refuse_bool("square", node)
     return Map((node,), _SQUARE, node.shape, node.dtype)
@@ -176,7 +186,14 @@ def square(x: ArrayLike) -> Node:
 
 @verb
 def reciprocal(x: ArrayLike) -> Node:
-    """`1 / x`; of integers in float32."""
+    """`1 / x`; of integers in float32.
+
+    Derivative: `-1 / x^2`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.reciprocal([2, 0]))
+    array([0.5, inf], dtype=float32)
+    """
     node = as_node(x)
     refuse_bool("reciprocal", node)
     node = cast(node, FLOAT32) if is_int(node.dtype) else node
@@ -267,7 +284,11 @@ def _extremum(asked: str, logic: str, a: ArrayLike, b: ArrayLike) -> Node:
 def maximum(a: ArrayLike, b: ArrayLike) -> Node:
     """The larger of two, NaN where one is NaN; of 0.0 and -0.0 the second, as NumPy.
 
-    Derivative: equal operands share it.
+    Derivative: equal operands share it. Raises: ShapeError where shapes do not broadcast.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.maximum([1.0, float("nan")], 2.0))
+    array([ 2., nan], dtype=float32)
     """
     return _extremum("maximum", "logical_or", a, b)
 
@@ -276,7 +297,11 @@ def maximum(a: ArrayLike, b: ArrayLike) -> Node:
 def minimum(a: ArrayLike, b: ArrayLike) -> Node:
     """The smaller of two, NaN where one is NaN; of 0.0 and -0.0 the second, as NumPy.
 
-    Derivative: equal operands share it.
+    Derivative: equal operands share it. Raises: ShapeError where shapes do not broadcast.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.minimum([1.0, float("nan")], 2.0))
+    array([ 1., nan], dtype=float32)
     """
     return _extremum("minimum", "logical_and", a, b)
 
@@ -305,7 +330,15 @@ def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Node:
 
 @verb
 def clip(x: ArrayLike, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Node:
-    """`min(max(x, low), high)`; a bound of None is no bound."""
+    """`min(max(x, low), high)`; a bound of None is no bound, NaN stays NaN.
+
+    Derivative: 1 between the bounds, 0 outside, 1/2 on one, as for `maximum`.
+    Raises: DTypeError for bool, ShapeError where shapes do not broadcast.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.clip([-1.0, 0.5, 2.0], 0, 1))
+    array([0. , 0.5, 1. ], dtype=float32)
+    """
     if low is None or high is None:
         if high is not None:
             return minimum(x, high)
@@ -319,7 +352,15 @@ def clip(x: ArrayLike, low: ArrayLike | None = None, high: ArrayLike | None = No
 
 @verb
 def astype(x: ArrayLike, dtype: DTypeLike) -> Node:
-    """`x` in another dtype. Floats are cut towards zero; `bool` is `x != 0`."""
+    """`x` in another dtype. Floats are cut towards zero; `bool` is `x != 0`.
+
+    What integer NaN, infinities and floats out of range become is open, as in NumPy.
+    Derivative: between floats itself, else 0. Raises: DTypeError for a dtype that there is not.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.astype([1.9, -1.9], "int32"))
+    array([ 1, -1], dtype=int32)
+    """
     return cast(as_node(x), as_dtype(dtype))
 
 

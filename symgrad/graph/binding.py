@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import sympy
@@ -21,7 +21,6 @@ from symgrad.graph.graph import Graph, Guard
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Input, Node, Reduce, Reindex, describe
 from symgrad.graph.streams import numbers, supplied
-from symgrad.graph.traversal import toposort
 
 Array = np.ndarray[Any, Any]
 
@@ -137,7 +136,7 @@ class Binding:
         if len(told) < len(self._dims):
             self._solve_products(arrays, told)
         for k in absent:
-            arrays[k] = self._default(self.leaves[k], told, seed, step)
+            arrays[k] = self._default(self.leaves[k], told, seed, step, values)
         bound: list[Array] = arrays  # type: ignore[assignment]
         if self._checks or self.guards or self.requirements or len(told) < len(self._dims):
             self._check(bound, told)
@@ -171,7 +170,9 @@ class Binding:
                         dims[unknown[0]] = self._solved(source, given)
                         waiting = True
 
-    def _default(self, leaf: Input, dims: dict[Dim, int], seed: int, step: int) -> Array:
+    def _default(
+        self, leaf: Input, dims: dict[Dim, int], seed: int, step: int, values: Mapping[str, Any]
+    ) -> Array:
         if leaf.kind == "step":
             return np.asarray(step, leaf.dtype)
         if leaf.kind == "bound":
@@ -180,9 +181,12 @@ class Binding:
                 "  Return it from the step, as carry or as y, and use what scan returns."
             )
         if leaf.kind != "parameter":
+            own = {x.name for x in self.leaves}
+            odd = [dm.quoted(name) for name in values if name not in own]
             raise LeafError(
                 f"no value for the input {dm.quoted(leaf.name)}\n  {describe(leaf)}\n"
                 f"  Give one: {dm.keyword(leaf.name)}=..."
+                + (f" Given and not read: {dm.listed(odd)}." if odd else "")
             )
         unknown = [d.name for d in free_dims(leaf.shape) if d not in dims]
         if unknown:
@@ -410,46 +414,6 @@ def _cast(leaf: Input, array: Array, dtype: DType) -> Array:
                 f'  {describe(leaf)}\n  Scale the data, or declare the leaf with dtype="float64".'
             )
     return made
-
-
-def tell_dims(graph: Graph, values: Mapping[Any, Any]) -> dict[Dim, int]:
-    """Dims that values tell which are none of the graph's leaves: of a dim, or of a leaf behind it.
-
-    A derivative may have a dim in its shape and none of the leaves that had it. What
-    differentiation made knows which node it is the backward of, and so the leaves of that.
-
-    Args:
-        graph:  what is computed.
-        values: by name; those of the graph's own leaves are ignored.
-    """
-    own = {leaf.name for leaf in graph.inputs}
-    dims: dict[Dim, int] = {}
-    for d in graph.dims:
-        value = values.get(d.name)
-        if d.name not in own and is_extent(value):
-            dims[d] = int(value)
-    if any(name not in own and name not in {d.name for d in dims} for name in values):
-        for leaf in leaves_behind(graph):
-            if leaf.name in values and leaf.name not in own:
-                for extent, n in zip(leaf.shape, np.shape(values[leaf.name]), strict=False):
-                    if isinstance(extent, Dim):
-                        dims.setdefault(extent, n)
-    return dims
-
-
-def is_extent(value: object) -> TypeGuard[int | np.integer[Any]]:
-    """Whether a value is an integer of at least 0."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
-
-
-def leaves_behind(graph: Graph) -> tuple[Input, ...]:
-    """The leaves of what the graph's nodes are the backward of, where names are unique."""
-    forward = [n.backward_of for n in graph.nodes if n.backward_of is not None]
-    found: dict[str, Input | None] = {}
-    for node in toposort(forward):
-        if isinstance(node, Input) and found.setdefault(node.name, node) is not node:
-            found[node.name] = None
-    return tuple(leaf for leaf in found.values() if leaf is not None)
 
 
 def bind(

@@ -206,7 +206,16 @@ def _batch_labels(node: Node, batch: list[Extent], fresh: int) -> Labels:
 
 @verb
 def dot(a: ArrayLike, b: ArrayLike) -> Node:
-    """NumPy's dot: sums over the last axis of `a` and the last but one of `b`."""
+    """NumPy's dot: sums over the last axis of `a` and the last but one of `b`.
+
+        out[i.., j..] = sum_k a[i.., k] b[.., k, j]       a scalar multiplies
+
+    Raises: ShapeError where those extents differ.
+
+    >>> import symgrad as sg
+    >>> sg.dot(sg.ones((3, 5)), sg.ones((2, 5, 7))).shape
+    (3, 2, 7)
+    """
     x, y = _factors("dot", a, b)
     if not x.ndim or not y.ndim:
         return multiply(x, y)
@@ -217,7 +226,13 @@ def dot(a: ArrayLike, b: ArrayLike) -> Node:
 def tensordot(a: ArrayLike, b: ArrayLike, axes: int | Sequence[int | Sequence[int]] = 2) -> Node:
     """Sum over paired axes: the last n of `a` with the first n of `b`, or two sequences of axes.
 
+    The other axes of `a` come first, then those of `b`.
+
     Raises: ShapeError when paired extents differ.
+
+    >>> import symgrad as sg
+    >>> sg.tensordot(sg.ones((3, 5, 7)), sg.ones((7, 5, 2)), ((1, 2), (1, 0))).shape
+    (3, 2)
     """
     x, y = _factors("tensordot", a, b)
     if isinstance(axes, int):
@@ -241,14 +256,27 @@ def tensordot(a: ArrayLike, b: ArrayLike, axes: int | Sequence[int | Sequence[in
 
 @verb
 def outer(a: ArrayLike, b: ArrayLike) -> Node:
-    """`out[i, j] = a[i] b[j]`, of the flattened arrays."""
+    """`out[i, j] = a[i] b[j]`, of the flattened arrays.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.outer([1, 2], [3, 4, 5]))
+    array([[ 3,  4,  5],
+           [ 6,  8, 10]], dtype=int32)
+    """
     x, y = (reshape(n, (-1,)) for n in _factors("outer", a, b))
     return _contract("outer", (x, y), ([0], [1]), [0, 1])
 
 
 @verb
 def trace(x: ArrayLike) -> Node:
-    """The sum of the diagonal of the first two axes."""
+    """The sum of the diagonal of the first two axes: `out[..] = sum_i x[i, i, ..]`.
+
+    Raises: ShapeError where they differ, or are missing.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.trace([[1, 2], [3, 4]]))
+    array(5, dtype=int32)
+    """
     node = as_node(x)
     if node.ndim < 2:
         raise ShapeError(f"trace: needs two axes\n  {describe(node)}")
@@ -257,10 +285,14 @@ def trace(x: ArrayLike) -> Node:
 
 @verb
 def diag(x: ArrayLike) -> Node:
-    """The diagonal of a matrix; of a vector, the matrix that has it.
+    """The diagonal of a matrix; of a vector, the matrix that has it and else zeros.
 
-    >>> diag(as_node([1.0, 2.0])).shape
-    (2, 2)
+    Raises: ShapeError for other numbers of axes, or where the extents differ.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.diag([1, 2]))
+    array([[1, 0],
+           [0, 2]], dtype=int32)
     """
     node = as_node(x)
     if node.ndim == 2:

@@ -34,128 +34,271 @@ _GELU_TANH = (
 
 @verb
 def exp(x: ArrayLike) -> Node:
-    """`e^x`."""
+    """`e^x`, elementwise; inf where it overflows.
+
+    Derivative: `e^x`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.exp([0.0, 1000.0]))
+    array([ 1., inf], dtype=float32)
+    """
     return unary("exp", x)
 
 
 @verb
 def log(x: ArrayLike) -> Node:
-    """The natural logarithm."""
+    """The natural logarithm: -inf at 0, NaN below.
+
+    Derivative: `1/x`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.log([1.0, 0.0, -1.0]))
+    array([  0., -inf,  nan], dtype=float32)
+    """
     return unary("log", x)
 
 
 @verb
 def log1p(x: ArrayLike) -> Node:
-    """`log(1 + x)`, accurate near 0."""
+    """`log(1 + x)`, accurate near 0.
+
+    Derivative: `1/(1 + x)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.log1p([0.0, 1e-20, -1.0]))
+    array([0.e+00, 1.e-20,   -inf], dtype=float32)
+    """
     return unary("log1p", x)
 
 
 @verb
 def expm1(x: ArrayLike) -> Node:
-    """`e^x - 1`, accurate near 0."""
+    """`e^x - 1`, accurate near 0.
+
+    Derivative: `e^x`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.expm1([0.0, 1e-20]))
+    array([0.e+00, 1.e-20], dtype=float32)
+    """
     return unary("expm1", x)
 
 
 @verb
 def sqrt(x: ArrayLike) -> Node:
-    """The square root. Its derivative is infinite at 0."""
+    """The square root, NaN below 0; `sqrt(-0.0)` is -0.0.
+
+    Derivative: `1/(2 sqrt(x))`, infinite at 0. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.sqrt([4.0, 9.0]))
+    array([2., 3.], dtype=float32)
+    """
     return unary("sqrt", x)
 
 
 @verb
 def rsqrt(x: ArrayLike) -> Node:
-    """`1 / sqrt(x)`."""
+    """`1 / sqrt(x)`.
+
+    Derivative: `-rsqrt(x)^3 / 2`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.rsqrt([4.0, 0.0]))
+    array([0.5, inf], dtype=float32)
+    """
     return unary("rsqrt", x)
 
 
 @verb
 def sin(x: ArrayLike) -> Node:
-    """The sine of radians."""
+    """The sine of radians; NaN of infinities.
+
+    Derivative: `cos(x)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.sin(0.0))
+    array(0., dtype=float32)
+    """
     return unary("sin", x)
 
 
 @verb
 def cos(x: ArrayLike) -> Node:
-    """The cosine of radians."""
+    """The cosine of radians; NaN of infinities.
+
+    Derivative: `-sin(x)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.cos(0.0))
+    array(1., dtype=float32)
+    """
     return unary("cos", x)
 
 
 @verb
 def tan(x: ArrayLike) -> Node:
-    """The tangent of radians."""
+    """The tangent of radians; NaN of infinities.
+
+    Derivative: `1 + tan(x)^2`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.tan(0.0))
+    array(0., dtype=float32)
+    """
     return unary("tan", x)
 
 
 @verb
 def tanh(x: ArrayLike) -> Node:
-    """The hyperbolic tangent; `tanh' = 1 - tanh^2`."""
+    """The hyperbolic tangent.
+
+    Derivative: `1 - tanh(x)^2`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.tanh([0.0, 100.0]))
+    array([0., 1.], dtype=float32)
+    """
     return unary("tanh", x)
 
 
 @verb
 def sinh(x: ArrayLike) -> Node:
-    """The hyperbolic sine."""
+    """The hyperbolic sine.
+
+    Derivative: `cosh(x)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.sinh(0.0))
+    array(0., dtype=float32)
+    """
     return unary("sinh", x)
 
 
 @verb
 def cosh(x: ArrayLike) -> Node:
-    """The hyperbolic cosine."""
+    """The hyperbolic cosine.
+
+    Derivative: `sinh(x)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.cosh(0.0))
+    array(1., dtype=float32)
+    """
     return unary("cosh", x)
 
 
 @verb
 def arctan(x: ArrayLike) -> Node:
-    """The inverse tangent, in radians."""
+    """The inverse tangent, in radians.
+
+    Derivative: `1/(1 + x^2)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.arctan([0.0, 1.0]))
+    array([0.       , 0.7853982], dtype=float32)
+    """
     return unary("arctan", x)
 
 
 @verb
 def erf(x: ArrayLike) -> Node:
-    """The error function, `2/sqrt(pi) int_0^x e^(-t^2) dt`."""
+    """The error function, `2/sqrt(pi) int_0^x e^(-t^2) dt`.
+
+    Derivative: `2/sqrt(pi) e^(-x^2)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.erf([0.0, 9.0]))
+    array([0., 1.], dtype=float32)
+    """
     return unary("erf", x)
 
 
 @verb
 def sigmoid(x: ArrayLike) -> Node:
-    """`1 / (1 + e^-x)`, without overflow; `sigmoid' = s (1 - s)`."""
+    """`s = 1 / (1 + e^-x)`, without overflow.
+
+    Derivative: `s (1 - s)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.sigmoid([0.0, -1000.0]))
+    array([0.5, 0. ], dtype=float32)
+    """
     return unary("sigmoid", x)
 
 
 @verb
 def softplus(x: ArrayLike) -> Node:
-    """`log(1 + e^x)`, without overflow; `softplus' = sigmoid`."""
+    """`log(1 + e^x)`, without overflow.
+
+    Derivative: `sigmoid(x)`. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.softplus([0.0, 1000.0]))
+    array([6.931472e-01, 1.000000e+03], dtype=float32)
+    """
     return unary("softplus", x)
 
 
 @verb
 def abs(x: ArrayLike) -> Node:
-    """The absolute value; `abs'(0) = 0`."""
+    """The absolute value, in the dtype of `x`.
+
+    Derivative: `sign(x)`, so 0 at 0. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.abs([-2, 3]))
+    array([2, 3], dtype=int32)
+    """
     return unary_same("abs", x)
 
 
 @verb
 def sign(x: ArrayLike) -> Node:
-    """-1, 0 or 1; NaN of NaN. Its derivative is 0."""
+    """-1, 0 or 1, in the dtype of `x`; NaN of NaN.
+
+    Derivative: 0. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.sign([-2.0, 0.0, 3.0]))
+    array([-1.,  0.,  1.], dtype=float32)
+    """
     return unary_same("sign", x)
 
 
 @verb
 def floor(x: ArrayLike) -> Node:
-    """The largest integer not above `x`, in the dtype of `x`. Its derivative is 0."""
+    """The largest integer not above `x`, in the dtype of `x`.
+
+    Derivative: 0. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.floor([-1.5, 1.5]))
+    array([-2.,  1.], dtype=float32)
+    """
     node = as_node(x)
     return node if is_int(node.dtype) else unary("floor", node)
 
 
 @verb
 def isnan(x: ArrayLike) -> Node:
-    """Whether an element is NaN."""
+    """Whether an element is NaN, as bool; False of integers.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.isnan([1.0, float("nan")]))
+    array([False,  True])
+    """
     return _test("isnan", x)
 
 
 @verb
 def isfinite(x: ArrayLike) -> Node:
-    """Whether an element is neither NaN nor infinite."""
+    """Whether an element is neither NaN nor infinite, as bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.isfinite([1.0, float("inf")]))
+    array([ True, False])
+    """
     return _test("isfinite", x)
 
 
@@ -167,7 +310,13 @@ def _test(name: str, x: ArrayLike) -> Node:
 
 @verb
 def stop_gradient(x: ArrayLike) -> Node:
-    """`x`, with the derivative 0."""
+    """`x`, with the derivative 0.
+
+    >>> import symgrad as sg
+    >>> x = sg.input("x", ())
+    >>> sg.evaluate(sg.grad(sg.stop_gradient(x) * x, x), {x: 3.0})
+    array(3., dtype=float32)
+    """
     node = as_node(x)
     if not is_float(node.dtype):
         return node
@@ -177,7 +326,14 @@ def stop_gradient(x: ArrayLike) -> Node:
 # -- activations ----------------------------------------------------------------------------------
 @verb
 def relu(x: ArrayLike) -> Node:
-    """`max(x, 0)`; NaN of NaN. `relu'(0) = 0`."""
+    """`max(x, 0)`, in the dtype of `x`; NaN of NaN.
+
+    Derivative: 1 above 0, else 0. Raises: DTypeError for bool.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.relu([-1.0, 2.0]))
+    array([0., 2.], dtype=float32)
+    """
     node = as_node(x)
     if is_int(node.dtype):
         return Map((node,), _RELU, node.shape, node.dtype)
@@ -186,19 +342,43 @@ def relu(x: ArrayLike) -> Node:
 
 @verb
 def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> Node:
-    """`x` where positive, else `negative_slope x`. The derivative at 0 is the slope."""
+    """`x` where positive, else `negative_slope x`; the slope broadcasts to `x`.
+
+    Derivative: 1 above 0, else the slope. Raises: DTypeError for bool, ShapeError.
+    Source: Maas et al. 2013.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.leaky_relu([-1.0, 2.0], 0.5))
+    array([-0.5,  2. ], dtype=float32)
+    """
     return map_node(_LEAKY, float_operands("leaky_relu", x, negative_slope), asked="leaky_relu")
 
 
 @verb
 def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Node:
-    """`x` where positive, else `alpha (e^x - 1)`.  Clevert et al. 2016."""
+    """`x` where positive, else `alpha (e^x - 1)`; alpha broadcasts to `x`.
+
+    Derivative: 1 above 0, else `alpha e^x`. Raises: DTypeError for bool, ShapeError.
+    Source: Clevert et al. 2016.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.elu([-100.0, 2.0]))
+    array([-1.,  2.], dtype=float32)
+    """
     return map_node(_ELU, float_operands("elu", x, alpha), asked="elu")
 
 
 @verb
 def silu(x: ArrayLike) -> Node:
-    """`x sigmoid(x)`."""
+    """`x sigmoid(x)`.
+
+    Derivative: `s + x s (1 - s)`, s the sigmoid. Raises: DTypeError for bool.
+    Source: Elfwing et al. 2018.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.silu([0.0, 50.0]))
+    array([ 0., 50.], dtype=float32)
+    """
     return map_node(_SILU, float_operands("silu", x))
 
 
@@ -208,7 +388,12 @@ def gelu(x: ArrayLike, approximate: bool = False) -> Node:
 
     When `approximate`, `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`.
 
-    Hendrycks and Gimpel 2016.
+    Raises: DTypeError for bool.
+    Source: Hendrycks and Gimpel 2016.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.gelu([0.0, 50.0]))
+    array([ 0., 50.], dtype=float32)
     """
     return map_node(_GELU_TANH if approximate else _GELU, float_operands("gelu", x))
 

@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Array, Binding, tell_dims
+from symgrad.graph.binding import Array, Binding
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataError, LeafError
 from symgrad.graph.folds import Fold, Proj
@@ -33,7 +33,9 @@ from symgrad.graph.nodes import (
 )
 from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
+from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import Structure, flatten
+from symgrad.graph.telling import tell_dims
 
 Dims = Mapping[Dim, int]
 Key = Node | str
@@ -98,6 +100,7 @@ def evaluate(
     array([2., 4., 6.], dtype=float32)
     """
     outputs, rebuild = flatten(expr, "evaluate")
+    as_flag("training", training)
     graph = Graph.of(outputs)
     if values is not None and not isinstance(values, Mapping):
         raise LeafError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,18 @@ from symgrad.graph.errors import LeafError
 from symgrad.graph.folds import Chain, Fold
 from symgrad.graph.nodes import Input, Node
 from symgrad.graph.traversal import toposort
+
+
+def check_names(nodes: Iterable[Node], asked: str = "") -> None:
+    """Raises: LeafError when two leaves among the nodes have one name."""
+    named: dict[str, Input] = {}
+    for leaf in nodes:
+        if isinstance(leaf, Input) and (other := named.setdefault(leaf.name, leaf)) is not leaf:
+            raise LeafError(
+                f"{asked}two leaves have one name\n"
+                f"  {nd.describe(other)}\n  {nd.describe(leaf)}\n"
+                "  Names are unique in a graph. Rename one, or use the same leaf twice."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +71,7 @@ class Graph:
         Raises: LeafError when two leaves have one name.
         """
         leaves = tuple(n for n in toposort(outputs) if isinstance(n, Input))
-        named: dict[str, Input] = {}
-        for leaf in leaves:
-            if leaf.is_supplied:
-                continue
-            other = named.setdefault(leaf.name, leaf)
-            if other is not leaf:
-                raise LeafError(
-                    f"two leaves have one name\n  {nd.describe(other)}\n  {nd.describe(leaf)}\n"
-                    "  Names are unique in a graph. Rename one, or use the same leaf twice."
-                )
+        check_names(leaf for leaf in leaves if not leaf.is_supplied)
         return cls(leaves, tuple(outputs))
 
     def every_node(self) -> Iterator[Node]:

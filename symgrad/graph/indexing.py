@@ -232,8 +232,13 @@ def _positions(asked: str, indices: ArrayLike) -> Node:
 def take_along_axis(x: ArrayLike, indices: ArrayLike, axis: int) -> Node:
     """One position per row: `out[.., i, ..] = x[.., indices[.., i, ..], ..]`; other axes agree.
 
-    >>> take_along_axis(as_node([[1.0, 2.0]]), [[1]], axis=1).shape
-    (1, 1)
+    Raises: ShapeError where they do not; DTypeError for positions that are no integers; DataError
+    when they are out of range.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.take_along_axis([[5, 6], [7, 8]], [[1], [0]], axis=1))
+    array([[6],
+           [7]], dtype=int32)
     """
     node, index = as_node(x), _positions("take_along_axis", indices)
     k = one_axis("take_along_axis", axis, node.ndim, node)
@@ -254,8 +259,12 @@ def take_along_axis(x: ArrayLike, indices: ArrayLike, axis: int) -> Node:
 def one_hot(indices: ArrayLike, classes: object, dtype: DTypeLike = "float32") -> Node:
     """`out[.., k] = (indices[..] == k)` for k below `classes`; a position out of range gives zeros.
 
-    >>> one_hot([2, 0], 3).shape
-    (2, 3)
+    Raises: DTypeError for positions that are no integers.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.one_hot([2, 0], 3))
+    array([[0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
     """
     index = _positions("one_hot", indices)
     extent = as_extent(classes, "one_hot")
@@ -277,11 +286,27 @@ def _triangle(asked: str, x: ArrayLike, k: int, lower: bool) -> Node:
 
 @verb
 def tril(x: ArrayLike, k: int = 0) -> Node:
-    """The elements on and below the k-th diagonal of the last two axes, else 0."""
+    """The elements on and below the k-th diagonal of the last two axes, else 0.
+
+    Raises: ShapeError for fewer than two axes.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.tril([[1, 2], [3, 4]]))
+    array([[1, 0],
+           [3, 4]], dtype=int32)
+    """
     return _triangle("tril", x, k, True)
 
 
 @verb
 def triu(x: ArrayLike, k: int = 0) -> Node:
-    """The elements on and above the k-th diagonal of the last two axes, else 0."""
+    """The elements on and above the k-th diagonal of the last two axes, else 0.
+
+    Raises: ShapeError for fewer than two axes.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.triu([[1, 2], [3, 4]]))
+    array([[1, 2],
+           [0, 4]], dtype=int32)
+    """
     return _triangle("triu", x, k, False)

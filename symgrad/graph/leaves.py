@@ -38,7 +38,7 @@ from symgrad.graph.functions import AXIS
 from symgrad.graph.nodes import Constant, Input, Map, Node, describe, einsum_node
 from symgrad.graph.operators import verb
 from symgrad.graph.scalars import adopt
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import outputs_of, toposort
 
 ArrayLike: TypeAlias = (
     "Node | np.ndarray[Any, Any] | np.generic | float | int | bool | sympy.Expr | Sequence[Any]"
@@ -126,7 +126,7 @@ def _initial_array(asked: str, init: Any, shape: Shape, dtype: DType) -> np.ndar
             f"  init      {dm.show(given.shape)}\n"
             "  Give an array of the parameter's shape, a scalar, or an initialiser of symgrad.init."
         )
-    value = given.astype(dtype)
+    value = _fitted(given, dtype, f"{asked}: init: ")
     value.setflags(write=False)
     return value
 
@@ -191,17 +191,16 @@ def inputs(e: Node | Iterable[Node]) -> tuple[Input, ...]:
     >>> inputs(x)[0] is x
     True
     """
-    return tuple(n for n in _leaves(e) if n.kind == "input")
+    return tuple(n for n in _leaves("inputs", e) if n.kind == "input")
 
 
 def parameters(e: Node | Iterable[Node]) -> tuple[Input, ...]:
     """The parameters of an expression, or of several, in order of first use."""
-    return tuple(n for n in _leaves(e) if n.kind == "parameter")
+    return tuple(n for n in _leaves("parameters", e) if n.kind == "parameter")
 
 
-def _leaves(e: Node | Iterable[Node]) -> list[Input]:
-    outputs = [e] if isinstance(e, Node) else list(e)
-    return [n for n in toposort(outputs) if isinstance(n, Input)]
+def _leaves(asked: str, e: Node | Iterable[Node]) -> list[Input]:
+    return [n for n in toposort(outputs_of(asked, e)) if isinstance(n, Input)]
 
 
 # -- constants ------------------------------------------------------------------------------------
@@ -271,14 +270,28 @@ def _weak(value: float, sign: float, kind: type, dtype: DType | None) -> Node:
             raise DTypeError(f"{_integer(value)} does not fit into {met}. Use floats.")
     if is_float(met) and kind is int and abs(value) > float(np.finfo(str(met)).max):
         raise DTypeError(f"{_integer(value)} does not fit into {met}. Scale the formula.")
-    with np.errstate(all="ignore"):
-        return Constant(np.asarray(value).astype(met))
+    return Constant(_fitted(np.asarray(value), met))
 
 
 def _integer(value: float) -> str:
     """An integer for a message."""
     size = int(value).bit_length()
     return f"the integer {value}" if size <= 100 else f"an integer of {size} bits"
+
+
+def _fitted(array: np.ndarray[Any, Any], dtype: DType, asked: str = "") -> np.ndarray[Any, Any]:
+    """An array in another dtype.
+
+    Raises: DTypeError when a finite number would become infinite.
+    """
+    with np.errstate(all="ignore"):
+        made = array.astype(dtype)
+    if array.dtype.kind == "f" and (lost := np.isfinite(array) & ~np.isfinite(made)).any():
+        raise DTypeError(
+            f"{asked}the number {array[lost].flat[0]} does not fit into {dtype}. "
+            'Scale the formula, or use dtype="float64".'
+        )
+    return made
 
 
 def _supported(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -307,8 +320,7 @@ def _listed(value: Sequence[Any], dtype: DType | None) -> Node:
         dtype = kinds[array.dtype.kind]
         if dtype == INT32 and array.size and np.abs(array).max() > BOUNDS[INT32][1]:
             dtype = INT64
-    with np.errstate(all="ignore"):
-        return Constant(array.astype(dtype))
+    return Constant(_fitted(array, dtype))
 
 
 def _holds_node(value: Sequence[Any]) -> bool:
@@ -373,26 +385,46 @@ def full(shape: object, value: ArrayLike, dtype: DTypeLike | None = None) -> Nod
 
 @verb
 def zeros(shape: object, dtype: DTypeLike = "float32") -> Node:
-    """An array of zeros."""
+    """An array of zeros. Raises: ShapeError for extents below 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.zeros((2,)))
+    array([0., 0.], dtype=float32)
+    """
     return full(shape, 0, dtype)
 
 
 @verb
 def ones(shape: object, dtype: DTypeLike = "float32") -> Node:
-    """An array of ones."""
+    """An array of ones. Raises: ShapeError for extents below 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.ones((2,), "int32"))
+    array([1, 1], dtype=int32)
+    """
     return full(shape, 1, dtype)
 
 
 @verb
 def zeros_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Node:
-    """Zeros in the shape and, unless told otherwise, the dtype of `x`."""
+    """Zeros in the shape and, unless told otherwise, the dtype of `x`.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.zeros_like([1.5, 2.5]))
+    array([0., 0.], dtype=float32)
+    """
     node = as_node(x)
     return full(node.shape, 0, node.dtype if dtype is None else dtype)
 
 
 @verb
 def ones_like(x: ArrayLike, dtype: DTypeLike | None = None) -> Node:
-    """Ones in the shape and, unless told otherwise, the dtype of `x`."""
+    """Ones in the shape and, unless told otherwise, the dtype of `x`.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.ones_like([1.5, 2.5]))
+    array([1., 1.], dtype=float32)
+    """
     node = as_node(x)
     return full(node.shape, 1, node.dtype if dtype is None else dtype)
 

@@ -17,7 +17,13 @@ from symgrad.graph.provenance import named
 from symgrad.graph.reductions import exponentials, sum
 
 _LOG_PLUS = fn.log(P[0]) + P[1]
-_LOGISTIC = P[1] * fn.softplus(-P[0]) + (1 - P[1]) * fn.softplus(P[0])
+_RIGHT, _WRONG = P[1] * fn.softplus(-P[0]), (1 - P[1]) * fn.softplus(P[0])
+# a term without weight is 0 even where its softplus is infinite
+_LOGISTIC = fn.select(
+    fn.isfinite(P[0]),
+    _RIGHT + _WRONG,
+    fn.select(fn.equal(P[1], 0), 0, _RIGHT) + fn.select(fn.equal(P[1], 1), 0, _WRONG),
+)
 
 
 @verb
@@ -71,7 +77,14 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> Node:
 @verb
 @named
 def mse(a: ArrayLike, b: ArrayLike) -> Node:
-    """The squared distance of each element, `(a - b)^2`."""
+    """The squared distance of each element, `(a - b)^2`.
+
+    Raises: DTypeError for bool, ShapeError where shapes do not broadcast.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.mse([1.0, 2.0], [3.0, 2.0]))
+    array([4., 0.], dtype=float32)
+    """
     return square(subtract(*float_operands("mse", a, b)))
 
 
@@ -82,11 +95,18 @@ def binary_cross_entropy(logits: ArrayLike, targets: ArrayLike) -> Node:
 
         out = t softplus(-x) + (1 - t) softplus(x)
 
-    Neither term overflows, and neither cancels the other.
+    Neither term overflows, and neither cancels the other. At infinite logits a term whose weight
+    is 0 counts as 0: the right answer costs 0 however sure it is, a wrong one infinitely much.
 
     Args:
         logits:  any shape.
         targets: probabilities or labels 0 and 1; integers are cast.
+    Raises: DTypeError for bool, ShapeError where shapes do not broadcast.
+    Cotangent: `sigmoid(x) - t` by the logits, `-x` by the targets.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.binary_cross_entropy([1000.0, 0.0], [1, 1]))
+    array([0.       , 0.6931472], dtype=float32)
     """
     x, t = float_operands("binary_cross_entropy", logits, targets)
     return map_node(_LOGISTIC, (x, t), asked="binary_cross_entropy")

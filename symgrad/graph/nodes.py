@@ -32,6 +32,7 @@ from symgrad.graph import dims as dm
 from symgrad.graph.dims import Extent, Shape, same
 from symgrad.graph.dtypes import INT32, SHORT, DType
 from symgrad.graph.errors import DTypeError, ShapeError
+from symgrad.graph.functions import FUNCTIONS, P
 from symgrad.graph.operators import Operators
 from symgrad.graph.provenance import CONTEXT, SourceLine, caller
 from symgrad.graph.scalars import infer_dtype
@@ -54,7 +55,12 @@ class _Interned(type):
 
 
 class Node(Operators, metaclass=_Interned):
-    """A tensor expression."""
+    """A tensor expression: what verbs return, and what annotations and `isinstance` name.
+
+    >>> from symgrad.graph.leaves import input
+    >>> isinstance(input("x", (3,)) * 2, Node)
+    True
+    """
 
     __slots__ = ("__weakref__", "backward_of", "dtype", "origin", "shape", "where")
     args: tuple[Node, ...]
@@ -104,11 +110,22 @@ class Node(Operators, metaclass=_Interned):
         return f"<{type(self).__name__} {SHORT[self.dtype]}[{extents}]>"
 
 
+def _cast_of(dtype: DType) -> sympy.Expr:
+    return FUNCTIONS[f"cast_{dtype}"].cls(P[0])
+
+
 def describe(node: Node) -> str:
-    """A node for an error message: name, dtype, shape and the line that made it."""
-    what = dm.quoted(node.name) if isinstance(node, Input) else node.name
-    line = f"  {node.where}" if node.where is not None else ""
-    return f"{what:<12} {node.dtype} {dm.show(node.shape)}{line}"
+    """A node for an error message: name, dtype, shape and the line that made it.
+
+    A cast is told as what the user wrote and the dtype that it takes, `'k' int32 -> float32 (3,)`.
+    """
+    inner, kinds = node, str(node.dtype)
+    while isinstance(inner, Map) and inner.body == _cast_of(inner.dtype):
+        (inner,) = inner.args
+        kinds = f"{inner.dtype} -> {kinds}"
+    what = dm.quoted(inner.name) if isinstance(inner, Input) else inner.origin or inner.name
+    line = f"  {inner.where}" if inner.where is not None else ""
+    return f"{what:<12} {kinds} {dm.show(node.shape)}{line}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -364,8 +381,8 @@ def broadcast(args: Sequence[Node], asked: str) -> Shape:
             elif (fits := same(extent, other)) is False:
                 lines = "\n".join(f"  {describe(a)}" for a in args)
                 raise ShapeError(
-                    f"{asked}: shapes do not broadcast: extent {extent} meets {other} "
-                    f"at axis {axis}\n{lines}\n"
+                    f"{CONTEXT.origin or asked}: shapes do not broadcast: extent {extent} "
+                    f"meets {other} at axis {axis}\n{lines}\n"
                     "  Extents must be equal or 1, aligned from the right. "
                     "Reshape or transpose one."
                 )

@@ -12,16 +12,24 @@ from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, describe, is_reshape
 
 Place = tuple[int, ...]
+#: Which row of a user's data stands at a place of a node, and the leaf that the data are for.
+RowOf = Callable[[Node, Place], tuple[int, Node] | None]
+
+
+def no_row(node: Node, place: Place) -> None:
+    """None: no node is rows of data."""
 
 
 def traced(node: Node, place: Place, dims: Mapping[Dim, int]) -> tuple[Node, Place]:
-    """The leaf that a view shows at a place, and where in it; the node itself where it is no view.
+    """What a view shows at a place, and where in it; the node itself where it is no view.
 
-    Casts, reshapes, slices and transposes are views here.
+    Casts, reshapes, slices and transposes are views here, of leaves and of rows that are taken.
     """
     here, at = node, list(place)
     while here.args:
         (arg, *more) = here.args
+        if isinstance(here, Gather):
+            break
         if more or (isinstance(here, Map) and arg.shape != here.shape):
             return node, place
         if is_reshape(here):
@@ -61,7 +69,7 @@ def out_of_range(
     source: Node,
     place: Place | None,
     dims: Mapping[Dim, int],
-    row_of: Callable[[Node, Place], int | None] = lambda leaf, place: None,
+    row_of: RowOf = no_row,
 ) -> str:
     """The message for an index that lies outside of its axis.
 
@@ -72,14 +80,15 @@ def out_of_range(
         source: the index expression.
         place:  where in it; None where that is not known.
         dims:   values of the dims.
-        row_of: the row of a user's data that a place in a leaf is, if it is one.
+        row_of: the row of a user's data that a place in a node is, if it is one.
     """
     primal = node if node.backward_of is None else node.backward_of
     what, plural = ("index", "Indices") if node.wrap else ("label", "Labels")
     least = -extent if node.wrap else 0
     culprit, at = traced(source, place or (), dims) if place is not None else (source, ())
-    row = row_of(culprit, at)
-    if row is not None:
+    found = row_of(culprit, at)
+    if found is not None:
+        row, culprit = found
         where = f"  at row {row} of  " if len(at) == 1 else f"  at row {row}, {at[1:]}, of  "
     else:
         where = f"  at {at} of  " if at else "  in  "

@@ -111,11 +111,15 @@ def _reduce(asked: ReduceOp, x: ArrayLike, axis: Axis, keepdims: bool) -> Node:
 
 @verb
 def max(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
-    """The largest element; NaN where there is one. Derivative: equal largest elements share it.
+    """The largest element over axes, by default over all; NaN where there is one.
 
     Which of 0.0 and -0.0 it returns, when both are largest, is open.
 
-    Raises: ShapeError over an axis that is empty.
+    Derivative: equal largest elements share it. Raises: ShapeError over an axis that is empty.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.max([[1.0, 5.0], [3.0, 2.0]], axis=1))
+    array([5., 3.], dtype=float32)
     """
     node = as_node(x)
     reduced = _reduce("max", node, axis, keepdims)
@@ -124,11 +128,15 @@ def max(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
 
 @verb
 def min(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
-    """The smallest element; NaN where there is one. Derivative: equal smallest elements share it.
+    """The smallest element over axes, by default over all; NaN where there is one.
 
     Which of 0.0 and -0.0 it returns, when both are smallest, is open.
 
-    Raises: ShapeError over an axis that is empty.
+    Derivative: equal smallest elements share it. Raises: ShapeError over an axis that is empty.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.min([[1.0, 5.0], [3.0, 2.0]], axis=1))
+    array([1., 2.], dtype=float32)
     """
     node = as_node(x)
     reduced = _reduce("min", node, axis, keepdims)
@@ -137,7 +145,15 @@ def min(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
 
 @verb
 def prod(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
-    """The product over axes; its derivative is right at zeros too."""
+    """The product over axes, by default over all; 1 over an empty axis.
+
+    Derivative: `d/dx[j] = prod_(i != j) x[i]`, right at zeros too.
+    Raises: ShapeError for an axis that there is not.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.prod([[1.0, 5.0], [3.0, 2.0]], axis=1))
+    array([5., 6.], dtype=float32)
+    """
     return _reduce("prod", x, axis, keepdims)
 
 
@@ -162,14 +178,29 @@ def argmax(x: ArrayLike, axis: int | None = None, keepdims: bool = False) -> Nod
 
 @verb
 def argmin(x: ArrayLike, axis: int | None = None, keepdims: bool = False) -> Node:
-    """The place of the smallest element, the first of equals, as int32."""
+    """The place of the smallest element, the first of equals, as int32; of all by default.
+
+    As `argmax` otherwise.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.argmin([[1.0, 5.0], [3.0, 2.0]], axis=1))
+    array([0, 1], dtype=int32)
+    """
     return _position("argmin", x, axis, keepdims)
 
 
 @verb
 @named
 def var(x: ArrayLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Node:
-    """The mean squared distance from the mean, `sum (x - mean)^2 / (n - ddof)`."""
+    """The mean squared distance from the mean, `sum (x - mean)^2 / (n - ddof)`.
+
+    Two passes: no digits cancel. Integers enter as float32.
+    Raises: DTypeError for bool, ShapeError.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.var([1.0, 2.0, 3.0, 6.0], ddof=1))
+    array(4.6666665, dtype=float32)
+    """
     node = as_node(x)
     refuse_bool("var", node)
     node = node if is_float(node.dtype) else cast(node, FLOAT32)
@@ -182,21 +213,39 @@ def var(x: ArrayLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) 
 @verb
 @named
 def std(x: ArrayLike, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Node:
-    """The square root of `var`. Its derivative is infinite where all elements are equal."""
+    """The square root of `var`.
+
+    Derivative: `(x - mean) / (n - ddof) / std`, which is 0/0, NaN, where all elements are equal.
+    Where that may happen, add a small number to the variance: `sqrt(var(x) + 1e-5)`.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.std([1.0, 3.0]))
+    array(1., dtype=float32)
+    """
     return sqrt(var(x, axis, keepdims, ddof))
 
 
 @verb
 @named
 def any(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
-    """Whether some element is true, or not 0; false over an empty axis."""
+    """Whether some element is true, or not 0; false over an empty axis. NaN is not 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.any([[0, 2], [0, 0]], axis=1))
+    array([ True, False])
+    """
     return not_equal(sum(same_bool(as_node(x)), axis, keepdims), 0)
 
 
 @verb
 @named
 def all(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
-    """Whether every element is true, or not 0; true over an empty axis."""
+    """Whether every element is true, or not 0; true over an empty axis. NaN is not 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.all([[1, 2], [0, 3]], axis=1))
+    array([ True, False])
+    """
     return equal(sum(equal(as_node(x), 0), axis, keepdims), 0)
 
 
@@ -211,13 +260,29 @@ def _running(op: ReduceOp, x: ArrayLike, axis: int | None) -> Node:
 
 @verb
 def cumsum(x: ArrayLike, axis: int | None = None) -> Node:
-    """The running sum along an axis; of the flat array by default."""
+    """The running sum along an axis, `out[k] = x[0] + .. + x[k]`; of the flat array by default.
+
+    Cotangent: the running sum from the end. Bool sums as int32.
+    Raises: ShapeError for an axis that there is not.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.cumsum([1, 2, 3]))
+    array([1, 3, 6], dtype=int32)
+    """
     return _running("cumsum", x, axis)
 
 
 @verb
 def cumprod(x: ArrayLike, axis: int | None = None) -> Node:
-    """The running product along an axis; of the flat array by default."""
+    """The running product along an axis, `out[k] = x[0] .. x[k]`; of the flat array by default.
+
+    Its derivative is right at zeros too.
+    Raises: ShapeError for an axis that there is not.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.cumprod([1, 2, 3]))
+    array([1, 2, 6], dtype=int32)
+    """
     return _running("cumprod", x, axis)
 
 
@@ -238,9 +303,13 @@ def exponentials(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
 @verb
 @named
 def logsumexp(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
-    """`log sum e^x`, without overflow: `log sum e^(x - m) + m`, m the largest element.
+    """`log sum e^x` over axes, without overflow: `log sum e^(x - m) + m`, m the largest element.
 
-    Derivative: softmax.
+    Derivative: softmax. Raises: ShapeError over an axis that is empty.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.logsumexp([-800.0, -805.0]))
+    array(-799.9933, dtype=float32)
     """
     (node,) = float_operands("logsumexp", x)
     axes = axes_of("logsumexp", axis, node)
@@ -255,8 +324,11 @@ def logsumexp(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
 def softmax(x: ArrayLike, axis: Axis = -1) -> Node:
     """`e^x / sum e^x` along an axis, without overflow.
 
-    >>> softmax(as_node([[1.0, 2.0, 3.0]])).shape
-    (1, 3)
+    Derivative: `s (x_t - sum s x_t)`, s the softmax. Raises: ShapeError over an axis that is empty.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.softmax([[1000.0, 1000.0]]))
+    array([[0.5, 0.5]], dtype=float32)
     """
     (node,) = float_operands("softmax", x)
     axes = axes_of("softmax", axis, node)
@@ -267,7 +339,14 @@ def softmax(x: ArrayLike, axis: Axis = -1) -> Node:
 @verb
 @named
 def log_softmax(x: ArrayLike, axis: Axis = -1) -> Node:
-    """`x - log sum e^x` along an axis, without overflow."""
+    """`x - log sum e^x` along an axis, without overflow.
+
+    Derivative: `x_t - sum softmax(x) x_t`. Raises: ShapeError over an axis that is empty.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.log_softmax([0.0, -1000.0]))
+    array([    0., -1000.], dtype=float32)
+    """
     (node,) = float_operands("log_softmax", x)
     axes = axes_of("log_softmax", axis, node)
     _, wide = shifted(node, axes)

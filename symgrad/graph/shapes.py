@@ -63,10 +63,13 @@ def axes_of(asked: str, axis: object, node: Node) -> tuple[int, ...]:
 # -- axes -----------------------------------------------------------------------------------------
 @verb
 def transpose(x: ArrayLike, axes: Sequence[int] | None = None) -> Node:
-    """Permute the axes; reversed when `axes` is None.
+    """Permute the axes, `out.shape[k] = x.shape[axes[k]]`; reversed when `axes` is None.
 
-    >>> transpose(as_node([[1.0, 2.0, 3.0]])).shape
-    (3, 1)
+    Raises: ShapeError when `axes` is no permutation.
+
+    >>> import symgrad as sg
+    >>> sg.transpose(sg.ones((3, 5, 7)), (2, 0, 1)).shape
+    (7, 3, 5)
     """
     node = as_node(x)
     order = range(node.ndim)[::-1] if axes is None else axes
@@ -80,7 +83,14 @@ def transpose(x: ArrayLike, axes: Sequence[int] | None = None) -> Node:
 
 @verb
 def swapaxes(x: ArrayLike, axis1: int, axis2: int) -> Node:
-    """Exchange two axes."""
+    """Exchange two axes.
+
+    Raises: ShapeError for an axis that there is not.
+
+    >>> import symgrad as sg
+    >>> sg.swapaxes(sg.ones((3, 5, 7)), 0, -1).shape
+    (7, 5, 3)
+    """
     node = as_node(x)
     a = one_axis("swapaxes", axis1, node.ndim, node)
     b = one_axis("swapaxes", axis2, node.ndim, node)
@@ -91,7 +101,14 @@ def swapaxes(x: ArrayLike, axis1: int, axis2: int) -> Node:
 
 @verb
 def moveaxis(x: ArrayLike, source: int | Sequence[int], destination: int | Sequence[int]) -> Node:
-    """Move axes to other places; the others keep their order."""
+    """Move axes to other places; the others keep their order.
+
+    Raises: ShapeError for axes that there are not, or that stand twice.
+
+    >>> import symgrad as sg
+    >>> sg.moveaxis(sg.ones((3, 5, 7)), 0, -1).shape
+    (5, 7, 3)
+    """
     node = as_node(x)
     several = isinstance(source, (tuple, list))
     froms = [one_axis("moveaxis", a, node.ndim, node) for a in (source if several else [source])]  # type: ignore[union-attr]
@@ -114,8 +131,11 @@ def moveaxis(x: ArrayLike, source: int | Sequence[int], destination: int | Seque
 def expand_dims(x: ArrayLike, axis: int | Sequence[int]) -> Node:
     """Insert axes of one; `axis` counts in the result.
 
-    >>> expand_dims(as_node([1.0, 2.0]), 0).shape
-    (1, 2)
+    Raises: ShapeError for an axis out of range, or twice.
+
+    >>> import symgrad as sg
+    >>> sg.expand_dims(sg.ones((3, 5)), (0, -1)).shape
+    (1, 3, 5, 1)
     """
     node = as_node(x)
     wanted = axis if isinstance(axis, (tuple, list)) else (axis,)
@@ -135,6 +155,10 @@ def squeeze(x: ArrayLike, axis: int | Sequence[int] | None = None) -> Node:
     """Remove axes of one: those named, or all.
 
     Raises: ShapeError when a named axis has another extent.
+
+    >>> import symgrad as sg
+    >>> sg.squeeze(sg.ones((1, 3, 1)), 0).shape
+    (3, 1)
     """
     node = as_node(x)
     if axis is None:
@@ -156,7 +180,10 @@ def squeeze(x: ArrayLike, axis: int | Sequence[int] | None = None) -> Node:
 def broadcast_to(x: ArrayLike, shape: object) -> Node:
     """Stretch axes of one, and put new axes in front.
 
-    >>> broadcast_to(as_node([[1.0], [2.0]]), (3, 2, 5)).shape
+    Cotangent: the sum over what was stretched. Raises: ShapeError where extents differ.
+
+    >>> import symgrad as sg
+    >>> sg.broadcast_to(sg.ones((2, 1)), (3, 2, 5)).shape
     (3, 2, 5)
     """
     node = as_node(x)
@@ -242,7 +269,14 @@ def sliced(x: Node, start: Shape, step: tuple[int, ...], count: Shape) -> Node:
 
 @verb
 def flip(x: ArrayLike, axis: int | Sequence[int] | None = None) -> Node:
-    """Reverse the order along the axes, by default all."""
+    """Reverse the order along the axes, by default all: `out[k] = x[n - 1 - k]`.
+
+    Raises: ShapeError for an axis that there is not.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.flip([1, 2, 3]))
+    array([3, 2, 1], dtype=int32)
+    """
     node = as_node(x)
     axes = axes_of("flip", axis, node)
     start = tuple(_less(e, 1) if k in axes else 0 for k, e in enumerate(node.shape))
@@ -289,10 +323,11 @@ def _agree(asked: str, nodes: tuple[Node, ...], besides: int | None) -> list[Ext
 def concatenate(arrays: Sequence[ArrayLike], axis: int = 0) -> Node:
     """Join arrays along an axis that they have.
 
-    Raises: ShapeError when they differ elsewhere.
+    Raises: ShapeError when they differ elsewhere, or there are none.
 
-    >>> concatenate([as_node([1.0, 2.0]), as_node([3.0])]).shape
-    (3,)
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.concatenate([[1, 2], [3]]))
+    array([1, 2, 3], dtype=int32)
     """
     nodes = _aligned("concatenate", arrays)
     along = one_axis("concatenate", axis, nodes[0].ndim, nodes[0])
@@ -314,8 +349,12 @@ def concatenate(arrays: Sequence[ArrayLike], axis: int = 0) -> Node:
 def stack(arrays: Sequence[ArrayLike], axis: int = 0) -> Node:
     """Join arrays of one shape along a new axis.
 
-    >>> stack([as_node([1.0, 2.0]), as_node([3.0, 4.0])], axis=1).shape
-    (2, 2)
+    Raises: ShapeError when the shapes differ, or there are none.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.stack([[1, 2], [3, 4]], axis=1))
+    array([[1, 3],
+           [2, 4]], dtype=int32)
     """
     nodes = _aligned("stack", arrays)
     common = _agree("stack", nodes, None)
@@ -341,6 +380,10 @@ def split(x: ArrayLike, parts: int | Sequence[int], axis: int = 0) -> tuple[Node
     """Cut along an axis: into equal parts, or at the given places.
 
     Raises: ShapeError when equal parts do not come out even.
+
+    >>> import symgrad as sg
+    >>> [part.shape for part in sg.split(sg.ones((3, 5)), [1, 3], axis=1)]
+    [(3, 1), (3, 2), (3, 2)]
     """
     node = as_node(x)
     along = one_axis("split", axis, node.ndim, node)
@@ -366,8 +409,11 @@ def split(x: ArrayLike, parts: int | Sequence[int], axis: int = 0) -> tuple[Node
 def pad(x: ArrayLike, widths: Any, value: ArrayLike = 0) -> Node:
     """Put `value` around: `widths` is one integer, one pair, or a pair per axis.
 
-    >>> pad(as_node([1.0]), (1, 2)).shape
-    (4,)
+    Raises: ShapeError for widths below 0 or too few, or a value that is no scalar.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.pad([7], (1, 2)))
+    array([0, 7, 0, 0], dtype=int32)
     """
     node = as_node(x)
     pairs = _widths(widths, node)
@@ -409,7 +455,14 @@ def _widths(widths: Any, node: Node) -> list[tuple[int, int]]:
 
 @verb
 def repeat(x: ArrayLike, repeats: int, axis: int | None = None) -> Node:
-    """Each element `repeats` times in a row; over the flattened array when `axis` is None."""
+    """Each element `repeats` times in a row; over the flattened array when `axis` is None.
+
+    Raises: ShapeError for an axis that there is not.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.repeat([1, 2], 2))
+    array([1, 1, 2, 2], dtype=int32)
+    """
     node = as_node(x)
     if axis is None:
         node, axis = reshape(node, (-1,)), 0
@@ -422,7 +475,14 @@ def repeat(x: ArrayLike, repeats: int, axis: int | None = None) -> Node:
 
 @verb
 def tile(x: ArrayLike, repeats: int | Sequence[int]) -> Node:
-    """The whole array repeated along its axes, as in NumPy."""
+    """The whole array repeated along its axes, as in NumPy.
+
+    Raises: ShapeError for repeats below 0.
+
+    >>> import symgrad as sg
+    >>> sg.evaluate(sg.tile([1, 2], 2))
+    array([1, 2, 1, 2], dtype=int32)
+    """
     node = as_node(x)
     counts = list(repeats) if isinstance(repeats, (tuple, list)) else [repeats]
     rank = builtins.max(node.ndim, len(counts))

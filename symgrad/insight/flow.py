@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from symgrad.calculus.vjp import grad
+from symgrad.calculus.vjp import as_targets, grad
 from symgrad.diagram.drawing import draw
 from symgrad.diagram.formulas import formula_of
 from symgrad.diagram.joint import joint
@@ -155,7 +155,7 @@ def gradient_flow(
     >>> [row.gradient_norm for row in flow.nodes if row.name == "w"]
     [5.0]
     """
-    wanted = (wrt,) if isinstance(wrt, Node) else tuple(wrt)
+    wanted = as_targets("gradient_flow", wrt)
     forward = toposort([loss])
     primal = [n for n in forward if is_float(n.dtype) and not isinstance(n, Constant)]
     drawn = _backward_half(loss, wanted, set(forward))

@@ -1,12 +1,14 @@
 """Trainer files: arrays as safetensors, everything else as JSON in their header; no pickle.
 
 Tensors are called "0", "1", ..; their names, which may be any text, stand in the JSON. A file is
-written beside its place and then moved there, so that nobody ever sees half of one.
+written beside its place and then moved there, so that nobody ever sees half of one, and a SHA-256
+of all that it says tells when a disk or a wire has changed it since.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -35,7 +37,7 @@ def write(path: str | os.PathLike[str], arrays: Arrays, record: Mapping[str, Any
     header = {"format": FORMAT, "version": VERSION, "names": list(arrays), "record": dict(record)}
     content = safetensors.numpy.save(
         {str(k): np.ascontiguousarray(a).reshape(a.shape) for k, a in enumerate(arrays.values())},
-        metadata={"symgrad": json.dumps(header)},
+        metadata={"symgrad": (text := json.dumps(header)), "sha256": _digest(text, arrays)},
     )
     draft = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
     try:
@@ -53,10 +55,19 @@ def write(path: str | os.PathLike[str], arrays: Arrays, record: Mapping[str, Any
         raise
 
 
+def _digest(header: str, arrays: Arrays) -> str:
+    """SHA-256 of a file's JSON and of its arrays in order: dtypes, shapes and bytes."""
+    digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
+    for array in arrays.values():
+        digest.update(f"{array.dtype.name} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Arrays by name and the record of a file that `write` made.
 
-    Raises: FileNotFoundError; DataError when it is cut short, or no such file.
+    Raises: FileNotFoundError; DataError when it is cut short, changed, or no such file.
     """
     target = Path(path)
     if not target.is_file():
@@ -75,6 +86,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
                     f"symgrad reads {VERSION}. Load it with the symgrad that wrote it."
                 )
             arrays = {name: file.get_tensor(str(k)) for k, name in enumerate(header["names"])}
+            if metadata.get("sha256") != _digest(metadata["symgrad"], arrays):
+                raise ValueError("its checksum is not that of its content")
             return arrays, dict(header["record"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):

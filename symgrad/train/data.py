@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from symgrad.graph.binding import converted
-from symgrad.graph.dims import Dim, printable, show
+from symgrad.graph.dims import Dim, listed, printable, quoted, show
 from symgrad.graph.errors import DataError, DataShapeError, LeafError
 from symgrad.graph.nodes import Input, Node, describe
 
@@ -60,12 +60,7 @@ def bind(
     given = _by_name(asked, data, inputs, known)
     arrays = {leaf: converted(leaf, given[leaf.name]) for leaf in inputs}
     for leaf, array in arrays.items():
-        if array.ndim != leaf.ndim:
-            raise DataShapeError(
-                f"{asked}: {printable(repr(leaf.name))} has {leaf.ndim} axes, "
-                f"its data {array.ndim}\n"
-                f"  asked  {describe(leaf)}\n  got    {array.dtype} {show(array.shape)}"
-            )
+        _check_shape(asked, leaf, array)
     rows = {leaf: a for leaf, a in arrays.items() if leaf.shape and leaf.shape[0] == batch}
     whole = {leaf: a for leaf, a in arrays.items() if leaf not in rows}
     lengths = {leaf: len(array) for leaf, array in rows.items()}
@@ -81,6 +76,24 @@ def bind(
         names = ", ".join(printable(repr(x.name)) for x in rows)
         raise DataError(f"{asked}: the data are empty: {names} with 0 rows. Give at least one row.")
     return Bound(rows, whole, n)
+
+
+def _check_shape(asked: str, leaf: Input, array: Array) -> None:
+    """Raises: DataShapeError when the data of a leaf have another number of axes or of columns."""
+    wrong, advice = "", ""
+    if array.ndim != leaf.ndim:
+        wrong = f"has {leaf.ndim} axes, its data {array.ndim}"
+        if array.ndim == leaf.ndim + 1 and array.shape[-1] == 1:
+            advice = "\n  Drop the axis of one element: [..., 0]."
+    else:
+        for axis, (extent, n) in enumerate(zip(leaf.shape, array.shape, strict=True)):
+            if type(extent) is int and extent != n and not wrong:
+                wrong = f"has {extent} elements along axis {axis}, its data {n}"
+    if wrong:
+        raise DataShapeError(
+            f"{asked}: {quoted(leaf.name)} {wrong}\n"
+            f"  asked  {describe(leaf)}\n  got    {array.dtype} {show(array.shape)}{advice}"
+        )
 
 
 def check_batch_size(asked: str, batch_size: int, n: int) -> int:
@@ -142,8 +155,9 @@ def _by_name(
             unknown.append(printable(repr(key)))
     missing = [describe(x) for x in needed.values() if x.name not in result]
     if unknown or missing:
-        lines = [f"  unknown  {text}" for text in unknown] + [f"  missing  {t}" for t in missing]
-        names = ", ".join(printable(repr(name)) for name in needed) or "none"
+        lines = [f"  unknown  {text}" for text in unknown[:9]]
+        lines += [f"  missing  {text}" for text in missing[:9]]
+        names = listed(map(quoted, needed)) or "none"
         raise LeafError(
             f"{asked}: the data do not match the inputs\n"
             + "\n".join(lines)

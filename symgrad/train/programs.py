@@ -1,70 +1,94 @@
-"""From a compiled function to a step that the driver can run: buffers, addresses, extents."""
+"""Compiled epochs, bound to data and to the arrays that they keep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from codegen.blas import one_blas_thread
 from codegen.compiled import Compiled
-from symgrad.graph.binding import Binding
-from symgrad.graph.nodes import Input, Node
+from symgrad.graph.dims import Dim
+from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.train.data import Bound
-from symgrad.train.driver import Step
+from symgrad.train.driver import Stop
+from symgrad.train.epochs import Epochs
 
 Array = npt.NDArray[Any]
 
 
-def bind_step(
-    f: Compiled,
-    bound: Bound,
-    batch_size: int,
-    values: Mapping[Input, Array],
-    outputs: int,
-    updated: Iterable[Input] = (),
-) -> Step:
-    """Bind a compiled function to buffers of one batch and to the arrays that it keeps.
+class BoundEpochs:
+    """A compiled program of epochs over data; see `driver.Program`.
 
     Args:
-        f:          the function; its outputs are float scalars.
+        f:          compiled from `epochs`.
         bound:      the data.
         batch_size: rows of a whole batch.
-        values:     arrays of all other leaves, used in place.
-        outputs:    the number of outputs.
-        updated:    the leaves that it writes.
+        values:     arrays of the leaves that are kept. A run that succeeds puts other ones, with
+                    the state that it reached, into their places.
+        finite:     whether the first and the last output must be finite.
     Raises: DataError and its kinds where the extents of a batch do not fit.
     """
-    kept = {leaf.name: array for leaf, array in values.items()}
-    binding = Binding(f.stages.graph)
-    rest = bound.n % batch_size or batch_size
-    _, dims = binding({**bound.batch(0, batch_size), **kept})
-    _, dims_of_rest = binding({**bound.batch(bound.n - rest, bound.n), **kept})
-    buffers = {
-        leaf.name: np.empty((batch_size, *array.shape[1:]), array.dtype)
-        for leaf, array in bound.rows.items()
-    }
-    whole = {leaf.name: array for leaf, array in bound.whole.items()}
-    call = f.bind_buffers({**kept, **whole, **buffers}, dims)
-    # one workspace for both: it was made for the larger extents
-    call.set_dims(dims_of_rest)
-    table_of_rest, extents_of_rest = call.table.copy(), call.dims.copy()
-    call.set_dims(dims)
 
-    def explain(rows: Sequence[int]) -> str:
-        def row_of(leaf: Node, place: tuple[int, ...]) -> int | None:
-            return rows[place[0]] if leaf in bound.rows else None
+    def __init__(
+        self,
+        f: Compiled,
+        epochs: Epochs,
+        bound: Bound,
+        batch_size: int,
+        values: dict[Input, Array],
+        finite: bool = False,
+    ) -> None:
+        self.f, self.epochs, self.bound, self.values, self.finite = f, epochs, bound, values, finite
+        self.outputs = len(epochs.sums)
+        self._spare = [np.empty_like(values[leaf]) for leaf in epochs.state]
+        kept = {leaf.name: array for leaf, array in values.items()}
+        rest = bound.n % batch_size or batch_size
+        _, dims = epochs.step({**bound.batch(0, batch_size), **kept})
+        epochs.step({**bound.batch(bound.n - rest, bound.n), **kept})
+        data = {leaf.name: array for leaf, array in (*bound.rows.items(), *bound.whole.items())}
+        self._dims = {**dims, epochs.rows: bound.n}
+        order, last = np.zeros((1, 1, batch_size), np.int32), np.zeros((1, 1, rest), np.int32)
+        given = self._given(order, last, np.zeros((self.outputs, 1)))
+        names = {leaf.name: array for leaf, array in given.items()}
+        self._call = f.prepared({**kept, **data, **names}, self._extents(order, last))
 
-        return str(f.index_error(call, row_of))
+    def run(self, order: Array, rest: Array, begun: Array) -> tuple[int, Array]:
+        """Do steps over rows; when they fail, nothing has changed."""
+        f, call = self.f, self._call
+        given = self._given(order, rest, begun)
+        f.rebind(call, given, self._extents(order, rest), self._spare)
+        with one_blas_thread():
+            status = call.run()
+        n = len(self._spare)
+        sums = np.array([f.output(call, n + k) for k in range(self.outputs)])
+        if status == Stop.DONE and self.finite and not np.isfinite(sums[[0, -1]]).all():
+            status = Stop.NOT_FINITE
+        if status == Stop.DONE:
+            for k, leaf in enumerate(self.epochs.state):
+                reached = f.output(call, k)
+                if not np.may_share_memory(reached, self._spare[k]):
+                    self._spare[k][...] = reached
+                self._spare[k], self.values[leaf] = self.values[leaf], self._spare[k]
+        return status, sums
 
-    return Step(
-        program=f.program_address,
-        full=(call.table, call.dims),
-        rest=(table_of_rest, extents_of_rest),
-        buffers=tuple(buffers.values()),
-        outputs=tuple(f.output(call, k) for k in range(outputs)),
-        state=tuple(values[leaf] for leaf in updated),
-        explain=explain,
-        alive=call,
-    )
+    def _given(self, order: Array, rest: Array, begun: Array) -> dict[Input, Array]:
+        own = (self.epochs.order, self.epochs.rest, *self.epochs.begun)
+        return {**self.values, **dict(zip(own, (order, rest, *begun), strict=True))}
+
+    def _extents(self, order: Array, rest: Array) -> dict[Dim, int]:
+        shapes = [*self.epochs.order.shape, *self.epochs.rest.shape]
+        numbers = [*order.shape, *rest.shape]
+        return {**self._dims, **dict(zip(shapes, numbers, strict=True))}  # type: ignore[arg-type]
+
+    def explain(self, rows: Sequence[int]) -> str:
+        """Which index was out of range in the batch of these rows."""
+        leaves = {leaf.name: leaf for leaf in self.bound.rows}
+
+        def row_of(node: Node, place: tuple[int, ...]) -> tuple[int, Node] | None:
+            taken = isinstance(node, Gather) and node.args[0].name in leaves
+            return (rows[place[0]], leaves[node.args[0].name]) if taken else None
+
+        return str(self.f.index_error(self._call, row_of))

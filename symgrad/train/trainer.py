@@ -14,21 +14,23 @@ import numpy.typing as npt
 
 from codegen.compiled import Compiled
 from codegen.pipeline import check_options, compile
-from symgrad.graph.dims import free_dims, printable
+from symgrad.graph.dims import free_dims, listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
-from symgrad.graph.leaves import as_node, initial_value, parameters
+from symgrad.graph.leaves import as_node, initial_value, inputs, parameters
 from symgrad.graph.nodes import Input, Node, describe
+from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import flatten
 from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
 from symgrad.train.callbacks import Callback, Listener, listeners_of
 from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count, not_finite
-from symgrad.train.driver import Run, Step, Stop
+from symgrad.train.driver import Run, Stop
+from symgrad.train.epochs import Epochs, make_epochs
 from symgrad.train.history import EpochRecord, History
 from symgrad.train.interruption import interruptions
 from symgrad.train.objective import Objective, make_objective
-from symgrad.train.programs import bind_step
+from symgrad.train.programs import BoundEpochs
 from symgrad.train.progress import progress_bar
 
 Array = npt.NDArray[Any]
@@ -98,7 +100,12 @@ class Trainer:
         self.epoch = 0
         self._records: list[EpochRecord] = []
         self._values = {leaf: _first_value(leaf, self.seed) for leaf in self.objective.kept}
-        self._programs: dict[object, Compiled] = {}
+        self._programs: dict[str, tuple[Epochs, Compiled]] = {}
+        self._predictions: dict[tuple[Node, ...], Compiled] = {}
+
+    def __repr__(self) -> str:
+        names = listed(printable(leaf.name[:40]) for leaf in self.objective.trained)
+        return f"<Trainer of {names} with {self.optimizer}, after {self.epoch} epochs>"
 
     # -- what has been learned ---------------------------------------------------------------------
     @property
@@ -163,15 +170,15 @@ class Trainer:
         size = check_batch_size("fit", batch_size, bound.n)
         if not is_count(epochs):
             raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
+        as_flag("fit: shuffle", shuffle)
         measure = None
         if validation is not None:
-            held_out = bind("fit: validation", validation, goal.inputs, goal.batch)
+            held_out = self._bound_to_measure("fit: validation", validation)
             measure = self._measure("fit: validation", held_out, size)
             measure()  # what is wrong with these data is said before the first epoch
-        step = self._training_step(bound, size)
         run = Run(
-            step, list(bound.rows.values()), epochs=int(epochs), batch_size=size, shuffle=shuffle,
-            seed=self.seed, first_epoch=self.epoch, stop_at_nan=self.on_nan == "raise",
+            self._bound("train", bound, size), bound.n, epochs=int(epochs), batch_size=size,
+            shuffle=shuffle, seed=self.seed, first_epoch=self.epoch,
         )
         first = len(self._records)
         informed = [listener for listener in listeners if isinstance(listener, Callback)]
@@ -276,20 +283,18 @@ class Trainer:
             data:       as for `fit`.
             batch_size: rows computed at a time.
         """
+        bound = self._bound_to_measure("evaluate", data)
+        return self._measure("evaluate", bound, _rows_at_a_time("evaluate", batch_size, bound.n))()
+
+    def _bound_to_measure(self, asked: str, data: Data) -> Bound:
+        """Data for loss and metrics; what only updates read may be among them."""
         goal = self.objective
-        bound = bind("evaluate", data, goal.inputs, goal.batch)
-        size = EVALUATION_ROWS if batch_size is None else batch_size
-        if batch_size is not None:
-            size = check_batch_size("evaluate", batch_size, bound.n)
-        return self._measure("evaluate", bound, size)()
+        return bind(asked, data, inputs(goal.outputs.values()), goal.batch, goal.inputs)
 
     def _measure(self, asked: str, bound: Bound, batch_size: int) -> Measure:
         """A function that computes loss and metrics on checked data, for whom `asked` names."""
-        outputs = list(self.objective.outputs.values())
         size = min(batch_size, bound.n)
-        program = self._compiled("evaluate", outputs)
-        step = bind_step(program, bound, size, self._values, len(outputs))
-        run = Run(step, list(bound.rows.values()), epochs=1, batch_size=size)
+        run = Run(self._bound("evaluate", bound, size), bound.n, epochs=1, batch_size=size)
 
         def measure() -> dict[str, float]:
             run.restart()
@@ -314,27 +319,31 @@ class Trainer:
         Returns: arrays in the structure of `expr`. What leads with the batch dim has a row for each
             row of the data. Where something else is asked for, all rows are computed together.
         """
-        outputs, rebuild = flatten(expr)
+        outputs, rebuild = flatten(expr, "predict")
         leaves = [x for x in Graph.of(outputs).inputs if not x.is_supplied]
         inputs = [x for x in leaves if x.kind == "input"]
         batch = self.objective.batch
         bound = bind("predict", data, inputs, batch, self.objective.inputs)
         for leaf in leaves:
             if leaf.kind != "input" and leaf not in self._values:
+                own = {x.name: x for x in self._values if x.name in self.parameters}
+                advice = f"It has {listed(map(quoted, own)) or 'none'}."
+                if leaf.name in own:
+                    advice = f"Its own is another leaf of that name\n  {describe(own[leaf.name])}"
                 raise LeafError(
-                    f"predict: the trainer has no value for\n  {describe(leaf)}\n"
-                    f"  It has {', '.join(printable(repr(x.name)) for x in self._values)}."
+                    f"predict: the trainer has no value for\n  {describe(leaf)}\n  {advice}"
                 )
-        f = self._compiled(("predict", *outputs), outputs)
+        key = tuple(outputs)
+        if key not in self._predictions:
+            self._predictions[key] = self._compiled(outputs)
+        f = self._predictions[key]
         fixed = {x.name: v for x, v in bound.whole.items()}
         fixed |= {x.name: self._values[x] for x in leaves if x.kind != "input"}
         per_row = all(e.shape and e.shape[0] == batch for e in outputs)
         if not bound.rows or not per_row:
             parts = [f(**fixed, **{x.name: v for x, v in bound.rows.items()})]
         else:
-            size = EVALUATION_ROWS if batch_size is None else batch_size
-            if batch_size is not None:
-                size = check_batch_size("predict", batch_size, bound.n)
+            size = _rows_at_a_time("predict", batch_size, bound.n)
             parts = [
                 f(**fixed, **{x.name: v[k : k + size] for x, v in bound.rows.items()})
                 for k in range(0, bound.n, size)
@@ -345,26 +354,36 @@ class Trainer:
         return rebuild(joined)
 
     # -- programs ----------------------------------------------------------------------------------
-    def _training_step(self, bound: Bound, size: int) -> Step:
-        goal = self.objective
-        outputs = [*goal.outputs.values(), goal.norm]
-        program = self._compiled("train", outputs, goal.updates, training=True)
-        return bind_step(program, bound, size, self._values, len(outputs), goal.updates)
+    @property
+    def program(self) -> Compiled:
+        """The compiled program that trains: epochs as one recurrence, and in it one over batches.
 
-    def _compiled(
-        self,
-        key: object,
-        outputs: list[Node],
-        updates: Mapping[Input, Node] | None = None,
-        training: bool = False,
-    ) -> Compiled:
-        """A compiled function, made when it is first needed."""
+        `trainer.program.stages` has its graph and what became of it, `trainer.program.source` the
+        generated code. It takes the data whole and the order of their rows.
+        """
+        return self._epochs("train")[1]
+
+    def _epochs(self, key: str) -> tuple[Epochs, Compiled]:
+        """Epochs of training, or of evaluation, and the program made of them when first needed."""
         if key not in self._programs:
-            self._programs[key] = compile(
-                outputs, updates, target=self.target, threads=self.threads, seed=self.seed,
-                training=training,
-            )
+            goal, train = self.objective, key == "train"
+            outputs = dict(goal.outputs)
+            if train:  # named as no metric is
+                outputs["".join(outputs) + " gradient norm"] = goal.norm
+            epochs = make_epochs(outputs, goal.batch, goal.updates if train else {})
+            f = self._compiled(epochs.outputs, training=train)
+            self._programs[key] = (epochs, f)
         return self._programs[key]
+
+    def _bound(self, key: str, bound: Bound, size: int) -> BoundEpochs:
+        epochs, f = self._epochs(key)
+        finite = key == "train" and self.on_nan == "raise"
+        return BoundEpochs(f, epochs, bound, size, self._values, finite)
+
+    def _compiled(self, outputs: list[Node], training: bool = False) -> Compiled:
+        return compile(
+            outputs, target=self.target, threads=self.threads, seed=self.seed, training=training
+        )
 
     # -- files -------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -437,11 +456,18 @@ class Trainer:
         return trainer
 
 
+def _rows_at_a_time(asked: str, batch_size: int | None, n: int) -> int:
+    """Rows that are computed together where nothing is trained: at most all of them."""
+    size = EVALUATION_ROWS if batch_size is None else batch_size
+    return check_batch_size(asked, min(size, n) if is_count(size) else size, n)
+
+
 def _first_value(leaf: Input, seed: int) -> Array:
     """What a leaf holds before the first step; the step count starts at 0."""
     if free_dims(leaf.shape):
         raise LeafError(
-            f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}"
+            f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}\n"
+            "  What has a value for each row is data: make it an input."
         )
     return np.zeros(_sizes(leaf), leaf.dtype) if leaf.kind == "step" else initial_value(leaf, seed)
 

@@ -1,14 +1,14 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
-NAME is a workload, `speed` for all of them in one short table, or what grows: `chain`, `layers`,
-`import`.
+NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
+`import`, or `vector_math` for the scalar functions.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import growth
+from tests.bench import growth, vector_math
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
@@ -18,7 +18,7 @@ GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.impor
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH])
+    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, "vector_math"])
     parser.add_argument(
         "--peers",
         default="",
@@ -26,7 +26,15 @@ def main() -> None:
         help=f"comma-separated, of: {', '.join(PEERS)}; those not installed are left out",
     )
     parser.add_argument("--rounds", type=int, default=15, help="blocks of each contestant")
+    parser.add_argument(
+        "--prototype",
+        metavar="FILE",
+        help="with vector_math: a Python file of functions for Numba, vexp, vlog, .., to compare",
+    )
     arguments = parser.parse_args()
+    if arguments.name == "vector_math":
+        print(vector_math.speeds(arguments.prototype, arguments.rounds))
+        return
     if arguments.name in GROWTH:
         print(GROWTH[arguments.name]())
         return

@@ -79,7 +79,7 @@ def race(name: str, peers: Sequence[str], rounds: int = 15) -> str:
     spec = workload.specification
     peak, width = fma_peak()
     lines = [
-        f"{name}: {spec}, {spec.flops / 1e6:.2f} MFLOP in products per step; core {_pin()}, "
+        f"{name}: {spec}, {spec.flops / 1e6:.2f} MFLOP in products per step; core {pin()}, "
         f"one thread, FMA peak {peak / 1e9:.0f} GFLOP/s ({width} lanes)",
         "",
         *_table(entries, spec.flops, peak),
@@ -115,7 +115,7 @@ def measure(name: str, peers: Sequence[str], rounds: int) -> list[Entry]:
     modules = CONTESTANTS[workload.specification.kind]
     present = ["symgrad", *(peer for peer in peers if find_spec(peer))]
     contestants = [module for library in present for module in modules[library]]
-    _pin()
+    pin()
     with tempfile.TemporaryDirectory(prefix="symgrad-bench-") as folder:
         file = Path(folder) / "workload.npz"
         workloads.save(workload, file)
@@ -123,7 +123,7 @@ def measure(name: str, peers: Sequence[str], rounds: int) -> list[Entry]:
         return _interleave(contestants, name, file, rounds, starts)
 
 
-def _pin() -> str:
+def pin() -> str:
     """Bind this process, and so its children, to one core where the system lets us."""
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned"
