@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,6 @@ from symgrad.graph.streams import supplied
 from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
-    from codegen.host_memory import HostInvocation
     from codegen.targets import Target
 
 Array = npt.NDArray[Any]
@@ -148,6 +147,9 @@ class Invocation(Protocol):
 
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Read the leaves from these arrays; they must be contiguous and stay alive."""
+
+    def set_leaf(self, k: int, array: Array) -> None:
+        """Read one leaf from this array."""
 
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
@@ -353,17 +355,15 @@ class Compiled:
             place = tuple(int(k) for k in where)
         return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
-    def bind_buffers(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> HostInvocation:
-        """Memory for calls from compiled loops: leaves are read where they are.
+    def prepared(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
+        """Memory for many runs, in which leaves are read where they are.
 
         Args:
             values: contiguous arrays of the leaves' dtypes by name; what is missing takes its state
                 or its initial value.
-            dims:   the largest extents that will occur.
-        Raises: CompileError for a program that runs on a device.
+            dims:   the extents.
         """
-        assert self.program_address
-        call = cast("HostInvocation", self._prepared())
+        call = self._prepared()
         call.set_dims(dims)
         given = {**self._held(), **values}
         call.set_leaves(
@@ -378,18 +378,39 @@ class Compiled:
         return call
 
     def rebind(
-        self, call: Invocation, leaves: Mapping[Input, Array], dims: Mapping[Dim, int]
+        self,
+        call: Invocation,
+        leaves: Mapping[Input, Array],
+        dims: Mapping[Dim, int],
+        targets: Sequence[Array] = (),
     ) -> None:
-        """Other arrays for some leaves of a prepared call, other extents, and fresh results."""
+        """Prepare a call once more.
+
+        Args:
+            leaves:  other values for some leaves; those that the program does not have are ignored.
+            dims:    the extents.
+            targets: arrays that the first outputs are written into, where the program writes them;
+                all other results are fresh.
+        """
         call.set_dims(dims)
-        pairs = zip(self._leaves, call.arrays, strict=True)
-        call.set_leaves([leaves.get(leaf, array) for leaf, array in pairs])
-        call.set_outputs(self._empty_results(dims))
+        for k, leaf in enumerate(self._leaves):
+            if leaf in leaves:
+                call.set_leaf(k, leaves[leaf])
+        places = zip(targets, self._places, strict=False)
+        own = {place: target for target, (kind, place) in places if kind == "result"}
+        call.set_outputs(
+            [
+                own[k] if k in own else np.empty(dm.values(n.shape, dims), n.dtype)
+                for k, n in enumerate(self.stages.plan.results)
+            ]
+        )
 
     def output(self, call: Invocation, k: int) -> Array:
         """The array of output k (in flattened order) in a prepared call."""
         kind, place = self._places[k]
-        if kind == "result":
+        if kind == "result" and self._final[k] is self.stages.plan.results[place]:
+            return call.outputs[place]
+        if kind == "result":  # it shows another one's memory
             return call.outputs[place].reshape(
                 dm.values(self._outputs[k].shape, self._extents(call))
             )
@@ -490,6 +511,12 @@ class Compiled:
         from codegen.saving import save_program
 
         save_program(self, Path(path))
+
+    def __reduce__(self) -> NoReturn:
+        raise CompileError(
+            "a compiled program cannot be copied or pickled: its code lies in this process. Write "
+            "it with save(path), or compile the expressions again: the cache makes that quick."
+        )
 
     def __repr__(self) -> str:
         names = listed(printable(x.name[:40]) for x in self._leaves if x.name in self._names)

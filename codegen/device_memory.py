@@ -113,6 +113,11 @@ class DeviceInvocation:
             name = self.state.name_of(array)
             self.table[k] = upload(array) if name is None else self.state.on_device(name)
 
+    def set_leaf(self, k: int, array: Array) -> None:
+        """Copy one leaf to the device."""
+        self.arrays[k] = array
+        self.table[1 + k] = upload(array)
+
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Bring results into these arrays."""
         self.outputs = tuple(outputs)

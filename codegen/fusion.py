@@ -35,6 +35,7 @@ from codegen.schedule import (
     place_in,
     position_of,
     result_index,
+    runs_along_rows,
 )
 from symgrad.graph.dims import Shape
 from symgrad.graph.folds import Fold, Proj
@@ -144,7 +145,7 @@ class _Scheduler:
             elif isinstance(node, Einsum) and (product := product_of(node)) is not None:
                 self._alone(ProductStage(node, product), node)
             elif (isinstance(node, Reindex) and not can_inline(node)) or (
-                isinstance(node, Reduce) and node.op in RUNNING
+                isinstance(node, Reduce) and node.op in RUNNING and not runs_along_rows(node)
             ):
                 self._alone(MoveStage(node), node)
             elif self._may_wait(node) and (length := self._chain(node)) < MOST_MEMBERS:
@@ -340,7 +341,7 @@ class _Scheduler:
             return None
         if full and suffix >= 0 and not stage.is_split:  # its rows would not be those of members
             return "{node} reduces rows, {stage} has none", node
-        if isinstance(node, Reduce) and node.op in ("argmax", "argmin"):
+        if isinstance(node, Reduce) and (node.op in ("argmax", "argmin") or node.op in RUNNING):
             return "{node} needs rows of its own", node
         return None
 
@@ -359,7 +360,8 @@ class _Scheduler:
             return
         if self._splits(stage, domain, suffix):
             stage.split, stage.is_split = len(stage.domain) - suffix, True
-            stage.trailing.add(node)
+            if not runs_along_rows(node):
+                stage.trailing.add(node)
         else:
             stage.accumulated.add(node)
 

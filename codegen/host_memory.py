@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from codegen.compiled import Array
 from codegen.memory import Plan
-from symgrad.graph.dims import Dim
+from symgrad.graph.dims import Dim, free_dims
 
 _PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
@@ -33,6 +33,9 @@ class HostInvocation:
         self.workspace = np.empty(0, np.uint8)
         self._program = _PROGRAM(address)
         self._addresses = (self.table.ctypes.data, self.dims.ctypes.data)
+        sizing = free_dims(size for slot in plan.slots for size in slot.sizes)
+        self._sizing = [k for k, d in enumerate(self.order) if d in sizing]
+        self._sized: list[int] | None = None
         self.current: tuple[int, ...] | None = None
         self.arrays: list[Array] = []
         self.outputs: tuple[Array, ...] = ()
@@ -44,6 +47,9 @@ class HostInvocation:
             return
         self.current = numbers
         self.dims[: len(numbers)] = numbers
+        if self._sized == (sized := [numbers[k] for k in self._sizing]):
+            return
+        self._sized = sized
         offsets, total = self.plan.slot_offsets(dict(zip(self.order, numbers, strict=True)))
         if total + 64 > len(self.workspace):
             self.workspace = np.empty(total + 64, np.uint8)
@@ -55,6 +61,11 @@ class HostInvocation:
         """Read the leaves from these arrays; they must be contiguous and stay alive."""
         self.arrays = list(arrays)
         self.table[1 : 1 + len(arrays)] = [a.__array_interface__["data"][0] for a in arrays]
+
+    def set_leaf(self, k: int, array: Array) -> None:
+        """Read one leaf from this array."""
+        self.arrays[k] = array
+        self.table[1 + k] = array.__array_interface__["data"][0]
 
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""

@@ -19,6 +19,7 @@ from codegen.schedule import (
     place_in,
     position_of,
     result_index,
+    runs_along_rows,
 )
 from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
 from symgrad.graph.dims import size
@@ -90,16 +91,13 @@ class Loops(Values):
         return self.level[node] if wanted or node in self.stage.accumulated else None
 
     def _temporaries(self) -> dict[Node, Temporary]:
-        """Dear inner values that a later pass reads again."""
+        """Dear inner values that a later pass reads again; writing one may need others."""
         found: dict[Node, Temporary] = {}
         shape = self.stage.domain[self.stage.split :]
-        for sink in self.stage.members:
-            if self.is_row(sink) and sink not in self.stage.trailing:
-                continue
-            trailing = sink in self.stage.trailing
-            if not (trailing or sink in self.plan.stored or sink in self.stage.accumulated):
-                continue
-            level = self.level[sink] - (1 if trailing else 0)
+        sinks = [m for m in self.stage.members if self._is_sink(m)]
+        while sinks:
+            sink = sinks.pop(0)
+            level = self.level[sink] - (1 if sink in self.stage.trailing else 0)
             stack, seen = [sink], {sink}
             while stack:
                 node = stack.pop()
@@ -112,9 +110,17 @@ class Loops(Values):
                             continue
                         if _dear(root):
                             found[root] = Temporary(root, shape, root.dtype)
+                            sinks.append(root)
                             continue
                     stack.append(root)
         return found
+
+    def _is_sink(self, node: Node) -> bool:
+        """Whether a member is written or reduced in an inner loop."""
+        if node in self.stage.trailing:
+            return True
+        wanted = node in self.plan.stored or node in self.stage.accumulated
+        return wanted and not self.is_row(node)
 
     # -- reading members ---------------------------------------------------------------------------
     def member(self, node: Node, index: Index) -> str:
@@ -151,8 +157,10 @@ class Loops(Values):
             for node in rows:
                 self.write_sink(node)
             inner = [n for n in due if not self.is_row(n) or n in self.stage.trailing]
-            if inner:
-                self.write_pass(inner)
+            serial = [n for n in inner if runs_along_rows(n)]
+            for sinks in ([n for n in inner if not runs_along_rows(n)], serial):
+                if sinks:
+                    self.write_pass(sinks)
         self.statements = [
             *self.blocks[0],
             *nest(self.stage.domain[: self.stage.split], 0, tuple(self.blocks[1])),
@@ -234,6 +242,16 @@ class Loops(Values):
         self.update(name, operation, value, node.dtype)
         return name
 
+    def compute(self, node: Node, index: Index) -> str:
+        """The value of a full member: of one that runs along its row, the total so far."""
+        if not runs_along_rows(node):
+            return super().compute(node, index)
+        if node not in self.known[2]:
+            name = self.start(node, 1)
+            value = self.combine(node, member_reads(node, self.where(node)), ())
+            self.known[2][node] = self.update(name, merge_of(node), value, node.dtype)
+        return self.known[2][node]
+
     def start(self, node: Node, depth: int, dtype: DType | None = None) -> str:
         """A new accumulator of the node's dtype, or of `dtype`, at its neutral element."""
         number = start_of(node)
@@ -244,13 +262,14 @@ class Loops(Values):
         self.blocks[depth].append(Let(name, dtype, ir.Copy(initial)))
         return name
 
-    def update(self, name: str, operation: str, value: str, dtype: DType) -> None:
-        """Give an accumulator its next value."""
+    def update(self, name: str, operation: str, value: str, dtype: DType) -> str:
+        """Give an accumulator its next value, and return that."""
         deep = 2 if self.writing_inner else 1
         total = self.fresh()
         self.depth[total] = deep
         self.blocks[deep].append(Let(total, dtype, Apply(operation, (name, value))))
         self.blocks[deep].append(ir.Update(name, total))
+        return total
 
     def reduce_place(self, node: Reduce) -> str:
         """Argmax: the first place of the best value; NaN is better than any number."""
@@ -342,7 +361,10 @@ def _rows_of_indices(stage: LoopStage) -> LoopStage:
     return stage if split is None else replace(stage, split=split)
 
 
-_MERGE = {"max": "greatest", "min": "least", "prod": "mul"}
+_MERGE = {
+    **{"max": "greatest", "min": "least", "prod": "mul"},
+    **{"cumsum": "add", "cumprod": "mul", "cummax": "maximum"},
+}
 
 
 def merge_of(node: Node) -> str:
@@ -358,9 +380,11 @@ def start_of(node: Node) -> float | int | bool:
         return 0
     dtype = node.args[0].dtype
     bottom = lowest(dtype)
-    if node.op == "prod":
+    if node.op == "cumsum":  # -0.0 + x is x for every x, as 0.0 + -0.0 is not
+        return -0.0 if is_float(dtype) else 0
+    if node.op in ("prod", "cumprod"):
         return 1
-    if node.op in ("max", "argmax"):
+    if node.op in ("max", "argmax", "cummax"):
         return bottom
     return highest(dtype)
 
@@ -380,7 +404,7 @@ def lowest(dtype: DType) -> float | int | bool:
 
 
 def _dear(node: Node) -> bool:
-    if isinstance(node, Gather):
+    if isinstance(node, Gather) or runs_along_rows(node):
         return True
     return isinstance(node, Map) and any(
         step.kind == "call" and step.payload not in CHEAP for step in operations(node.body)

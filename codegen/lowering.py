@@ -13,11 +13,10 @@ from codegen import loop_ir as ir
 from codegen.access import ZERO, is_one, root_of
 from codegen.contractions import extent_of
 from codegen.loop_ir import Apply, Let, Load, Statement, Store, variable
-from codegen.loops import Loops, lowest
+from codegen.loops import Loops, merge_of, start_of
 from codegen.schedule import LoopStage, MoveStage, ProductStage, Schedule, Stage, position_of
 from codegen.values import CopyOf, Lowered, Values, Writer, nest, offset_of
 from symgrad.graph.dims import Extent, same, size
-from symgrad.graph.dtypes import is_float
 from symgrad.graph.nodes import Reduce, Reindex
 
 
@@ -89,7 +88,7 @@ class _Moves(Values):
 
 
 class _Running(Values):
-    """A running reduction along one axis."""
+    """A running reduction along an axis that is not the last."""
 
     def __init__(self, schedule: Schedule, stage: MoveStage, number: int) -> None:
         super().__init__(schedule, number, frozenset({"t"}))
@@ -103,18 +102,15 @@ class _Running(Values):
         rest = list(position_of(others))
         index = (*rest[:axis], variable("t"), *rest[axis:])
         index = tuple(ZERO if is_one(e) else i for i, e in zip(index, node.shape, strict=True))
-        operation = {"cumsum": "add", "cumprod": "mul", "cummax": "maximum"}[node.op]
-        # -0.0 + x is x for every x, as 0.0 + -0.0 is not
-        zero = -0.0 if is_float(node.dtype) else 0
-        number = {"cumsum": zero, "cumprod": 1}.get(node.op, lowest(node.dtype))
         name = self.fresh()
         self.depth[name] = 1
-        self.blocks[1].append(Let(name, node.dtype, ir.Copy(self.literal(number, node.dtype))))
+        start = self.literal(start_of(node), node.dtype)
+        self.blocks[1].append(Let(name, node.dtype, ir.Copy(start)))
         value = self.value(node.args[0], index)
         total = self.fresh()
         self.blocks[2].extend(
             (
-                Let(total, node.dtype, Apply(operation, (name, value))),
+                Let(total, node.dtype, Apply(merge_of(node), (name, value))),
                 ir.Update(name, total),
                 Store(self.buffer(node), offset_of(node.shape, index), total),
             )

@@ -67,6 +67,7 @@ def compile(
     14.0
     """
     check_options(target, threads, seed)
+    streams.as_flag("training", training)
     nodes, rebuild = flatten(outputs, "compile")
     pairs = _updates(updates or {})
     clock = _Clock()
@@ -175,6 +176,11 @@ def _is_leaf(node: Node) -> bool:
 
 
 def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
+    if not isinstance(updates, Mapping):
+        raise LeafError(
+            "updates: needs a dictionary such as {W: W - 0.1 * dW}, "
+            f"got {type(updates).__name__}."
+        )
     pairs: list[tuple[Input, Node]] = []
     for leaf, given in updates.items():
         if not isinstance(leaf, Input):

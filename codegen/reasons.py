@@ -21,6 +21,7 @@ from codegen.schedule import (
     Schedule,
     Stage,
     domain_of,
+    runs_along_rows,
 )
 from symgrad.graph.dims import show
 from symgrad.graph.nodes import Node, Reduce
@@ -159,6 +160,9 @@ class _Reasons:
             yield f"one loop, reduced to {reduced} as a whole"
         elif len(stage.members) > 1:
             yield "one loop: its nodes share what they make and read"
+        runs = [m for m in stage.members if runs_along_rows(m)]
+        if runs:
+            yield f"{self.list(runs)} run{'s' * (len(runs) == 1)} along the row"
         sums = [m for m in stage.members if m in stage.accumulated]
         if sums:
             yield f"{self.list(sums)} add{'s' * (len(sums) == 1)} up in memory as the loop goes"

@@ -22,6 +22,7 @@ from symgrad.graph.dims import Shape, same, show
 from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
+    RUNNING,
     Einsum,
     Gather,
     Node,
@@ -91,7 +92,7 @@ class ProductStage:
 
 @dataclass(eq=False, slots=True)
 class MoveStage:
-    """A Reindex of several pieces, or with zeros around; or a running reduction."""
+    """A Reindex of several pieces, or with zeros around; or a sum that runs over rows."""
 
     node: Reindex | Reduce
 
@@ -200,6 +201,11 @@ def domain_labels(node: Node) -> tuple[tuple[int, ...], frozenset[int]]:
     return kept + node.axes, summed
 
 
+def runs_along_rows(node: Node) -> bool:
+    """Whether a node is a running reduction along its last axis: it has a value at each place."""
+    return isinstance(node, Reduce) and node.op in RUNNING and node.axes == (node.ndim - 1,)
+
+
 def domain_of(node: Node) -> Shape:
     """The extents that a member loops over."""
     if isinstance(node, Einsum) and node.summed:
@@ -248,11 +254,14 @@ def place_in(stage: LoopStage, node: Node) -> Index:
 
 
 def levels_of(schedule: Schedule, stage: LoopStage) -> dict[Node, int]:
-    """In which pass over the row each member is ready: a row's reduction one pass later."""
+    """In which pass over the row each member is ready: a row's reduction one pass later.
+
+    What runs along the row has passes before and after it: its loop is serial, theirs are not.
+    """
     level: dict[Node, int] = {}
     position = position_of(stage.domain)
     for node in stage.members:
-        found = 0
+        found, inside = 0, False
         for root, index in member_roots(schedule, node, place_in(stage, node)):
             if root in level:
                 bump = (
@@ -260,8 +269,10 @@ def levels_of(schedule: Schedule, stage: LoopStage) -> dict[Node, int]:
                     and root not in stage.trailing
                     and (index != position[: len(index)])
                 )
-                found = max(found, level[root] + (1 if bump else 0))
-        level[node] = found + (1 if node in stage.trailing else 0)
+                found = max(found, level[root] + (1 if bump or runs_along_rows(root) else 0))
+                inside = True
+        own_pass = node in stage.trailing or (inside and runs_along_rows(node))
+        level[node] = found + (1 if own_pass else 0)
     return level
 
 

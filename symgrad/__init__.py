@@ -188,7 +188,9 @@ if not TYPE_CHECKING:  # a type checker reads the imports below instead
             globals()[name] = value
             return value
         if name not in _names:
-            raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
+            raise AttributeError(
+                f"module 'symgrad' has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+            )  # with these Python asks: Did you mean ...?
         return _from_symgrad(name)
 
 

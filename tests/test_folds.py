@@ -313,6 +313,10 @@ def test_errors_of_scan():
             r"  carry out  float32 \(3, 1, 4\)   step result  test_folds\.py:\d+\n"
             r".*Sum or slice away axis 1 in the step\.$",
             lambda c, x: ({"h": c["h"][:, None]}, ()), {"h": h}, x)  # fmt: skip
+    refused(ShapeError, r"Sum or slice away axis 0 in the step\.$",
+            lambda c, x: (V["stack"]([c, c]), ()), h, x)  # fmt: skip
+    refused(ShapeError, r"Start from an init of the step's shape",
+            lambda c, x: (V["zeros"]((5, 7, 2)), ()), h, x)  # fmt: skip
     refused(DTypeError, r"(?s)the carry changes dtype.*astype\(c, 'float32'\)",
             lambda c, x: (V["astype"](c, "float64"), ()), h, x)  # fmt: skip
     refused(SymgradError, r"(?s)changes its structure.*carry out  \(array, array\)",

@@ -72,6 +72,10 @@ ONE_PASS = {
     "rows of a table, reduced": [sg.softmax(table[labels] * x)],
     "the place of the largest": [(sg.argmax(x, axis=1) == labels).sum()],
     "a scatter and what it adds": [sg.grad((sg.square(table[labels]) * x).sum(), table)],
+    "running sums between chains": [sg.exp(sg.cumsum(sg.tanh(x) * g, axis=1)) * g],
+    "a running sum of a softmax": [sg.cumsum(sg.softmax(x), axis=1), sg.softmax(x)],
+    "a softmax of running products": [sg.softmax(sg.cumprod(x, axis=1) + g)],
+    "running sums, reduced": [sg.cumsum(x, axis=1).max(axis=1), sg.cumsum(x * g, axis=1).sum()],
     "a chain": [sg.exp(sg.tanh(x) * g + 1) / (2 + sg.square(g))],
 }
 
@@ -150,6 +154,7 @@ def test_reasons() -> None:
     y = sg.tanh(x)
     reasons = {
         "runs along its axis": [sg.cumsum(x, axis=0)],
+        "runs along the row": [sg.tanh(sg.cumsum(labels, axis=0).astype("float32"))],
         "moves pieces": [sg.pad(x, 1)],
         "at other places than": [sg.exp(y)[:, ::-1] + sg.exp(y), y],
         "adds up in memory as the loop goes": [sg.tanh(x).sum(axis=0)],
@@ -173,7 +178,7 @@ def test_a_long_program_is_folded() -> None:
         mixed = compile([sg.softmax(sg.input(f"m{k}", (k + 2, k + 3)), axis=0) for k in range(60)])
     told = str(f.stages)
     assert len(f.stages.schedule.stages) > 200 and len(told.splitlines()) < 40
-    assert "the like 38 more times, stages 3 to 78" in told
+    assert "the like 38 more times, stages 4 to 79" in told
     told = str(mixed.stages)
     assert len(told.splitlines()) < 60 and "more stages" in told
 

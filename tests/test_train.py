@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -310,6 +311,7 @@ def test_ctrl_c_leaves_a_part_of_an_epoch() -> None:
     net = Net()
     many = {k: np.concatenate([v] * 2000) for k, v in net.data.items()}
     trainer = net.trainer()
+    trainer.fit(net.data, 1, 8)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     history = trainer.fit(many, 10**6, 1)
@@ -341,6 +343,7 @@ def test_history_prints_as_a_table() -> None:
     net = Net()
     history = net.trainer().fit(net.data, 40, 8, validation=net.data)
     lines = str(history).splitlines()
+    assert re.fullmatch(r"<History of \d+ epochs: loss [\d.]+ to [\d.]+>", repr(history))
     assert lines[0].split() == [
         "epoch", "loss", "accuracy", "gradient", "norm", "validation", "loss", "validation",
         "accuracy",

@@ -48,8 +48,7 @@ def dropping(kind: str = "float64") -> tuple[Trainer, Values]:
 def written(trainer: Trainer) -> Epochs:
     """What the trainer trains, written down once more."""
     goal = trainer.objective
-    outputs = [*goal.outputs.items(), ("norm", goal.norm)]
-    return make_epochs(outputs, goal.batch, goal.updates, (0, -1))
+    return make_epochs({**goal.outputs, "norm": goal.norm}, goal.batch, goal.updates)
 
 
 def test_the_meaning_of_an_epoch_is_what_the_compiled_run_does() -> None:
@@ -62,19 +61,17 @@ def test_the_meaning_of_an_epoch_is_what_the_compiled_run_does() -> None:
     order, rest = Orders(N, True, 5).rows(0, 3, 0, N // BATCH, BATCH, 1)
     values: dict[Input, Any] = {epochs.order: order, epochs.rest: rest}
     values |= dict.fromkeys(epochs.begun, np.zeros(3))
-    for leaf in Graph.of([*epochs.outputs, *epochs.updates.values()]).inputs:
+    for leaf in Graph.of(epochs.outputs).inputs:
         if leaf not in values and not leaf.is_supplied:
             values[leaf] = before[leaf.name] if leaf.name in before else data[leaf.name]
-    wanted = [*epochs.updates.values(), *epochs.outputs]
-    found = evaluate(wanted, values, seed=5, training=True)
+    found = evaluate(epochs.outputs, values, seed=5, training=True)
     after = trainer.state
     # the rate is a float32: off by 2^-24 of itself, and so is a step, which is about as long
     error = trainer.state["optim.step"] * 0.05 * 2.0**-24
-    for leaf, value in zip(epochs.updates, found, strict=False):
+    for leaf, value in zip(epochs.state, found, strict=False):
         np.testing.assert_allclose(after[leaf.name], value, 1e-9, 2 * error, err_msg=leaf.name)
         assert np.any(value != before[leaf.name])
-    *sums, finite = found[len(epochs.updates) :]
-    assert finite
+    sums = found[len(epochs.state) :]
     np.testing.assert_allclose(history.loss, sums[0] / N, rtol=1e-7)
     np.testing.assert_allclose(history.metrics["norm of the gradient"], sums[1] / N)
     np.testing.assert_allclose(history.gradient_norm, sums[2] / N, rtol=1e-6)
@@ -181,7 +178,7 @@ def test_the_epoch_can_be_read_and_drawn() -> None:
     assert [str(f.structure.length) for f in inner] == ["batches", "rests"]
     text = str(graph)
     assert "fold" in text.lower() and "B_rest" in text
-    picture = sg.draw(graph.outputs[0])
+    picture = sg.draw(graph.outputs[-1])
     assert "batches" in picture.dot
 
 

@@ -28,7 +28,7 @@ from symgrad.graph.nodes import (
     Reindex,
     Scatter,
 )
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import outputs_of, toposort
 
 Count: TypeAlias = int | sympy.Expr
 
@@ -75,7 +75,7 @@ def cost(e: Node | Sequence[Node], dims: Mapping[Dim | str, int] | None = None) 
     >>> cost(a @ b).flops
     60
     """
-    outputs = (e,) if isinstance(e, Node) else tuple(e)
+    outputs = outputs_of("cost", e)
     known = _known(dims or {})
     return _count(outputs, known)
 

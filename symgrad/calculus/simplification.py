@@ -24,7 +24,7 @@ from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import ArrayLike, as_node
 from symgrad.graph.nodes import Einsum, Map, Node, Reindex, Scatter, describe
 from symgrad.graph.provenance import provenance
-from symgrad.graph.traversal import reconnect, replace, toposort
+from symgrad.graph.traversal import outputs_of, reconnect, replace, toposort
 
 SWEEPS = 8
 ATTEMPTS = 64  # rules that may fire on one node in one sweep
@@ -84,7 +84,7 @@ def simplify(e: Node | Sequence[Node]) -> Node | tuple[Node, ...]:
     >>> simplify(x.T.T) is x
     True
     """
-    outputs = [e] if isinstance(e, Node) else list(e)
+    outputs = outputs_of("simplify", e)
     bodies: dict[Graph, Graph] = {}
 
     def simplified(body: Graph) -> Graph:

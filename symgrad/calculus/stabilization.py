@@ -33,7 +33,7 @@ from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, einsum_node
 from symgrad.graph.provenance import provenance
 from symgrad.graph.scalars import Operation, operations
-from symgrad.graph.traversal import reconnect, toposort
+from symgrad.graph.traversal import outputs_of, reconnect, toposort
 
 if TYPE_CHECKING:
     from symgrad.calculus.stability_certificate import Certificate
@@ -79,7 +79,7 @@ def stabilize(
     >>> stabilize(log(1.0 + exp(x))).body
     softplus(p0)
     """
-    outputs = [e] if isinstance(e, Node) else list(e)
+    outputs = outputs_of("stabilize", e)
     walk = Walk(certificate)
     done = walk.run(outputs)
     result = done[0] if isinstance(e, Node) else tuple(done)

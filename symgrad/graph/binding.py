@@ -136,7 +136,7 @@ class Binding:
         if len(told) < len(self._dims):
             self._solve_products(arrays, told)
         for k in absent:
-            arrays[k] = self._default(self.leaves[k], told, seed, step)
+            arrays[k] = self._default(self.leaves[k], told, seed, step, values)
         bound: list[Array] = arrays  # type: ignore[assignment]
         if self._checks or self.guards or self.requirements or len(told) < len(self._dims):
             self._check(bound, told)
@@ -170,7 +170,9 @@ class Binding:
                         dims[unknown[0]] = self._solved(source, given)
                         waiting = True
 
-    def _default(self, leaf: Input, dims: dict[Dim, int], seed: int, step: int) -> Array:
+    def _default(
+        self, leaf: Input, dims: dict[Dim, int], seed: int, step: int, values: Mapping[str, Any]
+    ) -> Array:
         if leaf.kind == "step":
             return np.asarray(step, leaf.dtype)
         if leaf.kind == "bound":
@@ -179,9 +181,12 @@ class Binding:
                 "  Return it from the step, as carry or as y, and use what scan returns."
             )
         if leaf.kind != "parameter":
+            own = {x.name for x in self.leaves}
+            odd = [dm.quoted(name) for name in values if name not in own]
             raise LeafError(
                 f"no value for the input {dm.quoted(leaf.name)}\n  {describe(leaf)}\n"
                 f"  Give one: {dm.keyword(leaf.name)}=..."
+                + (f" Given and not read: {dm.listed(odd)}." if odd else "")
             )
         unknown = [d.name for d in free_dims(leaf.shape) if d not in dims]
         if unknown:

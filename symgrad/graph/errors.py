@@ -7,7 +7,7 @@ Each kind is also the built-in exception that a Python user would catch.
 from __future__ import annotations
 
 #: The most lines of a message, and the most characters of one.
-SCREEN, LINE = 40, 240
+SCREEN, LINE = 40, 400
 
 
 class SymgradError(Exception):

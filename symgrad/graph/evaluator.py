@@ -33,6 +33,7 @@ from symgrad.graph.nodes import (
 )
 from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
+from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import Structure, flatten
 from symgrad.graph.telling import tell_dims
 
@@ -99,6 +100,7 @@ def evaluate(
     array([2., 4., 6.], dtype=float32)
     """
     outputs, rebuild = flatten(expr, "evaluate")
+    as_flag("training", training)
     graph = Graph.of(outputs)
     if values is not None and not isinstance(values, Mapping):
         raise LeafError(

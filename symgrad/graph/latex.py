@@ -47,7 +47,7 @@ from symgrad.graph.scalar_latex import (
 )
 from symgrad.graph.scalars import placeholders_in
 from symgrad.graph.text import axis_letters, literal, out_labels
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import outputs_of, toposort
 
 INLINE = 8
 """A subexpression of up to this many operations stands inline."""
@@ -65,7 +65,7 @@ def latex(e: Node | Sequence[Node]) -> str:
     >>> print(latex(x @ W))
     x\, W_{1}
     """
-    outputs = [e] if isinstance(e, Node) else list(e)
+    outputs = outputs_of("latex", e)
     leaves = tuple(n for n in toposort(outputs) if isinstance(n, Input))
     page = _Page()
     writer = _Writer(Graph(leaves, tuple(outputs)), page)

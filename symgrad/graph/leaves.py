@@ -38,7 +38,7 @@ from symgrad.graph.functions import AXIS
 from symgrad.graph.nodes import Constant, Input, Map, Node, describe, einsum_node
 from symgrad.graph.operators import verb
 from symgrad.graph.scalars import adopt
-from symgrad.graph.traversal import toposort
+from symgrad.graph.traversal import outputs_of, toposort
 
 ArrayLike: TypeAlias = (
     "Node | np.ndarray[Any, Any] | np.generic | float | int | bool | sympy.Expr | Sequence[Any]"
@@ -191,17 +191,16 @@ def inputs(e: Node | Iterable[Node]) -> tuple[Input, ...]:
     >>> inputs(x)[0] is x
     True
     """
-    return tuple(n for n in _leaves(e) if n.kind == "input")
+    return tuple(n for n in _leaves("inputs", e) if n.kind == "input")
 
 
 def parameters(e: Node | Iterable[Node]) -> tuple[Input, ...]:
     """The parameters of an expression, or of several, in order of first use."""
-    return tuple(n for n in _leaves(e) if n.kind == "parameter")
+    return tuple(n for n in _leaves("parameters", e) if n.kind == "parameter")
 
 
-def _leaves(e: Node | Iterable[Node]) -> list[Input]:
-    outputs = [e] if isinstance(e, Node) else list(e)
-    return [n for n in toposort(outputs) if isinstance(n, Input)]
+def _leaves(asked: str, e: Node | Iterable[Node]) -> list[Input]:
+    return [n for n in toposort(outputs_of(asked, e)) if isinstance(n, Input)]
 
 
 # -- constants ------------------------------------------------------------------------------------

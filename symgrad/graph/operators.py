@@ -245,7 +245,13 @@ class Operators:
     def __float__(self) -> NoReturn:
         raise DTypeError("float: an expression has no value yet. Use sg.evaluate(expr, values).")
 
-    __int__ = __float__
+    def __int__(self) -> NoReturn:
+        raise DTypeError("int: an expression has no value yet. Use sg.evaluate(expr, values).")
+
+    def __array__(self, *options: Any, **named: Any) -> NoReturn:
+        """Without this NumPy would make an array of one object."""
+        raise DTypeError("array: an expression has no value yet. Use sg.evaluate(expr, values).")
+
     __index__ = None  # a node is no integer
 
     def _sympy_(self) -> NoReturn:

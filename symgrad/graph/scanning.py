@@ -180,8 +180,9 @@ def _hint(before: Node, after: Node, fits: bool) -> str:
     if fits:
         return f"Cast in the step: astype(c, '{before.dtype}'), or start from {after.dtype}."
     if after.ndim > before.ndim:
-        for axis, extent in enumerate(after.shape):
-            if axis >= before.ndim or same(extent, before.shape[axis]) is False:
+        for axis in range(after.ndim):
+            rest = (*after.shape[:axis], *after.shape[axis + 1 :])
+            if len(rest) == before.ndim and all(map(same, rest, before.shape)):
                 return f"Sum or slice away axis {axis} in the step."
     return "Start from an init of the step's shape, or reshape in the step."
 

@@ -248,6 +248,16 @@ def as_seed(value: object) -> int:
     return (int(value) + 2**63) % 2**64 - 2**63
 
 
+def as_flag(name: str, value: object) -> bool:
+    """A switch: True or False.
+
+    Raises: SymgradError for anything else; "no" is true in Python.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise SymgradError(f"{name} must be True or False, got {value!r:.40}.")
+    return bool(value)
+
+
 def supplied(
     leaf: Input, numbers: Mapping[Input, int], seed: int = 0, training: bool = False
 ) -> np.ndarray[Any, Any]:

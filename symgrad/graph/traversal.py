@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from symgrad.graph.errors import LeafError
 from symgrad.graph.nodes import Node
 from symgrad.graph.provenance import provenance
+
+
+def outputs_of(asked: str, e: object) -> list[Node]:
+    """The expressions that a verb is given: one, or a sequence of them.
+
+    Raises: LeafError, beginning with what was `asked`, for anything else.
+    """
+    several = isinstance(e, Iterable) and not isinstance(e, (Node, str, Mapping))
+    found: list[Node] = []
+    for node in e if several else [e]:  # type: ignore[attr-defined]
+        if not isinstance(node, Node):
+            raise LeafError(
+                f"{asked}: expected an expression, or a list or tuple of them, "
+                f"got {type(node).__name__}{' among them' if several else ''}."
+            )
+        found.append(node)
+    return found
 
 
 def toposort(outputs: Sequence[Node]) -> list[Node]:

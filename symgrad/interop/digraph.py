@@ -42,7 +42,7 @@ def to_networkx(e: Node | Sequence[Node]) -> networkx.MultiDiGraph:
     >>> g.nodes[2]["shape"], g.graph["outputs"], networkx.is_directed_acyclic_graph(g)
     (['B', 3], [2], True)
     """
-    outputs, _ = flatten(e)
+    outputs, _ = flatten(e, "to_networkx")
     graph = Graph.of(outputs)
     names, letters = references(graph), axis_letters(graph)
     made = networkx.MultiDiGraph(outputs=[graph.number[o] for o in graph.outputs])

@@ -35,6 +35,7 @@ from symgrad.graph.nodes import (
     Scatter,
     describe,
 )
+from symgrad.graph.traversal import outputs_of
 
 #: Elements of one value, and terms of one contraction, beyond which a formula helps nobody.
 MOST_ELEMENTS = 4096
@@ -57,6 +58,7 @@ def to_sympy(e: Node) -> sympy.Expr | sympy.Array:
     >>> sympy.simplify(to_sympy(sg.grad(sg.sigmoid(x), x)) - to_sympy(sg.sigmoid(x)).diff(s))
     0
     """
+    outputs_of("to_sympy", [e])
     result = _told(Graph.of([e]), {})[e]
     return result[()] if not e.shape else sympy.ImmutableDenseNDimArray(result.ravel(), e.shape)
 

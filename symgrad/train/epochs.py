@@ -15,20 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_
 
 from symgrad.graph import functions as fn
-from symgrad.graph.arithmetic import where
+from symgrad.graph.binding import Binding
 from symgrad.graph.dims import Dim
 from symgrad.graph.dtypes import FLOAT64, INT32
-from symgrad.graph.elementwise import isfinite
 from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.functions import P
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Gather, Input, Node, map_node
 from symgrad.graph.provenance import provenance
-from symgrad.graph.reductions import all as all_true
 from symgrad.graph.renaming import with_dims
 
 
@@ -37,63 +33,49 @@ class Epochs:
     """Epochs as expressions.
 
     Fields:
-        sums:    per output, (E,): each value times the rows of its batch, summed over the epoch.
-        finite:  whether all guarded values were finite; None where none is guarded.
-        updates: leaf -> what it becomes; as it was, where a guarded value was not finite.
-        order:   leaf (E, S, B): the rows of the whole batches.
-        rest:    leaf (E, P, R): the rows of the last, partial batches.
-        begun:   leaves (E,): where the sums begin.
-        data:    per row input the leaf (N, ..) of all its rows.
-        rows:    the dim N.
-        step:    what one step computes, of a batch.
+        sums:  per output, (E,): each value times the rows of its batch, summed over the epoch.
+        state: leaf -> what it is after the last step.
+        order: leaf (E, S, B): the rows of the whole batches.
+        rest:  leaf (E, P, R): the rows of the last, partial batches.
+        begun: leaves (E,): where the sums begin.
+        rows:  the dim N of the row inputs, which are (N, ..) here: all rows of the data.
+        step:  what one step asks of the values of a batch.
     """
 
     sums: tuple[Node, ...]
-    finite: Node | None
-    updates: dict[Input, Node]
+    state: dict[Input, Node]
     order: Input
     rest: Input
     begun: tuple[Input, ...]
-    data: dict[Input, Input]
     rows: Dim
-    step: Graph
+    step: Binding
 
     @property
     def outputs(self) -> list[Node]:
-        """What the program returns: the sums, then whether all was finite."""
-        return [*self.sums, *([] if self.finite is None else [self.finite])]
+        """What the program returns: the state, then the sums."""
+        return [*self.state.values(), *self.sums]
 
 
 def make_epochs(
-    outputs: Sequence[tuple[str, Node]],
-    batch: Dim,
-    updates: Mapping[Input, Node] | None = None,
-    guarded: Sequence[int] = (),
+    outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node]
 ) -> Epochs:
     """Write down epochs of a step.
 
     Args:
-        outputs: float scalars of a batch, each with a name.
+        outputs: float scalars of a batch, by name.
         batch:   the dim of the rows: the inputs that lead with it are data.
         updates: leaf -> what it becomes in a step.
-        guarded: which outputs must be finite.
     """
     with provenance("epoch"):
-        return _Writer(outputs, batch, dict(updates or {}), guarded).run()
+        return _Writer(outputs, batch, updates).run()
 
 
 class _Writer:
     def __init__(
-        self,
-        outputs: Sequence[tuple[str, Node]],
-        batch: Dim,
-        updates: dict[Input, Node],
-        guarded: Sequence[int],
+        self, outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node]
     ) -> None:
-        self.names = [f"sum of {name}" for name, _ in outputs]
-        self.outputs = [node for _, node in outputs]
-        self.updates, self.batch, self.guarded = updates, batch, guarded
-        self.step = graph = Graph.of([*self.outputs, *updates, *updates.values()])
+        self.outputs, self.updates, self.batch = outputs, updates, batch
+        self.graph = graph = Graph.of([*outputs.values(), *updates, *updates.values()])
         taken = {d.name for d in graph.dims}
         self.epochs, self.batches, self.rests, self.rest_rows, self.rows = (
             Dim(_free(name, taken))
@@ -109,7 +91,7 @@ class _Writer:
         }
 
     def run(self) -> Epochs:
-        taken = {leaf.name for leaf in self.step.inputs}
+        taken = {leaf.name for leaf in self.graph.inputs}
         order, rest = (
             Input(_free(name, taken), (self.epochs, batches, rows), INT32)
             for name, batches, rows in (
@@ -117,7 +99,8 @@ class _Writer:
             )
         )
         begun = tuple(
-            Input(_free(name, taken), (self.epochs,), FLOAT64) for name in self.names
+            Input(_free(f"sum of {name}", taken), (self.epochs,), FLOAT64)
+            for name in self.outputs
         )
         xs = (order, rest, *begun)
         carry = [_binder(leaf) for leaf in self.updates]
@@ -130,15 +113,9 @@ class _Writer:
         args = (*self.updates, *xs, *self.consts.values())
         n = len(carry)
         results: tuple[Node, ...] = projections(Fold(args, body, Chain(self.epochs), n, len(xs)))
-        end, totals = results[:n], results[n:]
-        updates = dict(zip(self.updates, end, strict=True))
-        finite: Node | None = None
-        if self.guarded:  # a sum is finite where all its terms are
-            finite = all_true(reduce(and_, [isfinite(totals[k]) for k in self.guarded]))
-            updates = {leaf: where(finite, node, leaf) for leaf, node in updates.items()}
-        return Epochs(
-            totals, finite, updates, order, rest, begun, self.data, self.rows, self.step
-        )
+        after = dict(zip(self.updates, results, strict=False))
+        binding = Binding(self.graph)
+        return Epochs(results[n:], after, order, rest, begun, self.rows, binding)
 
     def steps(
         self,
@@ -150,7 +127,8 @@ class _Writer:
         """State and sums after a step for each batch of `order`, (batches, rows)."""
         batches, rows = order.shape
         assert isinstance(rows, Dim)
-        carry = [*map(_binder, self.updates), *(binder(k, (), FLOAT64) for k in self.names)]
+        carry = [_binder(leaf) for leaf in self.updates]
+        carry += [binder(f"sum of {name}", (), FLOAT64) for name in self.outputs]
         element = binder("rows", (rows,), order.dtype)
         inner = {leaf: _binder(const) for leaf, const in consts.items()}
         given: dict[Input, Node] = dict(zip(self.updates, carry, strict=False))
@@ -158,7 +136,7 @@ class _Writer:
             leaf: _taken(own, element) if leaf in self.data else own for leaf, own in inner.items()
         }
         n = len(self.updates)
-        wanted = [*self.updates.values(), *self.outputs]
+        wanted = [*self.updates.values(), *self.outputs.values()]
         made = with_dims(wanted, {self.batch: rows}, given)
         weighed = P[0] + fn.CAST[FLOAT64](P[1]) * rows
         totals = [

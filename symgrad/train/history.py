@@ -38,7 +38,7 @@ class EpochRecord:
         return {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class History:
     """Records of the epochs of one `fit`, or of all of them.
 
@@ -98,6 +98,11 @@ class History:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __repr__(self) -> str:
+        if not self.records:
+            return "<History of 0 epochs>"
+        return f"<History of {len(self)} epochs: loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}>"
 
     def __str__(self) -> str:
         """A table of at most twenty epochs, evenly spread, the first and the last among them."""

@@ -10,7 +10,7 @@ Clipping by the global norm: Pascanu et al. 2013 (arXiv 1211.5063).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import reduce
 from numbers import Real
@@ -164,6 +164,11 @@ def _trained(loss: Node, wrt: Node | Sequence[Node] | None) -> tuple[Input, ...]
                 "Make them with parameter(name, shape)."
             )
     else:
+        if isinstance(wrt, (Set, Mapping)) or not isinstance(wrt, (Node, Iterable)):
+            raise LeafError(
+                "Trainer: wrt must be a parameter, or a list or tuple of them, "
+                f"got {type(wrt).__name__}."
+            )
         chosen = (wrt,) if isinstance(wrt, Node) else tuple(wrt)
         if not chosen:
             raise LeafError("Trainer: wrt is empty. Leave it out to train all parameters.")

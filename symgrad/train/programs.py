@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from codegen.blas import one_blas_thread
 from codegen.compiled import Compiled
-from symgrad.graph.binding import Binding
 from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.train.data import Bound
@@ -21,13 +20,15 @@ Array = npt.NDArray[Any]
 
 
 class BoundEpochs:
-    """A compiled program of epochs over data.
+    """A compiled program of epochs over data; see `driver.Program`.
 
     Args:
         f:          compiled from `epochs`.
         bound:      the data.
         batch_size: rows of a whole batch.
-        values:     arrays of the leaves that are kept, used in place.
+        values:     arrays of the leaves that are kept. A run that succeeds puts other ones, with
+                    the state that it reached, into their places.
+        finite:     whether the first and the last output must be finite.
     Raises: DataError and its kinds where the extents of a batch do not fit.
     """
 
@@ -37,43 +38,50 @@ class BoundEpochs:
         epochs: Epochs,
         bound: Bound,
         batch_size: int,
-        values: Mapping[Input, Array],
+        values: dict[Input, Array],
+        finite: bool = False,
     ) -> None:
-        self.f, self.epochs, self.bound = f, epochs, bound
+        self.f, self.epochs, self.bound, self.values, self.finite = f, epochs, bound, values, finite
         self.outputs = len(epochs.sums)
+        self._spare = [np.empty_like(values[leaf]) for leaf in epochs.state]
         kept = {leaf.name: array for leaf, array in values.items()}
         rest = bound.n % batch_size or batch_size
-        binding = Binding(epochs.step)
-        _, self._dims = binding({**bound.batch(0, batch_size), **kept})
-        binding({**bound.batch(bound.n - rest, bound.n), **kept})
+        _, dims = epochs.step({**bound.batch(0, batch_size), **kept})
+        epochs.step({**bound.batch(bound.n - rest, bound.n), **kept})
         data = {leaf.name: array for leaf, array in (*bound.rows.items(), *bound.whole.items())}
-        self._dims[epochs.rows] = bound.n
+        self._dims = {**dims, epochs.rows: bound.n}
         order, last = np.zeros((1, 1, batch_size), np.int32), np.zeros((1, 1, rest), np.int32)
         given = self._given(order, last, np.zeros((self.outputs, 1)))
         names = {leaf.name: array for leaf, array in given.items()}
-        self._call = f.bind_buffers({**kept, **data, **names}, self._extents(given))
+        self._call = f.prepared({**kept, **data, **names}, self._extents(order, last))
 
     def run(self, order: Array, rest: Array, begun: Array) -> tuple[int, Array]:
-        """Do steps over rows; see `driver.Program`."""
-        call, f = self._call, self.f
+        """Do steps over rows; when they fail, nothing has changed."""
+        f, call = self.f, self._call
         given = self._given(order, rest, begun)
-        f.rebind(call, given, self._extents(given))
+        f.rebind(call, given, self._extents(order, rest), self._spare)
         with one_blas_thread():
             status = call.run()
-        if status == Stop.DONE and self.epochs.finite is not None:
-            status = Stop.DONE if f.output(call, self.outputs) else Stop.NOT_FINITE
-        return status, np.array([f.output(call, k) for k in range(self.outputs)])
+        n = len(self._spare)
+        sums = np.array([f.output(call, n + k) for k in range(self.outputs)])
+        if status == Stop.DONE and self.finite and not np.isfinite(sums[[0, -1]]).all():
+            status = Stop.NOT_FINITE
+        if status == Stop.DONE:
+            for k, leaf in enumerate(self.epochs.state):
+                reached = f.output(call, k)
+                if not np.may_share_memory(reached, self._spare[k]):
+                    self._spare[k][...] = reached
+                self._spare[k], self.values[leaf] = self.values[leaf], self._spare[k]
+        return status, sums
 
     def _given(self, order: Array, rest: Array, begun: Array) -> dict[Input, Array]:
         own = (self.epochs.order, self.epochs.rest, *self.epochs.begun)
-        return dict(zip(own, (order, rest, *begun), strict=True))
+        return {**self.values, **dict(zip(own, (order, rest, *begun), strict=True))}
 
-    def _extents(self, given: Mapping[Input, Array]) -> dict[Dim, int]:
-        dims = dict(self._dims)
-        for leaf, array in given.items():
-            pairs = zip(leaf.shape, array.shape, strict=True)
-            dims |= {extent: n for extent, n in pairs if isinstance(extent, Dim)}
-        return dims
+    def _extents(self, order: Array, rest: Array) -> dict[Dim, int]:
+        shapes = [*self.epochs.order.shape, *self.epochs.rest.shape]
+        numbers = [*order.shape, *rest.shape]
+        return {**self._dims, **dict(zip(shapes, numbers, strict=True))}  # type: ignore[arg-type]
 
     def explain(self, rows: Sequence[int]) -> str:
         """Which index was out of range in the batch of these rows."""

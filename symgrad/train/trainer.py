@@ -17,8 +17,9 @@ from codegen.pipeline import check_options, compile
 from symgrad.graph.dims import free_dims, listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
-from symgrad.graph.leaves import as_node, initial_value, parameters
+from symgrad.graph.leaves import as_node, initial_value, inputs, parameters
 from symgrad.graph.nodes import Input, Node, describe
+from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import flatten
 from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
@@ -169,6 +170,7 @@ class Trainer:
         size = check_batch_size("fit", batch_size, bound.n)
         if not is_count(epochs):
             raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
+        as_flag("fit: shuffle", shuffle)
         measure = None
         if validation is not None:
             held_out = self._bound_to_measure("fit: validation", validation)
@@ -287,8 +289,7 @@ class Trainer:
     def _bound_to_measure(self, asked: str, data: Data) -> Bound:
         """Data for loss and metrics; what only updates read may be among them."""
         goal = self.objective
-        read = Graph.of(list(goal.outputs.values())).inputs
-        return bind(asked, data, [x for x in read if x.kind == "input"], goal.batch, goal.inputs)
+        return bind(asked, data, inputs(goal.outputs.values()), goal.batch, goal.inputs)
 
     def _measure(self, asked: str, bound: Bound, batch_size: int) -> Measure:
         """A function that computes loss and metrics on checked data, for whom `asked` names."""
@@ -334,7 +335,7 @@ class Trainer:
                 )
         key = tuple(outputs)
         if key not in self._predictions:
-            self._predictions[key] = self._compiled(outputs, {}, training=False)
+            self._predictions[key] = self._compiled(outputs)
         f = self._predictions[key]
         fixed = {x.name: v for x, v in bound.whole.items()}
         fixed |= {x.name: self._values[x] for x in leaves if x.kind != "input"}
@@ -366,25 +367,22 @@ class Trainer:
         """Epochs of training, or of evaluation, and the program made of them when first needed."""
         if key not in self._programs:
             goal, train = self.objective, key == "train"
-            outputs, updates = list(goal.outputs.items()), {}
-            if train:
-                outputs, updates = [*outputs, ("norm of the gradient", goal.norm)], goal.updates
-            guarded = (0, -1) if train and self.on_nan == "raise" else ()
-            epochs = make_epochs(outputs, goal.batch, updates, guarded)
-            f = self._compiled(epochs.outputs, epochs.updates, training=train)
+            outputs = dict(goal.outputs)
+            if train:  # named as no metric is
+                outputs["".join(outputs) + " gradient norm"] = goal.norm
+            epochs = make_epochs(outputs, goal.batch, goal.updates if train else {})
+            f = self._compiled(epochs.outputs, training=train)
             self._programs[key] = (epochs, f)
         return self._programs[key]
 
     def _bound(self, key: str, bound: Bound, size: int) -> BoundEpochs:
         epochs, f = self._epochs(key)
-        return BoundEpochs(f, epochs, bound, size, self._values)
+        finite = key == "train" and self.on_nan == "raise"
+        return BoundEpochs(f, epochs, bound, size, self._values, finite)
 
-    def _compiled(
-        self, outputs: list[Node], updates: Mapping[Input, Node], training: bool
-    ) -> Compiled:
+    def _compiled(self, outputs: list[Node], training: bool = False) -> Compiled:
         return compile(
-            outputs, updates, target=self.target, threads=self.threads, seed=self.seed,
-            training=training,
+            outputs, target=self.target, threads=self.threads, seed=self.seed, training=training
         )
 
     # -- files -------------------------------------------------------------------------------------

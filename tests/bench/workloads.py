@@ -182,7 +182,8 @@ def row_order(epoch: int, n: int, seed: int = 0) -> np.ndarray:
     """The order in which a `Trainer` takes the rows in an epoch, so that its peers do the same.
 
     A Fisher-Yates shuffle whose i-th draw is `mix(key + i)`, the key a hash of seed and epoch; see
-    symgrad/train/. Should the two ever differ, the losses do not agree, and the bench says so.
+    codegen/runtime/orders.py. Should the two ever differ, the losses do not agree, and the bench
+    says so.
     """
     key = _mix(_mix(seed + _GOLDEN) + epoch * _GOLDEN)
     order = np.arange(n, dtype=np.int32)
