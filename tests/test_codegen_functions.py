@@ -26,8 +26,8 @@ from tests.ir_interpreter import interpreted
 
 Array = np.ndarray[Any, Any]
 
-# Units in the last place between a kernel and NumPy: the bound of kernels in tests/test_runtime.py,
-# 4, and as much again for NumPy's vector code, which is within 4 for every function used here.
+# Units in the last place between a kernel and NumPy: the largest bound of test_vector_math.py, 4,
+# and as much again for NumPy's vector code, which is within 4 for every function used here.
 LOOSE = 8
 # One rounding on either side: the same operation of IEEE 754, or a choice between its operands.
 EXACT = {
