@@ -1,20 +1,21 @@
-"""Rules of scalar functions: exponentials, logarithms, roots, tests and choices; and the table.
+"""Rules of scalar functions: exponentials, tests and choices; and the table of all rules.
 
-A function that is rational in e^x gets its ratio, a logarithm of exponentials is taken apart, and
-`value_of` finds the rule of any step.
+A function that is rational in e^x gets its ratio, and `value_of` finds the rule of any step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from math import inf
 
 from symgrad.calculus import stability_forms as fm, stability_ratios as rt
 from symgrad.calculus.stability_forms import Form, Value
+from symgrad.calculus.stability_logs import joined, logarithm, logarithm_of_one_more, softplus
+from symgrad.calculus.stability_roots import cosine, less_one, square_root
 from symgrad.calculus.stability_scalars import Step, add, multiply, negate
-from symgrad.graph import functions as fn
-from symgrad.graph.functions import FUNCTIONS, P
-from symgrad.graph.nodes import Constant, Node
+from symgrad.graph.functions import FUNCTIONS
+from symgrad.graph.nodes import Constant
 
 ONE = Fraction(1)
 
@@ -26,7 +27,18 @@ def exponential(step: Step) -> Value:
     if x in exponent and x.form.number < 0:
         x.degree = -ONE  # such as -x^2
     step.builder.name(exponent, x)
-    return step.as_form(Form(exponent=exponent))
+    form: Form | None = Form(exponent={v: c for v, c in exponent.items() if not _whole_log(v, c)})
+    for v, c in exponent.items():
+        # e^(-k log F) = 1 / F^k
+        if form is not None and _whole_log(v, c):
+            assert v.log_of is not None
+            for _ in range(abs(int(c))):
+                form = None if form is None else fm.product(form, fm.inverse(v.log_of))
+    return step.as_form(form or Form(exponent=exponent))
+
+
+def _whole_log(value: Value, c: Fraction) -> bool:
+    return value.log_of is not None and c.denominator == 1 and -rt.DEGREE <= c < 0
 
 
 _T = rt.T
@@ -53,57 +65,16 @@ def ratio(step: Step) -> Value:
     return value
 
 
-def logarithm(step: Step) -> Value:
-    """log(x)."""
-    (x,) = step.operands
-    if not x.form.plain:
-        # log(w e^s) = log(w) + s
-        return _log_of(step, x.form) or step.written()
-    if x.plus_one is not None:
-        # log(1 + v) = log1p(v)
-        sign, v = x.plus_one
+def addition(step: Step) -> Value:
+    """A sum or a difference."""
+    return joined(step) or less_one(step) or add(step)
 
-        def make() -> Node:
-            return step.builder.over(fn.log1p(sign * P[0]), [v], step.dtype)
 
-        return step.fire_node("log1p", make)
+def absolute(step: Step) -> Value:
+    """|x|, which is not negative."""
     value = step.written()
-    value.logs = frozenset(f for f in x.form.factors if f.inline is None)
+    value.bounds = (0.0, inf)
     return value
-
-
-def logarithm_of_one_more(step: Step) -> Value:
-    """log1p(x): log(1 + e^s) = softplus(s)."""
-    (x,) = step.operands
-    found = None if x.form.plain else fm.total(Form(), x.form)
-    if found is None or found.form.plain:
-        return step.written()
-    return _log_of(step, found.form) or step.written()
-
-
-def _log_of(step: Step, form: Form) -> Value | None:
-    probe = step.builder.logarithm(form, step.dtype)
-    if probe is None:
-        return None
-    rule, node = probe
-    value = step.fire_node(rule, lambda: node)
-    value.form = step.builder.wrap(node).form
-    return value
-
-
-def square_root(step: Step) -> Value:
-    """sqrt(x^2) = |x|, and its reciprocal."""
-    (x,) = step.operands
-    found = fm.root(x.form) if x.form.factors else None
-    if found is None:
-        return step.written()
-    number, factors, exponent = found
-    if any(v.inline is not None for v in factors):
-        return step.written()
-    form = Form(
-        number, {step.builder.magnitude(v) if k % 2 else v: k for v, k in factors.items()}, exponent
-    )
-    return step.fire("absolute value", form if step.payload == "sqrt" else fm.inverse(form))
 
 
 def conversion(step: Step) -> Value:
@@ -123,6 +94,8 @@ def choice(step: Step) -> Value:
     both = a.fired and b.fired
     if value.inline is None and (both or not a.form.plain) and fm.equal(a.form, b.form):
         value.form, value.settled, value.dirty = a.form, True, False
+    elif value.inline is None and c.below is a and fm.equal(fm.negated(a.form), b.form):
+        value.bounds = (-inf, 0.0)
     return value
 
 
@@ -132,14 +105,25 @@ def test(step: Step) -> Value:
     value = step.written()
     if value.inline is None:
         value.zero_of = zero_test(str(step.payload), a, b)
+        value.below = a if step.payload == "less_equal" and _is_zero(b) else None
     return value
 
 
 def zero_test(name: str, a: Value, b: Value) -> Value | None:
     """What is tested by `x = 0` and `0 < x`."""
     if _is_zero(a):
-        return b
-    return a if name == "equal" and _is_zero(b) else None
+        return root_of(b)
+    return root_of(a) if name == "equal" and _is_zero(b) else None
+
+
+def root_of(value: Value) -> Value:
+    """The x that vanishes where x^k does."""
+    form = value.form
+    if form.plain and len(form.factors) == 1:
+        ((single, power),) = form.factors.items()
+        inner = next(iter(single.roots)) if len(single.roots) == 1 else single
+        return inner if power > 0 else value
+    return value
 
 
 def _is_zero(value: Value) -> bool:
@@ -152,7 +136,7 @@ def _is_zero(value: Value) -> bool:
 Rule = Callable[[Step], Value]
 
 ARITHMETIC: Mapping[str, Rule] = {
-    "neg": negate, "add": add, "sub": add, "mul": multiply, "div": multiply,
+    "neg": negate, "add": addition, "sub": addition, "mul": multiply, "div": multiply,
 }
 CALLS: Mapping[str, Rule] = {
     "exp": exponential,
@@ -163,11 +147,15 @@ CALLS: Mapping[str, Rule] = {
     "cosh": ratio,
     "log": logarithm,
     "log1p": logarithm_of_one_more,
+    "softplus": softplus,
+    "abs": absolute,
+    "cos": cosine,
     "sqrt": square_root,
     "rsqrt": square_root,
     "select": choice,
     "equal": test,
     "less": test,
+    "less_equal": test,
     "cast_float32": conversion,
     "cast_float64": conversion,
 }

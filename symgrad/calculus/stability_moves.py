@@ -17,7 +17,7 @@ import sympy
 from symgrad.calculus import stability_forms as fm
 from symgrad.calculus.building import is_extent_one
 from symgrad.calculus.stability_building import Builder, fitted, mapped, moved
-from symgrad.calculus.stability_forms import Form, Value
+from symgrad.calculus.stability_forms import Form, Summed, Value
 from symgrad.calculus.stability_scalars import buildable
 from symgrad.graph.dims import Dim
 from symgrad.graph.dtypes import DType
@@ -35,15 +35,6 @@ from symgrad.graph.nodes import (
 )
 
 ONE = Fraction(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Summed:
-    """A sum over axes of one operand: the form of what is summed, and where it is summed."""
-
-    form: Form
-    operand: Value
-    node: Einsum
 
 
 @dataclass(frozen=True, slots=True)

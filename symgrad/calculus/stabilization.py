@@ -22,9 +22,10 @@ import sympy
 
 from symgrad.calculus.map_rules import derived
 from symgrad.calculus.stability_building import Builder, fitted
-from symgrad.calculus.stability_forms import Form, Value, product
+from symgrad.calculus.stability_forms import Form, Summed, Value, product
 from symgrad.calculus.stability_functions import value_of, zero_test
-from symgrad.calculus.stability_moves import Moves, Outcome, Summed
+from symgrad.calculus.stability_logs import NEAR
+from symgrad.calculus.stability_moves import Moves, Outcome
 from symgrad.calculus.stability_record import EQUATIONS, Rewrite
 from symgrad.calculus.stability_scalars import Step, body_of
 from symgrad.graph.dtypes import BOOL, is_float
@@ -38,6 +39,7 @@ from symgrad.graph.traversal import reconnect, toposort
 if TYPE_CHECKING:
     from symgrad.calculus.stability_certificate import Certificate
 
+PASSES = 4  # until nothing is rewritten; the second finds little, and the third nothing as a rule
 STEPS = 400  # operations of a body at most: beyond, it is taken as it is
 
 
@@ -80,14 +82,19 @@ def stabilize(
     softplus(p0)
     """
     outputs = [e] if isinstance(e, Node) else list(e)
-    walk = Walk(certificate)
-    done = walk.run(outputs)
+    done, rewrites = list(outputs), list[Rewrite]()
+    for _ in range(PASSES):
+        walk = Walk(certificate)
+        done = walk.run(done)
+        rewrites += walk.rewrites
+        if not walk.rewrites:
+            break
     result = done[0] if isinstance(e, Node) else tuple(done)
     if not certificate:
         return result
     from symgrad.calculus.stability_certificate import certify
 
-    return result, certify(walk.rewrites)  # type: ignore[return-value]
+    return result, certify(rewrites)  # type: ignore[return-value]
 
 
 def stabilize_graph(graph: Graph) -> Graph:
@@ -193,6 +200,10 @@ class Walk:
     # -- Map: every operation of its body is a step ----------------------------------------------
     def map(self, node: Map, args: Sequence[Value]) -> Value:
         """The value of a Map, operation by operation."""
+        if node.body == NEAR:
+            near = self.plain(node, args)
+            near.bounds = (-1.0, 1.0)
+            return near
         steps = operations(node.body)
         if len(steps) > STEPS or not steps:
             return self.plain(node, args)
@@ -206,7 +217,8 @@ class Walk:
             else:
                 operands = [values[k] for k in step.operands]
                 values.append(value_of(Step(
-                    step.kind, step.payload, operands, node.dtype, derived(node), self.builder,
+                    step.kind, step.payload, operands, node.dtype, derived(node),
+                    node.origin is None, self.builder, self.moves.sums,
                     lambda rule, value: rules.__setitem__(value, rule),
                     self.moves.variance(node.dtype),
                 )))
@@ -214,8 +226,9 @@ class Walk:
         needed = needed_steps(steps, values) if rules else []
         if not any(values[k] in rules for k in needed):
             return self._as_written(node, args, result, len(steps) == len(args))
-        value = Value(node.dtype, result.form, dirty=True, fired=True, logs=result.logs,
-                      plus_one=result.plus_one, terms=result.terms, addends=result.addends)
+        value = dataclasses.replace(
+            result, dtype=node.dtype, dirty=True, fired=True, settled=False, made=None, make=None
+        )
         if result in result.form.factors and len(result.form.factors) == 1:
             value.form = Form(factors={value: 1})
         for k in needed:
@@ -232,7 +245,9 @@ class Walk:
             value.form = result.form if result.form.is_number else value.form
             return value
         if bare or result.made is not None or result in args:
-            return self.plain(node, args)
+            value = self.plain(node, args)
+            value.form = result.form if bare and result.form.is_number else value.form
+            return value
         return self.kept(node, args, result)
 
     def _keep_whole(
