@@ -10,9 +10,9 @@ import sympy
 
 from symgrad.calculus import stability_ratios as rt
 from symgrad.calculus.building import is_extent_one
-from symgrad.calculus.stability_forms import Form, Value, combined, literal, times
+from symgrad.calculus.stability_forms import LEVEL, Form, Value, combined, literal, times
 from symgrad.graph import functions as fn
-from symgrad.graph.dims import Shape
+from symgrad.graph.dims import Dim, Shape
 from symgrad.graph.dtypes import DType
 from symgrad.graph.functions import P, placeholder
 from symgrad.graph.nodes import Constant, Map, Node, broadcast, einsum_node
@@ -81,16 +81,32 @@ class Builder:
             value = self.wrapped[node] = Value(node.dtype, made=node)
             if isinstance(node, Constant) and not node.shape and node.dtype.kind == "f":
                 value.form = literal(float(node.value)) or value.form
+            if isinstance(node, Constant):
+                value.degree = LEVEL
         return value
 
     def inline(self, expr: sympy.Expr) -> Value:
         """A number, dim or axis index, written into bodies."""
         value = self.numbers.get(expr)
         if value is None:
-            value = self.numbers[expr] = Value(None, inline=expr)
+            value = self.numbers[expr] = Value(None, inline=expr, degree=LEVEL)
             if expr.is_number and expr.is_real and not expr.has(fn.Applied):
                 value.form = literal(float(expr)) or value.form
+            elif isinstance(expr, (sympy.Mul, sympy.Pow)):
+                value.form = self._monomial(expr) or value.form
         return value
+
+    def _monomial(self, expr: sympy.Expr) -> Form | None:
+        # a product of dims
+        number, factors = Fraction(1), dict[Value, int]()
+        for factor, power in expr.as_powers_dict().items():
+            if isinstance(factor, Dim) and power.is_Integer:
+                factors[self.inline(factor)] = int(power)
+            elif factor.is_Rational and power.is_Integer:
+                number *= Fraction(int(factor.p), int(factor.q)) ** int(power)
+            else:
+                return None
+        return Form(number, factors)
 
     @staticmethod
     def key(form: Form) -> tuple[object, ...]:
@@ -134,11 +150,17 @@ class Builder:
         signs = {c: v for v, c in exponent.items() if v.inline is None}
         if len(exponent) == 2 and set(signs) == {1, -1}:
             return mapped(SHIFTED_EXP, [signs[Fraction(1)].node, signs[Fraction(-1)].node], dtype)
+        for value, c in exponent.items():
+            rest = frozenset((v, k) for v, k in exponent.items() if v is not value)
+            known = self.exponents.get(rest) if c == -1 and value.inline is None else None
+            if known is not None and known.inline is None:
+                return mapped(SHIFTED_EXP, [known.node, value.node], dtype)
         return mapped(fn.exp(P[0]), [self.combination(exponent, dtype)], dtype)
 
     def shift(self, x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
         """`e^(x - m)` and m, without the axes, for m = max x over them."""
-        m, wide = shifted(x, axes)
+        m, _ = shifted(x, axes)
+        wide = moved(m, [k for k in range(x.ndim) if k not in axes], range(x.ndim))
         return Map((x, wide), SHIFTED_EXP, x.shape, x.dtype), m
 
     # -- products --------------------------------------------------------------------------------

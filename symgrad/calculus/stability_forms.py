@@ -22,6 +22,7 @@ from symgrad.calculus.stability_ratios import Ratio
 from symgrad.graph.dtypes import DType
 from symgrad.graph.nodes import Einsum, Node
 
+LEVEL = (Fraction(0), Fraction(0))  # the degree of a number
 WIDTH = 8  # factors or exponents of a form at most: beyond, a value is taken as it is
 
 Exponent: TypeAlias = "dict[Value, Fraction]"
@@ -49,7 +50,8 @@ class Value:
     bounds:   what is known of its size.
     below:    x where it is the test `x <= 0`.
     zero_of:  x where it is the test `x = 0` or `0 < x`, or a form that is masked at x = 0.
-    degree:   how it grows when all exponents of the graph do: 1, or 0 of a difference.
+    degree:   how it grows where all leaves go up, and where they go down; 0 of a difference.
+    indicator: the bool that it is 1 or 0 by.
     """
 
     dtype: DType | None
@@ -71,7 +73,8 @@ class Value:
     bounds: tuple[float, float] = (-inf, inf)
     below: Value | None = None
     zero_of: Value | None = None
-    degree: Fraction = Fraction(1)
+    degree: tuple[Fraction, Fraction] = (Fraction(1), Fraction(-1))
+    indicator: Value | None = None
     made: Node | None = None
 
     def __post_init__(self) -> None:
@@ -187,9 +190,17 @@ def parallel(a: Mapping[Value, Fraction], b: Mapping[Value, Fraction]) -> Fracti
     return q
 
 
-def height(a: Mapping[Value, Fraction]) -> Fraction:
-    """How e^a grows when everything in a does: 0 of a difference x - max x."""
-    return sum((c * value.degree for value, c in a.items()), Fraction(0))
+def height(a: Mapping[Value, Fraction]) -> tuple[Fraction, Fraction]:
+    """How e^a grows where everything in a goes up, and down: 0 of a difference x - max x."""
+    up, down = (
+        sum((c * value.degree[k] for value, c in a.items()), Fraction(0)) for k in (0, 1)
+    )
+    return up, down
+
+
+def opposed(a: Mapping[Value, Fraction], b: Mapping[Value, Fraction]) -> bool:
+    """Whether e^a grows where e^b vanishes."""
+    return any(x * y < 0 for x, y in zip(height(a), height(b), strict=True))
 
 
 # -- arithmetic ------------------------------------------------------------------------------------
@@ -427,7 +438,7 @@ def fights(a: Form, b: Form) -> bool:
     if a.plain or b.plain:
         return False
     if a.exponent and b.exponent:
-        if height(a.exponent) * height(b.exponent) < 0:
+        if opposed(a.exponent, b.exponent):
             return True
         if (parallel(a.exponent, b.exponent) or 0) < 0:
             return True

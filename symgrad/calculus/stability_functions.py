@@ -5,7 +5,7 @@ A function that is rational in e^x gets its ratio, and `value_of` finds the rule
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import inf
 
@@ -13,9 +13,9 @@ from symgrad.calculus import stability_forms as fm, stability_ratios as rt
 from symgrad.calculus.stability_forms import Form, Value
 from symgrad.calculus.stability_logs import joined, logarithm, logarithm_of_one_more, softplus
 from symgrad.calculus.stability_roots import cosine, less_one, square_root
-from symgrad.calculus.stability_scalars import Step, add, multiply, negate
+from symgrad.calculus.stability_scalars import Step, add, is_zero, masked_form, multiply, negate
+from symgrad.graph.dtypes import BOOL
 from symgrad.graph.functions import FUNCTIONS
-from symgrad.graph.nodes import Constant
 
 ONE = Fraction(1)
 
@@ -25,7 +25,7 @@ def exponential(step: Step) -> Value:
     (x,) = step.operands
     exponent = fm.linear(x)
     if x in exponent and x.form.number < 0:
-        x.degree = -ONE  # such as -x^2
+        x.degree = (-ONE, -ONE)  # such as -x^2
     step.builder.name(exponent, x)
     form: Form | None = Form(exponent={v: c for v, c in exponent.items() if not _whole_log(v, c)})
     for v, c in exponent.items():
@@ -70,6 +70,19 @@ def addition(step: Step) -> Value:
     return joined(step) or less_one(step) or add(step)
 
 
+def maximum(step: Step) -> Value:
+    """The larger of two grows as both do."""
+    value = step.written()
+    if value.inline is None:
+        value.degree = _larger_degree(step.operands)
+    return value
+
+
+def _larger_degree(values: Sequence[Value]) -> tuple[Fraction, Fraction]:
+    heights = [fm.LEVEL if v.inline is not None else fm.height(fm.linear(v)) for v in values]
+    return max(h[0] for h in heights), max(h[1] for h in heights)
+
+
 def absolute(step: Step) -> Value:
     """|x|, which is not negative."""
     value = step.written()
@@ -78,8 +91,12 @@ def absolute(step: Step) -> Value:
 
 
 def conversion(step: Step) -> Value:
-    """A cast to the dtype that x has keeps its form."""
+    """A cast to the dtype that x has keeps its form; one of a bool is 1 or 0."""
     (x,) = step.operands
+    if x.dtype == BOOL:
+        value = step.written()
+        value.indicator = x
+        return value
     same = x.dtype is not None and FUNCTIONS[str(step.payload)].dtype == x.dtype
     return step.as_form(x.form) if same else step.written()
 
@@ -88,12 +105,15 @@ def choice(step: Step) -> Value:
     """select(c, a, b) of equal a and b is a: two forms of one function, each where it is stable."""
     c, a, b = step.operands
     value = step.written()
+    value.degree = _larger_degree(step.operands[1:])
     if value.inline is None and c.zero_of is not None and c.zero_of in (a.zero_of, b.zero_of):
         value.settled = True
         return value
     both = a.fired and b.fired
     if value.inline is None and (both or not a.form.plain) and fm.equal(a.form, b.form):
         value.form, value.settled, value.dirty = a.form, True, False
+    elif value.inline is None and (masked := masked_form(step, c, a, b)) is not None:
+        value.form = masked
     elif value.inline is None and c.below is a and fm.equal(fm.negated(a.form), b.form):
         value.bounds = (-inf, 0.0)
     return value
@@ -105,15 +125,15 @@ def test(step: Step) -> Value:
     value = step.written()
     if value.inline is None:
         value.zero_of = zero_test(str(step.payload), a, b)
-        value.below = a if step.payload == "less_equal" and _is_zero(b) else None
+        value.below = a if step.payload == "less_equal" and is_zero(b) else None
     return value
 
 
 def zero_test(name: str, a: Value, b: Value) -> Value | None:
     """What is tested by `x = 0` and `0 < x`."""
-    if _is_zero(a):
+    if is_zero(a):
         return root_of(b)
-    return root_of(a) if name == "equal" and _is_zero(b) else None
+    return root_of(a) if name == "equal" and is_zero(b) else None
 
 
 def root_of(value: Value) -> Value:
@@ -124,13 +144,6 @@ def root_of(value: Value) -> Value:
         inner = next(iter(single.roots)) if len(single.roots) == 1 else single
         return inner if power > 0 else value
     return value
-
-
-def _is_zero(value: Value) -> bool:
-    if value.inline is not None:
-        return bool(value.inline == 0)
-    node = value.made
-    return isinstance(node, Constant) and not node.shape and bool(node.value == 0)
 
 
 Rule = Callable[[Step], Value]
@@ -149,6 +162,7 @@ CALLS: Mapping[str, Rule] = {
     "log1p": logarithm_of_one_more,
     "softplus": softplus,
     "abs": absolute,
+    "maximum": maximum,
     "cos": cosine,
     "sqrt": square_root,
     "rsqrt": square_root,
@@ -164,7 +178,8 @@ CALLS: Mapping[str, Rule] = {
 def value_of(step: Step) -> Value:
     """What a step makes, by the rule of its operation."""
     operands = step.operands[1:] if step.payload == "select" else step.operands
-    floats = all(v.dtype is None or v.dtype == step.dtype for v in operands)
+    cast = str(step.payload).startswith("cast_")
+    floats = cast or all(v.dtype is None or v.dtype == step.dtype for v in operands)
     if not floats or all(v.inline is not None for v in step.operands):
         return step.written()
     table = CALLS if step.kind == "call" else ARITHMETIC

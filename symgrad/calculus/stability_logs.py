@@ -59,12 +59,30 @@ def logarithm(step: Step) -> Value:
 def logarithm_of_one_more(step: Step) -> Value:
     """log1p(x): log(1 + e^s) = softplus(s)."""
     (x,) = step.operands
+    if x.form.exponent and x.form.ratio is None and x.form.factors and not fm.tame(x.form):
+        return _log_beside_one(step, x.form)
     found = None if x.form.plain else fm.total(Form(), x.form)
     if found is None or found.form.plain:
         return step.written()
     if fm.tame(x.form) and fm.tame(inverse(found.form)):
         return step.written()
     return _log_of(step, found.form) or step.written()
+
+
+def _log_beside_one(step: Step, form: Form) -> Value:
+    # log1p(a e^m), and for m > 0 log(a + e^-m) + m
+    builder, dtype = step.builder, step.dtype
+
+    def make() -> Node:
+        a = builder.product(Form(form.number, form.factors), dtype)
+        m = builder.combination(form.exponent, dtype)
+        e = mapped(fn.exp(P[0]), [mapped(rt.FOLD, [m], dtype)], dtype)
+        body = fn.select(
+            fn.less_equal(P[1], 0), fn.log1p(P[0] * P[2]), P[1] + fn.log(P[0] + P[2])
+        )
+        return mapped(body, [a, m, e], dtype)
+
+    return step.fire_node("logarithm", make)
 
 
 def softplus(step: Step) -> Value:

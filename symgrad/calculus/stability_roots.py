@@ -22,12 +22,13 @@ from symgrad.calculus.stability_scalars import Step
 from symgrad.graph import functions as fn
 from symgrad.graph.dtypes import DType
 from symgrad.graph.functions import P, placeholder
-from symgrad.graph.nodes import Einsum, Node, Reduce, einsum_node
+from symgrad.graph.nodes import Einsum, Map, Node, Reduce, einsum_node
 
 # the divisor of a norm: 1 where all is 0 or something is infinite or NaN
 _SCALE = fn.stop_gradient(
     fn.select(fn.logical_and(fn.isfinite(P[0]), fn.less(0, P[0])), P[0], 1)
 )
+_HALF = Fraction(1, 2)
 SQUARES = 4  # of a hypotenuse at most
 
 
@@ -45,6 +46,13 @@ def square_root(step: Step) -> Value:
         )
         rule = "absolute value" if factors else "exponentials"
         return step.fire(rule, form if step.payload == "sqrt" else fm.inverse(form))
+    if x.form.exponent and x.form.ratio is None:
+        # sqrt(a e^s) = sqrt(a) e^(s/2)
+        rest = Form(x.form.number, x.form.factors)
+        builder, dtype = step.builder, step.dtype
+        inner = builder.over(fn.sqrt(P[0]), [builder.wrap(builder.product(rest, dtype))], dtype)
+        form = Form(factors={builder.wrap(inner): 1}, exponent=fm.times(x.form.exponent, _HALF))
+        return step.fire("exponentials", form if step.payload == "sqrt" else fm.inverse(form))
     norm = _norm(step, x)
     if norm is not None:
         return norm
@@ -91,15 +99,17 @@ def _sum_of_squares(step: Step, x: Value) -> tuple[Summed, Fraction, dict[Value,
     if len(sums) != 1 or x.form.factors[sums[0]] != 1 or any(v.inline is None for v in others):
         return None
     total = step.sums[sums[0]]
-    if fm.root(total.form) is None or any(_is_centred(v) for v in total.form.factors):
+    if fm.root(total.form) is None or any(map(_is_small, total.form.factors)):
         return None
     if any(v.inline is not None for v in total.form.factors):
         return None
     return total, x.form.number * total.form.number, others
 
 
-def _is_centred(value: Value) -> bool:
-    # x - E[x], which is small where a variance means something
+def _is_small(value: Value) -> bool:
+    # a divisor of _SCALE; or x - E[x], which is small where a variance means something
+    if value.inline is None and _is_scale(value.node):
+        return True
     if value.addends is None or value.addends[2] > 0:
         return False
     x, mean, _ = value.addends
@@ -109,6 +119,12 @@ def _is_centred(value: Value) -> bool:
             return True
         node = node.args[0]
     return False
+
+
+def _is_scale(node: Node) -> bool:
+    while isinstance(node, Einsum) and len(node.args) == 1:
+        node = node.args[0]
+    return isinstance(node, Map) and node.body == _SCALE
 
 
 def _scaled_sum(builder: Builder, total: Summed, dtype: DType) -> tuple[Node, Node]:
@@ -124,7 +140,7 @@ def _scaled_sum(builder: Builder, total: Summed, dtype: DType) -> tuple[Node, No
     largest = mapped(_SCALE, [Reduce((size,), "max", axes) if axes else size], dtype)
     rest = [k for a, k in enumerate(place) if a not in axes]
     wide = moved(largest, rest, labels)
-    square = mapped((P[0] / P[1]) ** 2, [x, wide], dtype)
+    square = mapped(P[0] ** 2, [mapped(P[0] / P[1], [x, wide], dtype)], dtype)
     extents = dict(enumerate(total.node.extents))
     inner = einsum_node((square,), (labels[len(labels) - square.ndim :],), out, extents)
     return moved(largest, rest, out), inner
@@ -143,7 +159,7 @@ def _squares(x: Value) -> list[Form]:
             stack += [b, a]
             continue
         side = fm.root(here.form) if here.form.factors and here.form.plain else None
-        if side is None or any(v.inline is not None for v in here.form.factors):
+        if side is None or any(v.inline is not None or _is_small(v) for v in side[1]):
             return []
         found.append(Form(side[0], side[1]))
     return found
@@ -154,9 +170,9 @@ def _hypotenuse(builder: Builder, step: Step, sides: Sequence[Node]) -> Node:
     for k in range(1, len(sides)):
         body = fn.maximum(body, P[k])
     m = mapped(_SCALE, [mapped(body, sides, step.dtype)], step.dtype)
-    n = len(sides)
-    inner = sympy.Add(*[(placeholder(k) / placeholder(n)) ** 2 for k in range(n)])
-    return _times_root(builder, step, m, mapped(inner, [*sides, m], step.dtype))
+    ratios = [mapped(P[0] / P[1], [side, m], step.dtype) for side in sides]
+    inner = sympy.Add(*[placeholder(k) ** 2 for k in range(len(ratios))])
+    return _times_root(builder, step, m, mapped(inner, ratios, step.dtype))
 
 
 def _times_root(builder: Builder, step: Step, m: Node, inner: Node) -> Node:

@@ -20,7 +20,7 @@ from symgrad.calculus.stability_forms import WIDTH, Form, Summed, Value
 from symgrad.graph import functions as fn
 from symgrad.graph.dtypes import BOOL, DType, promote
 from symgrad.graph.functions import FUNCTIONS, P
-from symgrad.graph.nodes import Node
+from symgrad.graph.nodes import Constant, Node
 
 ONE = Fraction(1)
 Fired = Callable[[str, Value], None]  # remembers which rule gave a value its form
@@ -200,9 +200,9 @@ def _plus_one(a: Value, b: Value, sign: int) -> tuple[int, Value] | None:
 def _scaled_sum(step: Step, value: Value) -> Form | None:
     # sum_i w_i e^(s_i) = (sum_i w_i e^(s_i - m)) e^m,  m = max_i s_i
     terms = value.terms
-    if len(terms) < 2 or not any(fm.height(t.exponent) for t in terms):
+    if len(terms) < 2 or not any(max(fm.height(t.exponent)) > 0 for t in terms):
         return None
-    if any(t.ratio is not None for t in terms):
+    if any(t.ratio is not None for t in terms) or all(map(fm.tame, terms)):
         return None
     builder, dtype = step.builder, step.dtype
     if all(dict(t.exponent) == dict(terms[0].exponent) for t in terms):
@@ -210,7 +210,9 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
         plain = [Form(t.number, t.factors) for t in terms]
         core = Value(dtype, dirty=True, make=lambda: _sum_of(builder, plain, dtype))
         return Form(factors={core: 1}, exponent=terms[0].exponent)
-    largest = Value(dtype, dirty=True, degree=max(fm.height(t.exponent) for t in terms))
+    heights = [fm.height(t.exponent) for t in terms]
+    largest = Value(dtype, dirty=True)
+    largest.degree = max(up for up, _ in heights), max(down for _, down in heights)
     rest = Value(dtype, dirty=True)
 
     def shift() -> Node:
@@ -253,6 +255,37 @@ def _sum_of(builder: Builder, terms: Sequence[Form], dtype: DType) -> Node:
     return builder.over(sympy.Add(*P[: len(args)]), args, dtype)
 
 
+# -- masks -----------------------------------------------------------------------------------------
+def is_zero(value: Value) -> bool:
+    """Whether it is the number 0."""
+    if value.inline is not None:
+        return bool(value.inline == 0)
+    node = value.made
+    return isinstance(node, Constant) and not node.shape and bool(node.value == 0)
+
+
+def masked_form(step: Step, c: Value, a: Value, b: Value) -> Form | None:
+    """select(c, e^s, 0) = e^(select(c, s, -inf)), and with its branches exchanged.
+
+    A derivative stays masked where it is read: there it is the product with 1 and 0.
+    """
+    kept = a if is_zero(b) else b if is_zero(a) else None
+    if kept is None or kept.inline is not None or (kept.form.plain and kept.form.number):
+        return None
+    builder, dtype = step.builder, step.dtype
+    if step.derived:
+        one = fn.select(P[0], 1, 0) if kept is a else fn.select(P[0], 0, 1)
+        indicator = builder.wrap(builder.over(one, [c], dtype))
+        return fm.product(kept.form, Form(factors={indicator: 1}))
+    if kept.form.factors or kept.form.ratio is not None:
+        return None
+    s = builder.wrap(builder.combination(kept.form.exponent, dtype))
+    body = fn.select(P[0], P[1], -sympy.oo) if kept is a else fn.select(P[0], -sympy.oo, P[1])
+    masked = builder.wrap(builder.over(body, [c, s], dtype))
+    masked.degree = fm.height(kept.form.exponent)
+    return Form(kept.form.number, exponent={masked: ONE})
+
+
 # -- products --------------------------------------------------------------------------------------
 def multiply(step: Step) -> Value:
     """The product of two, and the quotient."""
@@ -261,6 +294,13 @@ def multiply(step: Step) -> Value:
     if quotient and not b.form.number:
         return step.written()
     right = fm.inverse(b.form) if quotient else b.form
+    for mask, rest in ((a, b), (b, a)):
+        # [c] e^s = e^(select(c, s, -inf))
+        if mask.indicator is not None and not quotient:
+            zero = step.builder.inline(sympy.S.Zero)
+            chosen = masked_form(step, mask.indicator, rest, zero)
+            if chosen is not None:
+                return step.as_form(chosen)
     form = fm.product(a.form, right)
     if form is None and a.form.ratio is not None and b.form.ratio is not None:
         form = _apart(step, a.form, right)

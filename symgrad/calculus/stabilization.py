@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import sympy
 
 from symgrad.calculus.map_rules import derived
-from symgrad.calculus.stability_building import Builder, fitted
-from symgrad.calculus.stability_forms import Form, Summed, Value, product
+from symgrad.calculus.stability_building import SHIFT, Builder, fitted
+from symgrad.calculus.stability_forms import Form, Summed, Value, height, linear, product
 from symgrad.calculus.stability_functions import value_of, zero_test
 from symgrad.calculus.stability_logs import NEAR
 from symgrad.calculus.stability_moves import Moves, Outcome
 from symgrad.calculus.stability_record import EQUATIONS, Rewrite
 from symgrad.calculus.stability_scalars import Step, body_of
+from symgrad.calculus.stability_variance import covariance
 from symgrad.graph.dtypes import BOOL, is_float
 from symgrad.graph.functions import P, axis_index, function_of, placeholder
 from symgrad.graph.graph import Graph
-from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, einsum_node
+from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reduce, Reindex, Scatter
 from symgrad.graph.provenance import provenance
 from symgrad.graph.scalars import Operation, operations
 from symgrad.graph.traversal import reconnect, toposort
@@ -150,6 +151,8 @@ class Walk:
         """The node over its new arguments."""
         value = self.builder.wrap(reconnect(inside(node), tuple([a.node for a in args])))
         value.dirty = value.dirty or any(a.dirty for a in args)
+        if isinstance(node, (Reduce, Einsum)) and len(args) == 1 and is_float(node.dtype):
+            value.degree = height(linear(args[0]))  # of a maximum, and of one that is moved
         if isinstance(node, Map) and node.dtype == BOOL and len(args) == 2:
             function = function_of(node.body)
             if function is not None and function.name in ("equal", "less"):
@@ -193,17 +196,18 @@ class Walk:
         for arg in args:
             form = None if form is None else product(form, arg.form)
         if form is not None and form.plain:
-            extents = dict(enumerate(node.extents))
-            one = einsum_node((args[0].node,), node.labels[:1], node.out, extents)
-            self.moves.sums[value] = Summed(form, args[0], one)
+            new = value.node
+            assert isinstance(new, Einsum)
+            self.moves.sums[value] = Summed(form, args[0], new)
 
     # -- Map: every operation of its body is a step ----------------------------------------------
     def map(self, node: Map, args: Sequence[Value]) -> Value:
         """The value of a Map, operation by operation."""
-        if node.body == NEAR:
-            near = self.plain(node, args)
-            near.bounds = (-1.0, 1.0)
-            return near
+        if node.body in (NEAR, SHIFT):
+            value = self.plain(node, args)
+            value.degree = args[0].degree
+            value.bounds = (-1.0, 1.0) if node.body == NEAR else value.bounds
+            return value
         steps = operations(node.body)
         if len(steps) > STEPS or not steps:
             return self.plain(node, args)
@@ -220,7 +224,7 @@ class Walk:
                     step.kind, step.payload, operands, node.dtype, derived(node),
                     node.origin is None, self.builder, self.moves.sums,
                     lambda rule, value: rules.__setitem__(value, rule),
-                    self.moves.variance(node.dtype),
+                    lambda a, b: covariance(self.builder, self.moves.sums, a, b, node.dtype),
                 )))
         result = values[-1]
         needed = needed_steps(steps, values) if rules else []
