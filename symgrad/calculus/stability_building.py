@@ -10,7 +10,7 @@ import sympy
 
 from symgrad.calculus import stability_ratios as rt
 from symgrad.calculus.building import is_extent_one
-from symgrad.calculus.stability_forms import LEVEL, Form, Value, combined, literal, times
+from symgrad.calculus.stability_forms import LEVEL, Degree, Form, Value, combined, literal, times
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Dim, Shape
 from symgrad.graph.dtypes import DType
@@ -72,18 +72,25 @@ class Builder:
         self.exponents: dict[frozenset[tuple[Value, Fraction]], Value] = {}
         self.magnitudes: dict[Value, Value] = {}
         self.signs: dict[Value, Value] = {}
+        self.values = 0
         self.fired: set[tuple[object, ...]] = set()
 
     def wrap(self, node: Node) -> Value:
         """The value of a node that is taken as it is; of a literal, its number."""
         value = self.wrapped.get(node)
         if value is None:
-            value = self.wrapped[node] = Value(node.dtype, made=node)
+            value = self.wrapped[node] = Value(node.dtype, made=node, degree=self.direction())
             if isinstance(node, Constant) and not node.shape and node.dtype.kind == "f":
                 value.form = literal(float(node.value)) or value.form
             if isinstance(node, Constant):
                 value.degree = LEVEL
         return value
+
+    def direction(self) -> Degree:
+        """A degree of its own for each value, so that two rarely grow together by chance."""
+        self.values += 1
+        own = Fraction(self.values * 61 % 97 - 48 or 1, 48)
+        return Fraction(1), Fraction(-1), own, -own
 
     def inline(self, expr: sympy.Expr) -> Value:
         """A number, dim or axis index, written into bodies."""

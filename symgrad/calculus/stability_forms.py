@@ -9,7 +9,7 @@ cancel, and what the logarithm of a value is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd, inf, isqrt, lcm, sqrt
@@ -22,7 +22,8 @@ from symgrad.calculus.stability_ratios import Ratio
 from symgrad.graph.dtypes import DType
 from symgrad.graph.nodes import Einsum, Node
 
-LEVEL = (Fraction(0), Fraction(0))  # the degree of a number
+Degree: TypeAlias = "tuple[Fraction, ...]"
+LEVEL: Degree = (Fraction(0),) * 4  # the degree of a number
 WIDTH = 8  # factors or exponents of a form at most: beyond, a value is taken as it is
 
 Exponent: TypeAlias = "dict[Value, Fraction]"
@@ -50,7 +51,7 @@ class Value:
     bounds:   what is known of its size.
     below:    x where it is the test `x <= 0`.
     zero_of:  x where it is the test `x = 0` or `0 < x`, or a form that is masked at x = 0.
-    degree:   how it grows where all leaves go up, and where they go down; 0 of a difference.
+    degree:   how it grows where all leaves go up, or down, or some up and others down.
     indicator: the bool that it is 1 or 0 by.
     """
 
@@ -73,7 +74,7 @@ class Value:
     bounds: tuple[float, float] = (-inf, inf)
     below: Value | None = None
     zero_of: Value | None = None
-    degree: tuple[Fraction, Fraction] = (Fraction(1), Fraction(-1))
+    degree: Degree = (Fraction(1), Fraction(-1)) * 2
     indicator: Value | None = None
     made: Node | None = None
 
@@ -190,12 +191,18 @@ def parallel(a: Mapping[Value, Fraction], b: Mapping[Value, Fraction]) -> Fracti
     return q
 
 
-def height(a: Mapping[Value, Fraction]) -> tuple[Fraction, Fraction]:
-    """How e^a grows where everything in a goes up, and down: 0 of a difference x - max x."""
-    up, down = (
-        sum((c * value.degree[k] for value, c in a.items()), Fraction(0)) for k in (0, 1)
-    )
-    return up, down
+def height(a: Mapping[Value, Fraction]) -> Degree:
+    """How e^a grows, in the directions of degrees: 0 of a difference x - max x."""
+    directions = zip(*(value.degree for value in a), strict=True)
+    return tuple([
+        sum((c * d for c, d in zip(a.values(), degrees, strict=True)), Fraction(0))
+        for degrees in directions
+    ]) or LEVEL
+
+
+def highest(heights: Iterable[Degree]) -> Degree:
+    """How the largest of several grows."""
+    return tuple([max(directions) for directions in zip(*heights, strict=True)])
 
 
 def opposed(a: Mapping[Value, Fraction], b: Mapping[Value, Fraction]) -> bool:

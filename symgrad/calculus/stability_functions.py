@@ -25,7 +25,7 @@ def exponential(step: Step) -> Value:
     (x,) = step.operands
     exponent = fm.linear(x)
     if x in exponent and x.form.number < 0:
-        x.degree = (-ONE, -ONE)  # such as -x^2
+        x.degree = (-ONE,) * len(x.degree)  # such as -x^2
     step.builder.name(exponent, x)
     form: Form | None = Form(exponent={v: c for v, c in exponent.items() if not _whole_log(v, c)})
     for v, c in exponent.items():
@@ -78,9 +78,10 @@ def maximum(step: Step) -> Value:
     return value
 
 
-def _larger_degree(values: Sequence[Value]) -> tuple[Fraction, Fraction]:
-    heights = [fm.LEVEL if v.inline is not None else fm.height(fm.linear(v)) for v in values]
-    return max(h[0] for h in heights), max(h[1] for h in heights)
+def _larger_degree(values: Sequence[Value]) -> fm.Degree:
+    return fm.highest(
+        fm.LEVEL if v.inline is not None else fm.height(fm.linear(v)) for v in values
+    )
 
 
 def absolute(step: Step) -> Value:

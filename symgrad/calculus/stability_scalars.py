@@ -72,7 +72,7 @@ class Step:
                 branches = [v.dtype for v in self.operands[1:] if v.dtype is not None]
                 dtype = promote(*branches) if branches else self.dtype
         operands, body = list(self.operands), self.body()
-        value = Value(dtype, dirty=self.dirty)
+        value = Value(dtype, dirty=self.dirty, degree=self.builder.direction())
         value.make = lambda: self.builder.over(body, operands, dtype)
         return value
 
@@ -150,10 +150,9 @@ def add(step: Step) -> Value:
         value = step.fire(rule_of_form(found.form), found.form)
         value.terms = terms
         return value
-    if found is None and sign < 0:
-        made = step.variance(a.form, b.form)
-        if made is not None:
-            return step.fire_node("variance", made)
+    made = _variance(step, a.form, right) if found is None else None
+    if made is not None:
+        return step.fire_node("variance", made)
     value = step.as_form(None if found is None else found.form)
     if value.inline is not None:
         return value
@@ -164,6 +163,20 @@ def add(step: Step) -> Value:
         value.plus_one = _plus_one(a, b, sign)
         value.form = _scaled_sum(step, value) or value.form
     return value
+
+
+def _variance(step: Step, a: Form, b: Form) -> Callable[[], Node] | None:
+    # E[x^2] - E[x]^2, in either order, and less than 0 where it is negated
+    if a.number < 0:
+        a, b = b, a
+    if a.number < 0 or b.number > 0 or a.is_number or b.is_number:
+        return None
+    b = fm.negated(b)
+    made = step.variance(a, b)
+    turned = None if made is not None else step.variance(b, a)
+    if turned is None:
+        return made
+    return lambda: mapped(-P[0], [turned()], step.dtype)
 
 
 def _terms(step: Step, a: Value, b: Value, sign: int) -> tuple[Form, ...]:
@@ -210,9 +223,8 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
         plain = [Form(t.number, t.factors) for t in terms]
         core = Value(dtype, dirty=True, make=lambda: _sum_of(builder, plain, dtype))
         return Form(factors={core: 1}, exponent=terms[0].exponent)
-    heights = [fm.height(t.exponent) for t in terms]
-    largest = Value(dtype, dirty=True)
-    largest.degree = max(up for up, _ in heights), max(down for _, down in heights)
+    degree = fm.highest(fm.height(t.exponent) for t in terms)
+    largest = Value(dtype, dirty=True, degree=degree)
     rest = Value(dtype, dirty=True)
 
     def shift() -> Node:
