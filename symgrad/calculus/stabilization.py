@@ -83,13 +83,7 @@ def stabilize(
     softplus(p0)
     """
     outputs = [e] if isinstance(e, Node) else list(e)
-    done, rewrites = list(outputs), list[Rewrite]()
-    for _ in range(PASSES):
-        walk = Walk(certificate)
-        done = walk.run(done)
-        rewrites += walk.rewrites
-        if not walk.rewrites:
-            break
+    done, rewrites = at_rest(outputs, certificate)
     result = done[0] if isinstance(e, Node) else tuple(done)
     if not certificate:
         return result
@@ -98,11 +92,27 @@ def stabilize(
     return result, certify(rewrites)  # type: ignore[return-value]
 
 
+def at_rest(outputs: Sequence[Node], certified: bool) -> tuple[list[Node], list[Rewrite]]:
+    """Outputs in which nothing is left to rewrite, and what was rewritten."""
+    done, rewrites = list(outputs), list[Rewrite]()
+    for _ in range(PASSES):
+        walk = Walk(certified)
+        done = walk.run(done)
+        rewrites += walk.rewrites
+        if not walk.rewrites:
+            break
+    return done, rewrites
+
+
 def stabilize_graph(graph: Graph) -> Graph:
     """A closed graph, such as the body of a recurrence, with stable outputs and the same inputs."""
-    outputs = stabilize(graph.outputs)
+    return _inside(graph, False)[0]
+
+
+def _inside(graph: Graph, certified: bool) -> tuple[Graph, list[Rewrite]]:
+    outputs, rewrites = at_rest(graph.outputs, certified)
     same = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
-    return graph if same else Graph(graph.inputs, outputs)
+    return graph if same else Graph(graph.inputs, tuple(outputs)), rewrites
 
 
 class Walk:
@@ -114,6 +124,7 @@ class Walk:
         self.moves = Moves(self.builder)
         self.values: dict[Node, Value] = {}
         self.rewrites: list[Rewrite] = []
+        self.inner: list[Rewrite] = []  # of the steps of recurrences
 
     def run(self, outputs: Sequence[Node]) -> list[Node]:
         """The outputs, stable."""
@@ -125,6 +136,7 @@ class Walk:
         if self.rewrites:
             used = set(toposort(done))
             self.rewrites = [r for r in self.rewrites if r.after in used]
+        self.rewrites += self.inner
         return done
 
     def visit(self, node: Node, args: Sequence[Value]) -> Value:
@@ -149,7 +161,7 @@ class Walk:
 
     def plain(self, node: Node, args: Sequence[Value]) -> Value:
         """The node over its new arguments."""
-        value = self.builder.wrap(reconnect(inside(node), tuple([a.node for a in args])))
+        value = self.builder.wrap(reconnect(self.inside(node), tuple([a.node for a in args])))
         value.dirty = value.dirty or any(a.dirty for a in args)
         if isinstance(node, (Reduce, Einsum)) and len(args) == 1 and is_float(node.dtype):
             value.degree = height(linear(args[0]))  # of a maximum, and of one that is moved
@@ -158,6 +170,17 @@ class Walk:
             if function is not None and function.name in ("equal", "less"):
                 value.zero_of = zero_test(function.name, *args)
         return value
+
+    def inside(self, node: Node) -> Node:
+        """A node with the graph inside it, if it has one, made stable."""
+        body = getattr(node, "body", None)
+        if not isinstance(body, Graph):
+            return node
+        stable, rewrites = _inside(body, self.certified)
+        self.inner += rewrites
+        if stable is body:
+            return node
+        return dataclasses.replace(node, body=stable)  # type: ignore[type-var]
 
     def kept(self, node: Node, args: Sequence[Value], value: Value) -> Value:
         """The node over its new arguments, known by the form of `value`."""
@@ -307,6 +330,8 @@ class Walk:
         value = self.values[node]
         if value.fired or not value.form.plain or value in self.moves.sums or value.logs:
             return False
+        if value.less_one is not None or value.log_of is not None:
+            return False
         if value.plus_one is not None or value.terms or not is_float(node.dtype):
             return False
         return not node.args or (value.form.factors.get(value) == 1 and value.form.number == 1)
@@ -317,15 +342,6 @@ def inline(kind: str, payload: Any) -> sympy.Expr:
     if kind == "axis":
         return axis_index(payload)
     return payload if kind == "dim" else sympy.sympify(payload)
-
-
-def inside(node: Node) -> Node:
-    """A node with the graph inside it, if it has one, made stable."""
-    body = getattr(node, "body", None)
-    if not isinstance(body, Graph):
-        return node
-    stable = stabilize_graph(body)
-    return node if stable is body else dataclasses.replace(node, body=stable)  # type: ignore[type-var]
 
 
 def needed_steps(steps: Sequence[Operation], values: Sequence[Value]) -> list[int]:
