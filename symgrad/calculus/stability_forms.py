@@ -131,7 +131,7 @@ def literal(value: float) -> Form | None:
     if value != value or value in (0.0, float("inf"), float("-inf")):
         return None
     exact = Fraction(value)
-    if rt.long(exact * exact):
+    if rt.long(exact):
         return None
     return Form(exact)
 

@@ -99,13 +99,35 @@ def joined(step: Step) -> Value | None:
     a, b = step.operands
     left, right = _as_log(a), _as_log(b)
     if left is None and right is None:
-        return None
+        return _less_its_largest(step)
     left = left or Form(exponent=fm.linear(a))
     right = right or Form(exponent=fm.linear(b))
     whole = fm.product(left, right if step.kind == "add" else inverse(right))
     if whole is None or whole.factors or not _cancels(left, right, whole):
         return None
     return _log_of(step, whole)
+
+
+def _less_its_largest(step: Step) -> Value | None:
+    # x - log(a e^m) = (x - m) - log(a)
+    x, log = step.operands
+    form = log.log_of
+    if step.kind != "sub" or form is None or form.ratio is not None or not form.factors:
+        return None
+    exponent = combined(fm.linear(x), form.exponent, Fraction(-1))
+    if any(fm.height(exponent)) or not any(fm.height(form.exponent)):
+        return None
+    builder, dtype = step.builder, step.dtype
+    rest = Form(form.number, form.factors)
+
+    def make() -> Node:
+        distance = builder.wrap(builder.combination(exponent, dtype))
+        whole = builder.wrap(builder.product(rest, dtype))
+        return builder.over(P[0] - fn.log(P[1]), [distance, whole], dtype)
+
+    value = step.fire_node("logarithm", make)
+    value.log_of = Form(1 / rest.number, inverse(rest).factors, exponent)
+    return value
 
 
 def _as_log(value: Value) -> Form | None:

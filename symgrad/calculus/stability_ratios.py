@@ -33,6 +33,7 @@ _FIELD, T = field("t", QQ)
 ONE: Ratio = _FIELD.one
 _t = _FIELD.ring.gens[0]
 LENGTH = 400  # binary digits of a coefficient at most
+RANGE = 100  # binary digits before or after the point at most
 SHORT = 12  # binary digits of a coefficient that is written as a fraction
 DEGREE = 24  # of a numerator or denominator at most; beyond, a value is taken as it is
 
@@ -111,8 +112,9 @@ def too_large(a: Ratio) -> bool:
 
 
 def long(c: Fraction) -> bool:
-    """Whether a number has more digits than are worth their arithmetic."""
-    return max(c.numerator.bit_length(), c.denominator.bit_length()) > LENGTH
+    """Whether a number has more digits than are worth their arithmetic, or overflows somewhere."""
+    above, below = c.numerator.bit_length(), c.denominator.bit_length()
+    return max(above, below) > LENGTH or abs(above - below) > RANGE
 
 
 def number(c: Fraction) -> sympy.Expr:

@@ -30,12 +30,13 @@ from symgrad.calculus.stability_record import EQUATIONS, Rewrite
 from symgrad.calculus.stability_scalars import Step, body_of
 from symgrad.calculus.stability_variance import covariance
 from symgrad.graph.dtypes import BOOL, is_float
+from symgrad.graph.folds import Fold
 from symgrad.graph.functions import P, axis_index, function_of, placeholder
 from symgrad.graph.graph import Graph
-from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reduce, Reindex, Scatter
+from symgrad.graph.nodes import Constant, Einsum, Gather, Map, Node, Reduce, Reindex, Scatter
 from symgrad.graph.provenance import provenance
 from symgrad.graph.scalars import Operation, operations
-from symgrad.graph.traversal import reconnect, toposort
+from symgrad.graph.traversal import reconnect, replace, toposort
 
 if TYPE_CHECKING:
     from symgrad.calculus.stability_certificate import Certificate
@@ -161,7 +162,7 @@ class Walk:
 
     def plain(self, node: Node, args: Sequence[Value]) -> Value:
         """The node over its new arguments."""
-        value = self.builder.wrap(reconnect(self.inside(node), tuple([a.node for a in args])))
+        value = self.builder.wrap(self.inside(reconnect(node, tuple([a.node for a in args]))))
         value.dirty = value.dirty or any(a.dirty for a in args)
         if isinstance(node, (Reduce, Einsum)) and len(args) == 1 and is_float(node.dtype):
             value.degree = height(linear(args[0]))  # of a maximum, and of one that is moved
@@ -173,14 +174,12 @@ class Walk:
 
     def inside(self, node: Node) -> Node:
         """A node with the graph inside it, if it has one, made stable."""
-        body = getattr(node, "body", None)
-        if not isinstance(body, Graph):
+        if not isinstance(node, Fold):
             return node
-        stable, rewrites = _inside(body, self.certified)
+        known = with_literals(node)
+        stable, rewrites = _inside(known.body, self.certified)
         self.inner += rewrites
-        if stable is body:
-            return node
-        return dataclasses.replace(node, body=stable)  # type: ignore[type-var]
+        return node if stable is known.body else dataclasses.replace(known, body=stable)
 
     def kept(self, node: Node, args: Sequence[Value], value: Value) -> Value:
         """The node over its new arguments, known by the form of `value`."""
@@ -342,6 +341,21 @@ def inline(kind: str, payload: Any) -> sympy.Expr:
     if kind == "axis":
         return axis_index(payload)
     return payload if kind == "dim" else sympy.sympify(payload)
+
+
+def with_literals(fold: Fold) -> Fold:
+    """A recurrence with the numbers among its constants inside its step, where rules see them."""
+    first = fold.carries + fold.sequences
+    leaves = fold.body.inputs
+    numbers: dict[Node, Node] = {
+        leaf: arg for leaf, arg in zip(leaves[first:], fold.args[first:], strict=True)
+        if isinstance(arg, Constant) and not arg.shape
+    }
+    if not numbers:
+        return fold
+    kept = [k for k, leaf in enumerate(leaves) if leaf not in numbers]
+    body = Graph(tuple([leaves[k] for k in kept]), tuple(replace(fold.body.outputs, numbers)))
+    return dataclasses.replace(fold, args=tuple([fold.args[k] for k in kept]), body=body)
 
 
 def needed_steps(steps: Sequence[Operation], values: Sequence[Value]) -> list[int]:
