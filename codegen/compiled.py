@@ -19,9 +19,9 @@ from codegen.loading import Loaded
 from codegen.memory import Plan, kernels_of
 from codegen.schedule import Schedule
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Binding, converted
-from symgrad.graph.dims import Dim, printable, show
-from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError
+from symgrad.graph.binding import Binding, converted, is_extent, leaves_behind, tell_dims
+from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
+from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
@@ -76,8 +76,8 @@ class State(MutableMapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._arrays:
-            known = ", ".join(map(repr, self)) or "none, since nothing is updated"
-            raise LeafError(f"state: no leaf is named {name!r}. There are: {known}.")
+            known = listed(map(quoted, self)) or "none, since nothing is updated"
+            raise LeafError(f"state: no leaf is named {quoted(name)}. There are: {known}.")
         return self._arrays[name]
 
     def __setitem__(self, name: str, value: npt.ArrayLike) -> None:
@@ -85,7 +85,8 @@ class State(MutableMapping[str, Array]):
         given = converted(self._leaves[name], value)
         if given.shape != target.shape:
             raise DataShapeError(
-                f"state {name!r}: shape {show(target.shape)} is needed, got {show(given.shape)}."
+                f"state {quoted(name)}: shape {show(target.shape)} is needed, "
+                f"got {show(given.shape)}."
             )
         self.put(name, given)
 
@@ -101,7 +102,7 @@ class State(MutableMapping[str, Array]):
         return any(np.may_share_memory(array, own) for own in self._arrays.values())
 
     def __delitem__(self, name: str) -> None:
-        raise LeafError(f"state: {name!r} cannot be deleted; assign a new value instead.")
+        raise LeafError(f"state: {quoted(name)} cannot be deleted; assign a new value instead.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -230,13 +231,14 @@ class Compiled:
                 self._state = self.target.hold(self._updated, values)
             return self._state
 
-    def __call__(self, /, **values: Any) -> Any:
-        """Run the program.
+    def __call__(self, /, *arrays: Any, **values: Any) -> Any:
+        """Run the program on values by name, `f(x=X, y=Y)`.
 
         Args:
             values: arrays by the names of the leaves as written; a parameter left out takes its
                 initial value, a leaf under `updates` its state. A value for such a leaf is first
-                copied into the state.
+                copied into the state. A dim that no leaf tells is given by its name, `f(B=5)`, or
+                by a leaf of the formula that was differentiated.
         Returns: fresh arrays in the structure of the outputs.
         Raises: LeafError, DataError naming the leaf, the shapes and the dims. The state is then as
             it was.
@@ -244,19 +246,62 @@ class Compiled:
         Several threads may call at once, each with a workspace of its own; calls that change the
         state run one after the other.
         """
-        unknown = [name for name in values if name not in self._names]
-        if unknown:
-            told = sorted(x.name for x in self._leaves if x.kind in ("input", "parameter"))
-            known = ", ".join(map(repr, told)) or "none"
-            raise LeafError(f"no leaf is named {', '.join(map(repr, unknown))}. Leaves: {known}.")
+        if arrays:
+            raise LeafTypeError(
+                f"values are passed by name, got {len(arrays)} without one. "
+                f"Write {self._example()}."
+            )
+        told: dict[Dim, int] = {}
+        if not self._names.issuperset(values):
+            told = self._told(values)
         if not self._updated:
-            return self._called(values)
+            return self._called(values, told)
         with self._lock:
-            return self._called(values)
+            return self._called(values, told)
 
-    def _called(self, values: Mapping[str, Any]) -> Any:
+    def _example(self) -> str:
+        """A call, for messages."""
+        names = [x.name for x in self._leaves if x.kind == "input"] or sorted(self._names)
+        names = names or [d.name for d in self._dims]
+        if all(name.isidentifier() for name in names):
+            return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
+        return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
+
+    def _told(self, values: Mapping[str, Any]) -> dict[Dim, int]:
+        """The dims that values tell which belong to none of the leaves.
+
+        Raises: LeafError for a name that is neither a leaf, nor a dim, nor a leaf of what was
+            differentiated.
+        """
+        dims = {d.name: d for d in self._dims}
+        unknown = [name for name in values if name not in self._names and name not in dims]
+        if unknown:
+            behind = {leaf.name for leaf in leaves_behind(self.stages.graph)}
+            unknown = [name for name in unknown if name not in behind]
+        if unknown:
+            own = sorted(x.name for x in self._leaves if x.kind in ("input", "parameter"))
+            known = listed(map(quoted, own)) or "none"
+            other = [quoted(name) for name in dims if name not in self._names]
+            raise LeafError(
+                f"no leaf is named {listed(map(quoted, unknown))}. Leaves: {known}."
+                + (f" Dims: {listed(other)}." if other else "")
+            )
+        for name, d in dims.items():
+            if name in values and name not in self._names and not is_extent(values[name]):
+                raise DataError(
+                    f"dim {quoted(d.name)}: a value is an integer of at least 0, "
+                    f"got {values[name]!r:.40}."
+                )
+        return tell_dims(self.stages.graph, values)
+
+    def _called(self, values: Mapping[str, Any], told: Mapping[Dim, int]) -> Any:
         given = {**self._held(), **values}
-        arrays, dims = self._binding(given, self._seed, self._steps, draws=self._seed)
+        arrays, dims = self._binding(given, 0, self._steps, told, draws=self._seed)
+        for d, n in told.items():
+            if dims[d] != n:
+                raise DataShapeError(
+                    f"the dim {quoted(d.name)} is {n} by name and {dims[d]} by the leaves' shapes."
+                )
         if self._updated:
             self._take_state(arrays)
         call = self._invocation()
@@ -285,7 +330,7 @@ class Compiled:
     def initial(self, leaf: Input) -> Array:
         """The value that a leaf starts from."""
         if leaf.kind == "parameter":
-            return initial_value(leaf, self._seed)
+            return initial_value(leaf)
         if leaf.is_supplied:
             return supplied(leaf, self._binding.numbers, self._seed)
         return np.zeros(dm.values(leaf.shape, {}), leaf.dtype)
@@ -454,7 +499,7 @@ class Compiled:
         save_program(self, Path(path))
 
     def __repr__(self) -> str:
-        names = ", ".join(printable(leaf.name) for leaf in self._leaves if leaf.name in self._names)
+        names = listed(printable(x.name[:40]) for x in self._leaves if x.name in self._names)
         return f"<compiled f({names}) -> {len(self._outputs)} outputs>"
 
     def _repr_html_(self) -> str:

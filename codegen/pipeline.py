@@ -55,7 +55,7 @@ def compile(
             right-hand sides read old values. The program owns such leaves in `f.state`.
         target:   the name of a module in `codegen/targets`.
         threads:  how many threads a call may use.
-        seed:     of initial values and random numbers.
+        seed:     of random numbers; initial values are those of seed 0, as in `evaluate`.
         training: whether dropout is active.
     Returns: a function that takes arrays by name and returns arrays in the structure of `outputs`.
     Raises: LeafError, ShapeError, DTypeError for updates that do not fit; CompileError.
@@ -66,10 +66,8 @@ def compile(
     >>> float(f(x=[1.0, 2.0, 3.0]))
     14.0
     """
-    if threads != 1:
-        raise CompileError(f"threads={threads}: programs run on one thread so far; use threads=1.")
-    streams.as_seed(seed)
-    nodes, rebuild = flatten(outputs)
+    check_options(target, threads, seed)
+    nodes, rebuild = flatten(outputs, "compile")
     pairs = _updates(updates or {})
     clock = _Clock()
     back = clock("import numba", lambda: targets.find(target))
@@ -106,6 +104,16 @@ def compile(
     stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds)
     owned = [leaf for leaf, _ in pairs]
     return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
+
+
+def check_options(target: str, threads: int, seed: int, asked: str = "compile") -> None:
+    """Raises: SymgradError and CompileError for options that no program can have."""
+    targets.check(target, asked)
+    if isinstance(threads, bool) or threads != 1:
+        raise CompileError(
+            f"{asked}: threads={threads!r:.40}: programs run on one thread so far; use threads=1."
+        )
+    streams.as_seed(seed)
 
 
 def simplify_checked(

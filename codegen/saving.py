@@ -16,7 +16,17 @@ from symgrad.graph.errors import CompileError, SymgradError
 if TYPE_CHECKING:
     from codegen.compiled import Compiled
 
+IMPORT = "from numba import cfunc, njit\n"
+#: As `loading` sets it: the file is to give the same bits, as fast.
+SETTING = IMPORT + """
+import numba
+
+SLP_VECTORIZE = numba.config.SLP_VECTORIZE
+numba.config.SLP_VECTORIZE = 1  # until the program is compiled
+"""
 HARNESS = '''
+numba.config.SLP_VECTORIZE = SLP_VECTORIZE
+
 import ctypes
 import sys
 
@@ -118,6 +128,7 @@ def program_text(compiled: Compiled) -> str:
     plan = compiled.stages.plan
     names = {d: f"n[{k}]" for k, d in enumerate(compiled.dims)}
     source = standalone(compiled.stages.source).replace("cache=True, ", "")
+    source = source.replace(IMPORT, SETTING, 1)
     harness = HARNESS.format(
         names=_listed("None" if x.is_supplied else ascii(x.name) for x in plan.leaves),
         dtypes=_listed(repr(leaf.dtype.name) for leaf in plan.leaves),

@@ -411,7 +411,7 @@ def trained(out: Path, quick: bool) -> None:
         built[1][:, 0, : n + 4] = biases
         built[2][0, : n + 4] = output
         starts = [built, random_starts(n, n + 4, len(weights), MANY - 1)]
-        found = train_narrow(x, y, starts, rate=0.01, steps=100 if quick else 800)
+        found = train_narrow(x, y, starts, rate=0.01, steps=100 if quick else 500)
         errors = missed(found, y)
         constant = (np.ptp(found[1:], axis=1) < 1e-3).sum()
         print(
@@ -449,7 +449,7 @@ def hill(x: np.ndarray) -> np.ndarray:
 
 def too_narrow(out: Path, quick: bool) -> None:
     """Train networks of width n and of greater widths on a hill; show what the narrow ones miss."""
-    steps = 100 if quick else 800
+    steps = 100 if quick else 500
     print("\n== 4. Too narrow\n")
     print("n = 1, on longer and longer intervals: integral |f - g| / integral |f|, best of 24\n")
     print("  interval   width 1   width 5")

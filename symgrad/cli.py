@@ -1,4 +1,4 @@
-"""The command line: `symgrad demo`, `symgrad doctor`, `symgrad cache clear`.
+"""The command line: `symgrad demo`, `symgrad doctor`, `symgrad fuzz`, `symgrad cache clear`.
 
 Results go to standard output; errors go to standard error as one message, with exit status 2. With
 `--json` standard output holds one JSON object and nothing else.
@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from symgrad._version import __version__
 from symgrad.graph.errors import SymgradError
@@ -38,6 +39,33 @@ def _doctor(arguments: Arguments) -> int:
     else:
         print("\n".join(str(finding) for finding in findings))
     return 0 if all(finding.works or finding.optional for finding in findings) else 1
+
+
+def _fuzz(arguments: Arguments) -> int:
+    from symgrad.fuzz.campaign import Found, run
+
+    def show(found: Found) -> None:
+        print(f"{found.script}\n")
+
+    summary = run(
+        arguments.programs,
+        arguments.seed,
+        arguments.compiled_every,
+        arguments.simulated_every,
+        arguments.time,
+        shown=False if arguments.json else None,
+        show=None if arguments.json else show,
+    )
+    print(json.dumps(summary.as_json()) if arguments.json else summary)
+    return 1 if summary.failures else 0
+
+
+def _count(text: str) -> int:
+    """A number of things, not negative."""
+    n = int(text)
+    if n < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {n}")
+    return n
 
 
 def _cache_clear(arguments: Arguments) -> int:
@@ -81,6 +109,8 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
 
+    _add_fuzz(commands, as_json)
+
     cache = commands.add_parser("cache", help="manage the folder of compiled programs")
     actions = cache.add_subparsers(title="actions", required=True, metavar="ACTION")
     clear = actions.add_parser("clear", parents=[as_json], help="delete all compiled programs")
@@ -88,13 +118,35 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_fuzz(commands: Any, as_json: argparse.ArgumentParser) -> None:
+    fuzz = commands.add_parser(
+        "fuzz",
+        parents=[as_json],
+        help="judge random programs; a failing one is made small and printed as a script",
+        description="Draw random valid programs and judge each: its values as written, stabilised "
+        "and simplified; first and second derivatives against central differences; some compiled, "
+        "a few on the CUDA target in Numba's simulator. A failing program is made small and "
+        "printed as a script that fails alike. The same seeds give the same programs.",
+    )
+    for name, default, text in (
+        ("programs", 100, "how many"),
+        ("seed", 0, "of the first program; the others follow"),
+        ("compiled-every", 10, "compile every N-th program, 0 for none"),
+        ("simulated-every", 100, "run every N-th in the CUDA simulator, 0 for none"),
+    ):
+        text = f"{text} (default %(default)s)"
+        fuzz.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=text)
+    fuzz.add_argument("--time", type=float, metavar="SECONDS", help="when to stop")
+    fuzz.set_defaults(run=_fuzz)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
     Args:
         argv: the arguments without the program's name; default those of this process.
-    Returns: 0 when all went well, 1 when `doctor` found something broken, 2 on an error, 130 when
-        interrupted.
+    Returns: 0 when all went well, 1 when `doctor` found something broken or `fuzz` a failure, 2 on
+        an error, 130 when interrupted.
     """
     arguments = parser().parse_args(argv)
     try:

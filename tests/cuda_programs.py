@@ -1,17 +1,12 @@
 """Programs for the CUDA target: every scalar function, the node cases, and steps of training.
 
-Run as a module it judges them on a device, which is Numba's simulator under NUMBA_ENABLE_CUDASIM=1:
-
-    python -m tests.cuda_programs NAME...      prints one JSON object: {name: null or the error}
+`judge` runs one of them, in the simulator (`tests/cuda_cases.py`) or on a device.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import traceback
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +16,11 @@ from codegen.compiled import Compiled
 from codegen.pipeline import compile
 from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.nodes import Node
-from tests import test_codegen_functions as functions, test_codegen_nodes as nodes
+from tests import (
+    test_codegen_folds as folds,
+    test_codegen_functions as functions,
+    test_codegen_nodes as nodes,
+)
 from tests.codegen_cases import Case, call
 
 Array = np.ndarray[Any, Any]
@@ -37,13 +36,13 @@ def _numbers(seed: int, *shape: int) -> Array:
 def _applied(target: str) -> dict[str, Array]:
     """All scalar functions in all dtypes that they take, in one program."""
     found: dict[str, Array] = call(
-        compile(functions.without_draws(), target=target), functions.values()
+        compile(functions.APPLICATIONS, target=target), functions.values()
     )
     return found
 
 
 def _function(name: str, target: str) -> None:
-    for key, node in functions.without_draws().items():
+    for key, node in functions.APPLICATIONS.items():
         if key.partition("-")[0] != name:
             continue
         expected, result = sg.evaluate(node, functions.values()), _applied(target)[key]
@@ -52,8 +51,7 @@ def _function(name: str, target: str) -> None:
         functions.assert_within(result, expected, 0 if name in functions.EXACT else LOOSE)
 
 
-def _nodes(name: str, target: str) -> None:
-    case: Case = nodes.cases.case(name)
+def _case(case: Case, target: str) -> None:
     for outputs in (case.outputs, case.further):
         if outputs:
             loose = Case(case.name, case.values, rtol=4 * case.rtol, atol=4 * case.atol)
@@ -185,7 +183,92 @@ def _recurrence(target: str) -> None:
     _agrees([last, sizes, *sg.grad(loss, [w, u, h0])], values, target)
 
 
+def _steps(
+    outputs: list[Node], updates: dict[Any, Node], values: dict[str, Array], target: str,
+    training: bool = True,
+) -> None:
+    """Three calls of a program with state and random numbers against `evaluate`."""
+    f = compile(outputs, updates, target=target, seed=5, training=training)
+    state = {name: array.copy() for name, array in f.state.items()}
+    wanted = [*outputs, *updates.values()]
+    for step in range(3):
+        told = {**values, **state}
+        expected = sg.evaluate(wanted, told, seed=5, step=step, training=training)
+        state = dict(zip((x.name for x in updates), expected[len(outputs) :], strict=True))
+        for got, e in zip(f(**values), expected, strict=False):
+            assert got.dtype == e.dtype and got.shape == e.shape
+            np.testing.assert_allclose(got, e, rtol=2e-5, atol=2e-6)
+        for name, e in state.items():
+            np.testing.assert_allclose(f.state[name], e, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def _dropout(target: str) -> None:
+    """Masks are drawn again on the way back, with the same bits; and within a recurrence."""
+    rows = sg.dim("rows")
+    x, w = sg.input("x", (rows, 5)), sg.parameter("w", (5, 7))
+    dropped = sg.dropout(sg.tanh(x @ w), 0.4)
+    noise = sg.random.normal((rows, 7))
+    loss = sg.sum(dropped * dropped) + sg.sum(dropped * noise)
+
+    def step(h: Node, now: Node) -> tuple[Node, Node]:
+        h = sg.dropout(h * now, 0.5) + sg.random.uniform((5,))
+        return h, h
+
+    last, ys = sg.scan(step, sg.ones((5,)), x)
+    slopes = sg.grad(loss + sg.sum(last), [w, x])
+    drawn = [
+        *(sg.random.uniform((3, rows), dtype) for dtype in ("float32", "float64")),
+        sg.random.bernoulli(0.3, (rows,)),
+    ]
+    outputs = [dropped, loss, last, ys, *slopes, *drawn]
+    for training in (False, True):
+        _steps(outputs, {w: w - 0.1 * slopes[0]}, {"x": _numbers(1, 4, 5)}, target, training)
+    exact = [sg.random.uniform((3, 5), dtype) for dtype in ("float32", "float64")]
+    for seed in (-(2**63), 2**63 - 1):
+        got = compile(exact, target=target, seed=seed)()
+        for one, e in zip(got, sg.evaluate(exact, seed=seed), strict=True):
+            np.testing.assert_array_equal(one, e)
+
+
+def _layers(target: str) -> None:
+    words = sg.input("words", (sg.dim("rows"), 3), "int32")
+    model = sg.nn.Sequential([
+        sg.nn.Embedding(7, 4), sg.nn.LayerNorm(), sg.nn.Dense(5, sg.gelu), sg.nn.Dropout(0.3),
+        sg.nn.Dense(2),
+    ])
+    out = model(words)
+    loss = sg.mean(out**2)
+    leaves = sg.parameters(loss)
+    rate = sg.optim.warmup(sg.optim.cosine_decay(0.1, 5), 2)
+    updates = sg.optim.adamw(rate).updates(leaves, sg.grad(loss, leaves))
+    _steps([out, loss], updates, {"words": np.array([[0, 6, 2], [-1, 2, 2]], np.int32)}, target)
+
+
+def _optimiser(make: Callable[[], Any], dtype: str, target: str) -> None:
+    x = sg.input("x", (sg.dim("rows"), 3), dtype)
+    leaves = [sg.parameter("w", (3, 5), dtype=dtype), sg.parameter("b", (), dtype=dtype)]
+    loss = sg.mean(sg.softplus(x @ leaves[0]) + leaves[1] ** 2)
+    updates = make().updates(leaves, sg.grad(loss, leaves))
+    _steps([loss], updates, {"x": _numbers(1, 4, 3).astype(dtype)}, target)
+
+
+OPTIMISERS: dict[str, Callable[[], Any]] = {
+    "sgd": lambda: sg.optim.sgd(0.1),
+    "momentum": lambda: sg.optim.sgd(0.1, 0.9),
+    "nesterov": lambda: sg.optim.sgd(sg.optim.step_decay(0.1, 2), 0.9, nesterov=True),
+    "adagrad": lambda: sg.optim.adagrad(0.1),
+    "rmsprop": lambda: sg.optim.rmsprop(0.1),
+    "adam": lambda: sg.optim.adam(sg.optim.exponential_decay(0.1, 1)),
+    "adamw": lambda: sg.optim.adamw(sg.optim.piecewise([1], [0.1, 0.01])),
+}
 NETWORKS: dict[str, Callable[[str], None]] = {
+    "dropout": _dropout,
+    "layers": _layers,
+    **{
+        f"{name} {dtype}": partial(_optimiser, make, dtype)
+        for name, make in OPTIMISERS.items()
+        for dtype in ("float32", "float64")
+    },
     "perceptron": _perceptron,
     "bad index": _bad_index,
     "swapped state": _swap,
@@ -196,22 +279,13 @@ NETWORKS: dict[str, Callable[[str], None]] = {
 }
 
 
-# Node cases that between them have every class of node and every way of spreading loops.
-FEW = frozenset({
-    "einsum-bij,bkj_bik", "einsum-ji,kj_ki", "einsum-ij,kl_ljik", "einsum-ijk_ik", "einsum-ij,ij_",
-    "reduce_over-02", "running-1", "places_with_nan", "pads_and_joins", "slices", "gathers",
-    "scatters", "scatter_and_its_source_together", "softmaxes-f32", "norms_and_variances-f64",
-    "truth", "products_of_truth", "whole_numbers_wrap", "extents_of_zero", "extents_of_one",
-    "reductions_of_reductions", "outputs_that_are_leaves_constants_and_views", "scalars",
-})  # fmt: skip
-
-
-def names(every: bool) -> list[str]:
-    """Programs by name: functions, networks, and node cases, all of them or few."""
+def names() -> list[str]:
+    """Programs by name: functions, networks and node cases."""
     return [
         *(f"function {name}" for name in FUNCTIONS),
         *(f"network {name}" for name in NETWORKS),
-        *(f"nodes {name}" for name in nodes.cases.makers if every or name in FEW),
+        *(f"nodes {name}" for name in nodes.cases.makers),
+        *(f"folds {name}" for name in folds.cases.makers),
     ]
 
 
@@ -221,21 +295,8 @@ def judge(name: str, target: str = "cuda") -> None:
     if kind == "function":
         _function(rest, target)
     elif kind == "nodes":
-        _nodes(rest, target)
+        _case(nodes.cases.case(rest), target)
+    elif kind == "folds":
+        _case(folds.cases.case(rest), target)
     else:
         NETWORKS[rest](target)
-
-
-def main() -> None:
-    verdicts: dict[str, str | None] = {}
-    for name in sys.argv[1:]:
-        try:
-            judge(name)
-            verdicts[name] = None
-        except Exception:
-            verdicts[name] = traceback.format_exc()
-    json.dump(verdicts, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

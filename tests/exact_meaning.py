@@ -227,8 +227,10 @@ _EXACT: dict[type, Callable] = {
 }
 
 
-def errors(node: Node, got: Array, values: Mapping, digits: int) -> tuple[Array, Array]:
-    """|got - truth| in units of what may be asked for, and the truth as floats.
+def errors(
+    node: Node, results: Sequence[Array], values: Mapping, digits: int
+) -> tuple[list[Array], Array]:
+    """|result - truth| in units of what may be asked for, and the truth as floats.
 
     A unit is one place of the truth, or what one place of the data moves it by. Where the truth is
     undefined or infinite, there is no error to speak of: 0.
@@ -245,12 +247,14 @@ def errors(node: Node, got: Array, values: Mapping, digits: int) -> tuple[Array,
     moved = [
         exact([node], values, digits, float(limits.eps), seed)[0].ravel() for seed in range(2)
     ]
-    found = np.zeros(truth.shape)
-    for k, (value, true) in enumerate(zip(got.ravel(), truth, strict=True)):
+    found = [np.zeros(truth.shape) for _ in results]
+    for k, true in enumerate(truth):
         if not mp.isfinite(true) or abs(true) > float(limits.max):
             continue
         with mp.workdps(40):
             shift = max((abs(m[k] - true) for m in moved if mp.isfinite(m[k])), default=0)
             unit = float(limits.eps) * abs(true) + 4 * shift + float(limits.tiny)
-            found[k] = abs(mp.mpf(float(value)) - true) / unit if np.isfinite(value) else np.inf
+            for error, result in zip(found, results, strict=True):
+                value = float(result.flat[k])
+                error[k] = abs(mp.mpf(value) - true) / unit if np.isfinite(value) else np.inf
     return found, np.array([float(v) for v in truth])

@@ -2,14 +2,12 @@
 
 Each thread or block of a launch runs for itself, in an order drawn by chance; within a block the
 loops that its threads share run in random order too, in parts with accumulators of their own. Every
-access is remembered, and two that meet in one place, one of them a write, must come from one
-thread, or from one block with a barrier between them, or be atomic.
+access is remembered, so that races are found (`tests/races.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -20,46 +18,7 @@ from codegen.launches import Accumulate, Cooperate, Launch, Loop, Product, Sprea
 from codegen.spreading import spread
 from symgrad.graph.dims import Dim, value
 from tests.ir_interpreter import ARITHMETIC, Translator, Typed, made
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One access: by which block, by which of its threads (None: all), after how many barriers."""
-
-    unit: int
-    thread: int | None
-    barriers: int
-    kind: str
-
-
-class Watch:
-    """Remembers who touched what."""
-
-    def __init__(self) -> None:
-        self.unit = -1
-        self.thread: int | None = None
-        self.barriers = 0
-        self.visits: dict[tuple[int, int], set[Visit]] = {}
-
-    def begin(self) -> None:
-        """The next block, or thread without a block."""
-        self.unit += 1
-        self.thread, self.barriers = None, 0
-
-    def barrier(self) -> None:
-        self.thread = None
-        self.barriers += 1
-
-    def touch(self, memory: Typed, place: int, kind: str) -> None:
-        own = Visit(self.unit, self.thread, self.barriers, kind)
-        visits = self.visits.setdefault((memory.block.address, place), set())
-        for other in visits - {own}:
-            if own.kind == other.kind and own.kind in ("read", "atomic"):
-                continue
-            assert own.unit == other.unit, f"{own} meets {other} in {place}"
-            if own.barriers == other.barriers:
-                assert own.thread == other.thread, f"{own} meets {other} in {place}"
-        visits.add(own)
+from tests.races import Watch
 
 
 class Watched:
@@ -69,15 +28,15 @@ class Watched:
         self.memory, self.watch = memory, watch
 
     def load(self, place: int) -> Any:
-        self.watch.touch(self.memory, place, "read")
+        self.watch.touch((self.memory.block.address, place), "read")
         return self.memory.load(place)
 
     def store(self, place: int, item: Any) -> None:
-        self.watch.touch(self.memory, place, "write")
+        self.watch.touch((self.memory.block.address, place), "write")
         self.memory.store(place, item)
 
     def add(self, place: int, item: Any) -> None:
-        self.watch.touch(self.memory, place, "atomic")
+        self.watch.touch((self.memory.block.address, place), "atomic")
         self.memory.store(place, self.memory.dtype.type(self.memory.load(place) + item))
 
 

@@ -11,7 +11,6 @@ import sympy
 import symgrad as sg
 from codegen.compiled import Compiled
 from codegen.pipeline import compile
-from codegen.runtime.draws import DRAWS
 from symgrad.graph import functions as fn
 from symgrad.graph.checker import check
 from symgrad.graph.dims import dim
@@ -88,11 +87,6 @@ APPLICATIONS = {
     for dtype in ALL
     if is_defined(function, dtype)
 }
-
-
-def without_draws() -> dict[str, Node]:
-    """Those that every target has: random draws are the CPU's so far."""
-    return {k: v for k, v in APPLICATIONS.items() if k.partition("-")[0] not in DRAWS}
 
 
 def values() -> dict[str, Array]:

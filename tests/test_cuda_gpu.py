@@ -35,7 +35,7 @@ def device() -> None:
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("name", cuda_programs.names(every=True))
+@pytest.mark.parametrize("name", cuda_programs.names())
 def test_program(name: str) -> None:
     cuda_programs.judge(name, "cuda")
 

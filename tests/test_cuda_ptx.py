@@ -63,10 +63,10 @@ def assert_single(texts: list[str]) -> None:
 
 SINGLE = {
     name: node
-    for name, node in functions.without_draws().items()
+    for name, node in functions.APPLICATIONS.items()
     if name.endswith("-float32") and not name.startswith("cast_float64")
 }
-OTHERS = {name: node for name, node in functions.without_draws().items() if name not in SINGLE}
+OTHERS = {name: node for name, node in functions.APPLICATIONS.items() if name not in SINGLE}
 
 
 def test_functions_of_float32_stay_float32(unloaded: None) -> None:

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
 from tests import cuda_programs
-from tests.conftest import ROOT
+from tests.cuda_cases import judged, simulator, verdicts
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("numba.cuda") is None,
-    reason="this Numba has no CUDA simulator and symgrad[cuda] is not installed",
-)
-QUICK = cuda_programs.names(every=False)
-REST = [name for name in cuda_programs.names(every=True) if name not in QUICK]
+pytestmark = simulator
+JUDGE = "tests.cuda_programs:judge"
+NAMES = tuple(cuda_programs.names())
 
 
-def simulated(names: list[str]) -> dict[str, str | None]:
-    """What the simulator says to each program: None, or what went wrong."""
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.cuda_programs", *names],
-        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    verdicts: dict[str, str | None] = json.loads(done.stdout)
-    return verdicts
+@pytest.mark.parametrize("name", NAMES)
+def test_program(name: str) -> None:
+    judged(JUDGE, NAMES, name)
 
 
-@pytest.fixture(scope="module")
-def quick() -> dict[str, str | None]:
-    return simulated(QUICK)
+RACES = "tests.racing_kernels:judge"
+WRONG = {
+    "one place for all": "meets",
+    "a neighbour's place": "meets",
+    "no barrier": "meets",
+    "not all at the barrier": "a thread ended",
+    "barriers of their own": "different barriers",
+    "before the first": "lies outside",
+    "behind the last": "lies outside",
+}
+RIGHT = ("own places", "atomic", "with a barrier")
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_program(name: str, quick: dict[str, str | None]) -> None:
-    assert quick[name] is None, quick[name]
+@pytest.mark.parametrize("name", RIGHT)
+def test_the_simulator_accepts(name: str) -> None:
+    judged(RACES, (*WRONG, *RIGHT), name)
 
 
-@pytest.mark.slow
-def test_all_node_cases() -> None:
-    wrong = {name: text for name, text in simulated(REST).items() if text is not None}
-    assert not wrong, "\n".join(wrong.values())
-
-
-def test_the_few_cases_exist() -> None:
-    assert set(cuda_programs.nodes.cases.makers) >= cuda_programs.FEW
+@pytest.mark.parametrize("name", WRONG)
+def test_the_simulator_finds(name: str) -> None:
+    said = verdicts(RACES, (*WRONG, *RIGHT))[name]
+    assert said is not None and WRONG[name] in said

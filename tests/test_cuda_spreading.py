@@ -17,15 +17,19 @@ from symgrad.graph.dims import dim
 from tests.codegen_cases import call
 from tests.ir_interpreter import interpreted
 from tests.launch_interpreter import launched
+from tests.test_codegen_folds import cases as folds
 from tests.test_codegen_nodes import cases
 from tests.test_codegen_random import judge, program_of
 
 n, m = dim("n"), dim("m")
 
 
-@pytest.mark.parametrize("name", cases.makers)
-def test_node_cases(name: str) -> None:
-    case = cases.case(name)
+CASES = {f"{k}-{name}": (c, name) for k, c in enumerate((cases, folds)) for name in c.makers}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases(name: str) -> None:
+    case = CASES[name][0].case(CASES[name][1])
     nodes = [*case.outputs, *case.further]
     with interpreted(launched, row_memory=False):
         f = compile(nodes)

@@ -160,8 +160,9 @@ def test_functions_of_numpy_build_expressions_or_say_that_they_do_not():
 
 def test_evaluate_takes_an_expression_and_a_dictionary():
     x = input("x", (3,))
-    with pytest.raises(LeafError, match="evaluate: int is no expression"):
-        evaluate(3)
+    for wrong in ("x", {x}, None, [x, {"a": "x"}]):
+        with pytest.raises(LeafError, match=r"evaluate: expected expressions, got (str|set|None)"):
+            evaluate(wrong)
     with pytest.raises(LeafError, match=r"values must be a dictionary such as .* got list"):
         evaluate([x], [np.zeros(3)])
 

@@ -76,8 +76,8 @@ def test_missing_and_doubled_leaves():
         evaluate(x, {x + 1: 2})
     with pytest.raises(LeafError, match="two leaves have one name"):
         evaluate(x + input("x", (3,)), {})
-    with pytest.raises(LeafError, match="is no expression"):
-        evaluate([x, 3], {})
+    with pytest.raises(LeafError, match="evaluate: expected expressions, got str"):
+        evaluate([x, "x"], {})
 
 
 NAMES = [

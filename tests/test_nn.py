@@ -207,7 +207,6 @@ def test_a_model_trains_and_its_file_finds_its_values_again(tmp_path) -> None:
     np.testing.assert_array_equal(loaded.predict(other, data), trainer.predict(logits, data))
 
 
-@pytest.mark.skipif("dropout" not in sg.__all__, reason="the face has no random numbers")
 def test_dropout_drops_only_while_training() -> None:
     x = sg.input("x", (B, 5), "float64")
     y = nn.Sequential([nn.Dropout(0.25), sg.tanh, nn.Dropout(0.25)])(x)

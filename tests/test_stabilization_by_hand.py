@@ -151,12 +151,11 @@ def judge(name: str, node: Node, values: dict, digits: int, floor: float, units:
     assert (made.shape, made.dtype) == (node.shape, node.dtype)
     assert stabilize(made) is made, f"{name}: not at rest"
     got, naive = (np.asarray(evaluate(e, values)).ravel() for e in (made, node))
-    after, truth = errors(node, got, values, digits)
+    (after, before), truth = errors(node, (got, naive), values, digits)
     with np.errstate(all="ignore"):
         near = np.isfinite(got) & (np.abs(got - truth) <= floor)
     wrong = (after > units) & ~near
     assert not wrong.any(), (name, got[wrong], truth[wrong], after[wrong])
-    before, _ = errors(node, naive, values, digits)
     worse = (after > 3 * before + units / 2) & ~near
     assert not worse.any(), (name, got[worse], naive[worse], truth[worse])
     assert not (np.isinf(truth) & np.isinf(naive) & (got != naive)).any(), (name, got, naive)

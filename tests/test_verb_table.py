@@ -5,26 +5,24 @@
     jvp        <J v, w> = <v, J' w>
     order 2    the gradient of the gradient agrees with central differences
     cpu        value, gradient, tangent and second gradient, compiled, agree with the evaluator
+    cuda       likewise, in Numba's simulator
 
-A verb without a row fails, and so does a row without a verb. A new target joins `TARGETS`. The
-cases are small, with distinct extents, in float64; what a verb does at special numbers, in other
-types and shapes, is tested beside its neighbours in test_verbs_*.py.
+A name of the face without a row fails, a row without a name fails, and a row without a test in
+some column fails. The rows stand in verb_rows.py. A new target joins `COLUMNS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
-import scipy.special
 
 import symgrad as sg
-from symgrad.graph.nodes import Node
-from tests.calculus_judges import Values, adjoint, against_differences, real, sample, weighed
+from tests.calculus_judges import adjoint, against_differences, weighed
+from tests.cuda_cases import judged, simulator
+from tests.verb_rows import PARTS, ROWS, assert_close, built, computed, expected
 
 VERBS = """
 exp log log1p expm1 sqrt rsqrt abs sign floor sin cos tan tanh sinh cosh arctan maximum minimum
@@ -34,270 +32,46 @@ einsum matmul dot tensordot outer trace diag transpose reshape swapaxes moveaxis
 split pad flip squeeze expand_dims broadcast_to repeat tile take take_along_axis tril triu arange
 ones zeros full eye ones_like zeros_like
 sigmoid softplus relu leaky_relu elu gelu silu erf softmax log_softmax logsumexp one_hot
-cross_entropy mse binary_cross_entropy elementwise scan
+cross_entropy mse binary_cross_entropy elementwise scan dropout
+simplify stabilize substitute grad value_and_grad vjp jvp jacobian hessian hvp
 """
 FACE = VERBS.split()
+RANDOM = ["random.uniform", "random.normal", "random.bernoulli"]
 OPERATORS = [
     "+", "-", "*", "/", "//", "%", "**", "@", "==", "!=", "<", "<=", ">", ">=", "&", "|", "^", "~",
-    "negative", "x[a:b]", "x[i]", "x[array]", "numpy.tanh(x)", ".T", ".sum", ".mean", ".max",
-    ".min", ".reshape", ".transpose", ".astype",
+    "negative", "positive", "abs(x)", "2 * x", "x[a:b]", "x[i]", "x[array]", "numpy.tanh(x)", ".T",
+    ".sum", ".mean", ".max", ".min", ".reshape", ".transpose", ".astype",
 ]
+#: Names of the face whose result is no expression of leaves: they have tests of their own.
+OTHERS = """
+dim input parameter constant parameters inputs evaluate compile derive cost latex draw gradient_flow
+to_networkx to_sympy Trainer Checkpoint CsvLog EarlyStopping init nn optim random __version__
+SymgradError ShapeError DTypeError LeafError GradError CompileError DataError
+"""
 #: Rooms of the face that hold verbs; every name in them needs a row.
-ROOMS = ("arithmetic", "contractions", "elementwise", "indexing", "losses", "reductions", "shapes")
-CELLS = ("evaluate", "vjp", "jvp", "order 2")
-TARGETS = ("cpu",)
-
-LABELS = np.array([2, 0, 4], np.int32)
-GRID = np.array([[0, 2, 1, 1, 0], [2, 2, 0, 1, 2]], np.int32)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A case of one verb.
-
-    make:   from expressions to an expression.
-    wanted: from arrays to an array.
-    shapes: of the leaves.
-    low, high: the leaves' values lie between.
-    """
-
-    make: Callable[..., Node]
-    wanted: Callable[..., Any]
-    shapes: tuple[tuple[int, ...], ...] = ((3, 5),)
-    low: float = -1.5
-    high: float = 1.5
-
-
-def row(
-    make: Callable[..., Any], wanted: Callable[..., Any] | None = None, *shapes: tuple[int, ...],
-    low: float = -1.5, high: float = 1.5,
-) -> Row:
-    """A row; without `wanted`, `make(np, ..)` is asked for in place of `make(sg, ..)`."""
-    return Row(
-        lambda *x: make(sg, *x), wanted or (lambda *x: make(np, *x)), shapes or ((3, 5),), low, high
-    )
-
-
-def positive(make: Callable[..., Any], wanted: Callable[..., Any] | None = None) -> Row:
-    return row(make, wanted, low=0.3, high=2.5)
-
-
-BOTH = ((3, 5), (5,))
-
-
-def two(make: Callable[..., Any], low: float = -1.5) -> Row:
-    return row(make, None, *BOTH, low=low)
-
-
-def softmax(x: np.ndarray, axis: int) -> np.ndarray:
-    return scipy.special.softmax(x, axis)
-
-
-def scanned(scan: Any, tanh: Any, x: Any, w: Any) -> Any:
-    carry, ys = scan(lambda c, e: (tanh(c * w + e), c * e), x[0], x[1:])
-    return carry + ys
-
-
-def stepped(step: Any, carry: np.ndarray, xs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    ys = []
-    for x in xs:
-        carry, y = step(carry, x)
-        ys.append(y)
-    return carry, np.stack(ys)
-
-
-def bce(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    return -t * scipy.special.log_expit(x) - (1 - t) * scipy.special.log_expit(-x)
-
-
-ROWS: dict[str, Row] = {
-    # operators and methods
-    "+": two(lambda m, x, y: x + y),
-    "-": two(lambda m, x, y: x - y),
-    "*": two(lambda m, x, y: x * y),
-    "/": two(lambda m, x, y: x / y, 0.3),
-    "//": two(lambda m, x, y: (3 * x) // y, 0.3),
-    "%": two(lambda m, x, y: (3 * x) % y, 0.3),
-    "**": two(lambda m, x, y: x**y, 0.3),
-    "@": row(lambda m, x, y: x @ y, None, (3, 5), (5, 7)),
-    "==": two(lambda m, x, y: x == y),
-    "!=": two(lambda m, x, y: x != y),
-    "<": two(lambda m, x, y: x < y),
-    "<=": two(lambda m, x, y: x <= y),
-    ">": two(lambda m, x, y: x > y),
-    ">=": two(lambda m, x, y: x >= y),
-    "&": two(lambda m, x, y: (x > 0) & (y > 0)),
-    "|": two(lambda m, x, y: (x > 0) | (y > 0)),
-    "^": two(lambda m, x, y: (x > 0) ^ (y > 0)),
-    "~": row(lambda m, x: ~(x > 0)),
-    "negative": row(lambda m, x: -x),
-    "x[a:b]": row(lambda m, x: x[1:, ::-2] * x[:1, 1:4]),
-    "x[i]": row(lambda m, x: x[-1] * x[0, 1]),
-    "x[array]": row(lambda m, x: x[GRID[0][:3], LABELS] * x[:, LABELS][0]),
-    "numpy.tanh(x)": row(lambda m, x: np.tanh(x) * np.add(x, x)),
-    ".T": row(lambda m, x: x.T),
-    ".sum": row(lambda m, x: (x * x).sum(axis=1)),
-    ".mean": row(lambda m, x: (x * x).mean(axis=0)),
-    ".max": row(lambda m, x: x.max(axis=1)),
-    ".min": row(lambda m, x: x.min(axis=0, keepdims=True)),
-    ".reshape": row(lambda m, x: x.reshape(5, 3)),
-    ".transpose": row(lambda m, x: x.transpose(1, 2, 0), None, (2, 3, 5)),
-    ".astype": row(lambda m, x: x * (4 * x).astype("int32")),
-    # one element
-    "exp": row(lambda m, x: m.exp(x)),
-    "log": positive(lambda m, x: m.log(x)),
-    "log1p": positive(lambda m, x: m.log1p(x)),
-    "expm1": row(lambda m, x: m.expm1(x)),
-    "sqrt": positive(lambda m, x: m.sqrt(x)),
-    "rsqrt": positive(lambda m, x: m.rsqrt(x), lambda x: 1 / np.sqrt(x)),
-    "abs": row(lambda m, x: m.abs(x)),
-    "sign": row(lambda m, x: m.sign(x)),
-    "floor": row(lambda m, x: m.floor(3 * x)),
-    "sin": row(lambda m, x: m.sin(x)),
-    "cos": row(lambda m, x: m.cos(x)),
-    "tan": row(lambda m, x: m.tan(x), low=-1.2, high=1.2),
-    "tanh": row(lambda m, x: m.tanh(x)),
-    "sinh": row(lambda m, x: m.sinh(x)),
-    "cosh": row(lambda m, x: m.cosh(x)),
-    "arctan": row(lambda m, x: m.arctan(x)),
-    "maximum": two(lambda m, x, y: m.maximum(x, y)),
-    "minimum": two(lambda m, x, y: m.minimum(x, y)),
-    "where": two(lambda m, x, y: m.where(x > y, x * y, y)),
-    "clip": row(lambda m, x: m.clip(x, -0.5, 0.75)),
-    "square": row(lambda m, x: m.square(x)),
-    "reciprocal": positive(lambda m, x: m.reciprocal(x)),
-    "power": two(lambda m, x, y: m.power(x, y), 0.3),
-    "isnan": row(lambda m, x: m.isnan(x)),
-    "isfinite": row(lambda m, x: m.isfinite(x)),
-    "stop_gradient": row(lambda m, x: m.stop_gradient(x) * x, lambda x: x * x),
-    "astype": row(lambda m, x: m.astype(3 * x, "int32"), lambda x: (3 * x).astype("i4")),
-    "sigmoid": row(lambda m, x: m.sigmoid(x), scipy.special.expit),
-    "softplus": row(lambda m, x: m.softplus(x), lambda x: np.logaddexp(0, x)),
-    "relu": row(lambda m, x: m.relu(x), lambda x: np.maximum(x, 0)),
-    "leaky_relu": row(lambda m, x: m.leaky_relu(x, 0.1), lambda x: np.where(x > 0, x, 0.1 * x)),
-    "elu": row(lambda m, x: m.elu(x, 0.7), lambda x: np.where(x > 0, x, 0.7 * np.expm1(x))),
-    "gelu": row(lambda m, x: m.gelu(x), lambda x: x * scipy.special.ndtr(x)),
-    "silu": row(lambda m, x: m.silu(x), lambda x: x * scipy.special.expit(x)),
-    "erf": row(lambda m, x: m.erf(x), scipy.special.erf),
-    "elementwise": row(
-        lambda m, x, y: m.elementwise(lambda a, b: a * b**2 / (1 + a**2), x, y),
-        lambda x, y: x * y**2 / (1 + x**2), *BOTH,
-    ),
-    # reductions
-    "sum": row(lambda m, x: m.sum(x * x, axis=1)),
-    "mean": row(lambda m, x: m.mean(x * x, axis=0)),
-    "prod": row(lambda m, x: m.prod(x, axis=1)),
-    "max": row(lambda m, x: m.max(x, axis=1)),
-    "min": row(lambda m, x: m.min(x, axis=0)),
-    "var": row(lambda m, x: m.var(x, axis=1, ddof=1)),
-    "std": row(lambda m, x: m.std(x, axis=1)),
-    "argmax": row(lambda m, x: m.argmax(x, axis=1)),
-    "argmin": row(lambda m, x: m.argmin(x)),
-    "cumsum": row(lambda m, x: m.cumsum(x * x, axis=1)),
-    "cumprod": row(lambda m, x: m.cumprod(x, axis=0)),
-    "any": row(lambda m, x: m.any(x > 1, axis=1)),
-    "all": row(lambda m, x: m.all(x < 1, axis=0)),
-    "softmax": row(lambda m, x: m.softmax(x, axis=0), lambda x: softmax(x, 0)),
-    "log_softmax": row(
-        lambda m, x: m.log_softmax(x), lambda x: scipy.special.log_softmax(x, 1)
-    ),
-    "logsumexp": row(
-        lambda m, x: m.logsumexp(x, axis=1), lambda x: scipy.special.logsumexp(x, 1)
-    ),
-    # contractions
-    "einsum": row(lambda m, x, y: m.einsum("ij,jk,ij->ki", x, y, x), None, (3, 5), (5, 7)),
-    "matmul": row(lambda m, x, y: m.matmul(x, y), None, (2, 3, 5), (5, 7)),
-    "dot": row(lambda m, x, y: m.dot(x, y), None, (3, 5), (2, 5, 7)),
-    "tensordot": row(
-        lambda m, x, y: m.tensordot(x, y, ((0, 2), (1, 0))), None, (3, 2, 5), (5, 3, 7)
-    ),
-    "outer": row(lambda m, x, y: m.outer(x, y), None, (3,), (5,)),
-    "trace": row(lambda m, x: m.trace(x @ x), None, (3, 3)),
-    "diag": row(lambda m, x, y: m.diag(x * x) + m.diag(y)[0], None, (3, 3), (3,)),
-    # moves
-    "transpose": row(lambda m, x: m.transpose(x, (2, 0, 1)), None, (2, 3, 5)),
-    "reshape": row(lambda m, x: m.reshape(x, (5, -1))),
-    "swapaxes": row(lambda m, x: m.swapaxes(x, 0, 2), None, (2, 3, 5)),
-    "moveaxis": row(lambda m, x: m.moveaxis(x, 0, -1), None, (2, 3, 5)),
-    "concatenate": row(lambda m, x, y: m.concatenate([x, y, x * x], 0), None, (3, 5), (2, 5)),
-    "stack": row(lambda m, x, y: m.stack([x, y * y], 1), None, (3, 5), (3, 5)),
-    "split": row(lambda m, x: m.split(x, [1, 3], 1)[1] * m.split(x, 3, 0)[2][:, :2]),
-    "pad": row(lambda m, x: m.pad(x, ((1, 2), (0, 3)))),
-    "flip": row(lambda m, x: m.flip(x, 1) * x),
-    "squeeze": row(lambda m, x: m.squeeze(x, 1), None, (3, 1, 5)),
-    "expand_dims": row(lambda m, x: m.expand_dims(x, 1)),
-    "broadcast_to": row(lambda m, x: m.broadcast_to(x, (2, 3, 5)), None, (3, 1)),
-    "repeat": row(lambda m, x: m.repeat(x, 2, 1)),
-    "tile": row(lambda m, x: m.tile(x, (2, 3))),
-    "take": row(lambda m, x: m.take(x, GRID, axis=1)),
-    "take_along_axis": row(
-        lambda m, x: m.take_along_axis(x, GRID, 0),
-        lambda x: np.take_along_axis(x, GRID.astype(int), 0),
-    ),
-    "tril": row(lambda m, x: m.tril(x, 1)),
-    "triu": row(lambda m, x: m.triu(x, -1)),
-    # made of nothing
-    "arange": row(lambda m, x: x * m.arange(5) + m.arange(1.0, 3.5, 0.5)),
-    "ones": row(lambda m, x: x + m.ones((2, 1, 5))),
-    "zeros": row(lambda m, x: x + m.zeros((2, 1, 5))),
-    "full": row(lambda m, x: x * m.full((2, 1, 5), 0.5)),
-    "eye": row(lambda m, x: x @ m.eye(5, 7, 1)),
-    "ones_like": row(lambda m, x: x * m.ones_like(x)),
-    "zeros_like": row(lambda m, x: x + m.zeros_like(x)),
-    "one_hot": row(lambda m, x: x * m.one_hot(LABELS, 5), lambda x: x * np.eye(5)[LABELS]),
-    # recurrences
-    "scan": row(lambda m, x, w: scanned(m.scan, m.tanh, x, w),
-                lambda x, w: scanned(stepped, np.tanh, x, w), (4, 5), (5,)),
-    # losses
-    "cross_entropy": row(
-        lambda m, x: m.cross_entropy(x, LABELS),
-        lambda x: -scipy.special.log_softmax(x, 1)[np.arange(3), LABELS],
-    ),
-    "mse": row(lambda m, x, y: m.mse(x, y), lambda x, y: (x - y) ** 2, *BOTH),
-    "binary_cross_entropy": row(lambda m, x, y: m.binary_cross_entropy(x, y), bce, *BOTH),
-}
-
-
-@dataclass(frozen=True)
-class Built:
-    """A row's expression over leaves of its own, and their values.
-
-    outputs: value, gradients, tangent, second gradients: what a target must compute.
-    """
-
-    out: Node
-    leaves: list[Node]
-    values: Values
-    slope: Node
-    outputs: list[Node]
-
-
-@cache
-def built(name: str) -> Built:
-    case = ROWS[name]
-    number = list(ROWS).index(name)
-    leaves: list[Node] = [real(f"x{number}.{k}", *s) for k, s in enumerate(case.shapes)]
-    out = case.make(*leaves)
-    out = out if out.dtype == np.float64 else out.astype("float64")
-    values = sample(leaves, seed=number, low=case.low, high=case.high)
-    gradients = sg.grad(weighed(out, 5), leaves)
-    slope = sum((weighed(g, 10 + k) for k, g in enumerate(gradients)), sg.constant(0.0, "float64"))
-    directions = [sg.constant(v) for v in sample(leaves, seed=99).values()]
-    _, tangent = sg.jvp(out, leaves, directions)
-    return Built(
-        out, leaves, values, slope, [out, *gradients, tangent, *sg.grad(slope, leaves)]
-    )
+ROOMS = (
+    "arithmetic", "contractions", "elementwise", "indexing", "losses", "reductions", "scanning",
+    "shapes", "streams",
+)
 
 
 # -- the table is whole ----------------------------------------------------------------------------
 def test_every_verb_of_the_face_has_a_row_and_every_row_a_verb() -> None:
-    assert sorted(ROWS) == sorted([*FACE, *OPERATORS])
-    assert set(FACE) <= set(sg.__all__)
+    assert sorted(ROWS) == sorted([*FACE, *RANDOM, *OPERATORS])
+    assert {name.removeprefix("random.") for name in RANDOM} == set(sg.random.__all__)
+
+
+def test_every_name_of_the_face_is_a_verb_or_known_to_be_none() -> None:
+    assert sorted([*FACE, *OTHERS.split()]) == sg.__all__
 
 
 def test_every_function_in_the_rooms_of_verbs_has_a_row() -> None:
     held = {name for room in ROOMS for name in sg._ROOMS[f"graph.{room}"]}
-    assert held <= set(ROWS)
+    assert held <= set(FACE)
+
+
+def test_every_kind_of_cell_is_judged() -> None:
+    assert set(COLUMNS) == {"evaluate", "vjp", "jvp", "order 2", *TARGETS}
 
 
 # -- the cells -------------------------------------------------------------------------------------
@@ -329,32 +103,38 @@ def judge_order_2(name: str) -> None:
         against_differences(b.slope, b.leaves, b.values, order=1)
 
 
-JUDGES = {"evaluate": judge_evaluate, "vjp": judge_vjp, "jvp": judge_jvp, "order 2": judge_order_2}
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("name", ROWS)
-def test_cell(name: str, cell: str) -> None:
-    JUDGES[cell](name)
-
-
-PARTS = 3
+def judge_target(name: str, target: str = "cuda") -> None:
+    k = list(ROWS).index(name) % PARTS
+    assert_close(on_target(target, k)[name], expected(k)[name])
 
 
 @cache
-def compiled(target: str, part: int) -> dict[str, list[np.ndarray]]:
-    """Every third row, all its outputs in one program."""
-    names = list(ROWS)[part::PARTS]
-    f = sg.compile({name: built(name).outputs for name in names}, target=target)
-    return f(**{x.name: v for name in names for x, v in built(name).values.items()})
+def on_target(target: str, k: int) -> dict[str, list[np.ndarray]]:
+    return computed(target, k)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+def judge_cpu(name: str) -> None:
+    judge_target(name, "cpu")
+
+
+def judge_cuda(name: str) -> None:
+    judged("tests.test_verb_table:judge_target", ROWS, name)
+
+
+TARGETS = ("cpu", "cuda")
+COLUMNS: dict[str, Callable[[str], None]] = {
+    "evaluate": judge_evaluate,
+    "vjp": judge_vjp,
+    "jvp": judge_jvp,
+    "order 2": judge_order_2,
+    "cpu": judge_cpu,
+    "cuda": judge_cuda,
+}
+
+
+@pytest.mark.parametrize(
+    "column", [pytest.param(c, marks=simulator if c == "cuda" else ()) for c in COLUMNS]
+)
 @pytest.mark.parametrize("name", ROWS)
-def test_target(name: str, target: str) -> None:
-    b = built(name)
-    results = compiled(target, list(ROWS).index(name) % PARTS)[name]
-    wanted = sg.evaluate(b.outputs, b.values)
-    for got, exact in zip(results, wanted, strict=True):
-        assert got.shape == exact.shape and got.dtype == exact.dtype
-        np.testing.assert_allclose(got, exact, rtol=1e-11, atol=1e-12)
+def test_cell(name: str, column: str) -> None:
+    COLUMNS[column](name)

@@ -11,6 +11,7 @@ Numba's simulator (NUMBA_ENABLE_CUDASIM=1) runs the same source with fewer threa
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -53,9 +54,9 @@ class DeviceKernel:
     def __call__(self, blocks: int, width: int, arguments: tuple[Any, ...]) -> None:
         """Launch the kernel."""
         ready = self.load()
-        if isinstance(gpu, _Running):
-            gpu.names = self.function.__globals__
         with quiet():
+            if isinstance(gpu, _Running):
+                gpu.names = self.function.__globals__
             ready[blocks, width](*arguments)
 
     def ptx(self, capability: tuple[int, int]) -> str:
@@ -83,16 +84,24 @@ class _Running:
 gpu = _Running() if SIMULATED else cuda
 
 
+_ONE = threading.RLock()
+
+
 class quiet:
-    """Without Numba's advice on small grids and, in the simulator, without NumPy's on overflow."""
+    """Without Numba's advice on small grids and, in the simulator, without NumPy's on overflow.
+
+    One thread at a time: Python's warnings and the simulator know one only.
+    """
 
     def __enter__(self) -> None:
+        _ONE.acquire()
         self.caught = warnings.catch_warnings()
         self.caught.__enter__()
         warnings.simplefilter("ignore")
 
     def __exit__(self, *error: Any) -> None:
         self.caught.__exit__(*error)
+        _ONE.release()
 
 
 def threads(kernel: DeviceKernel, count: int, *arguments: Any) -> None:

@@ -38,12 +38,19 @@ class Target(Protocol):
         """The state of a program, from its first values."""
 
 
+def check(name: str, asked: str = "compile") -> None:
+    """Raises: CompileError when there is no target of that name; it names those there are."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if name not in names:
+        raise CompileError(
+            f"{asked}: target {name!r:.40} does not exist. Choose one of: {', '.join(names)}."
+        )
+
+
 def find(name: str) -> Target:
     """The target of that name.
 
     Raises: CompileError naming the targets there are.
     """
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in names:
-        raise CompileError(f"target {name!r} does not exist. Choose one of: {', '.join(names)}.")
+    check(name)
     return importlib.import_module(f"{__name__}.{name}")

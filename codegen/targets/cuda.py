@@ -35,6 +35,7 @@ from codegen.spreading import spread
 from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.dtypes import INT32, INT64, SHORT, DType, is_float
 from symgrad.graph.errors import CompileError
+from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.nodes import Input
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ PRIMITIVES = frozenset({
     "cast_int64", "cast_bool",
 })  # fmt: skip
 OF_INTEGERS = frozenset({"floor", "isfinite", "floor_divide", "mod", "pow"})
+# codegen/runtime/device_draws.py
+DRAWS = frozenset(name for name, function in FUNCTIONS.items() if function.result == "draw")
 # Rows run side by side, so they cannot share a row of memory.
 ROW_MEMORY = False
 INSTALL = (
@@ -143,12 +146,11 @@ class _Printer:
         lines = ['"""A compiled graph: CUDA kernels, and the program that launches them."""', ""]
         scalars = sorted(name for name in self.uses if name in SCALARS)
         lines += ["import numpy as np", "from numba import cuda", ""]
-        functions = _of_math(self.uses)
-        runtime = sorted(self.uses - set(scalars) - functions)
-        lines.append(f"from codegen.runtime.device import {', '.join(runtime)}")
-        if functions:
-            names = ", ".join(sorted(functions))
-            lines.append(f"from codegen.runtime.device_math import {names}")
+        rooms: dict[str, list[str]] = {}
+        for name in sorted(self.uses - set(scalars)):
+            rooms.setdefault(_room(name), []).append(name)
+        for room, names in sorted(rooms.items()):
+            lines.append(f"from codegen.runtime.{room} import {', '.join(names)}")
         lines += ["", *(SCALARS[name] for name in scalars), ""]
         for function in self.functions:
             lines += ["", function]
@@ -267,14 +269,18 @@ class _Printer:
         return f"product({', '.join(given)})"
 
 
-def _of_math(uses: set[str]) -> set[str]:
-    return uses & (PRIMITIVES | {f"{name}_int" for name in OF_INTEGERS})
+def _room(name: str) -> str:
+    """The module of the runtime that defines a name."""
+    if name in DRAWS:
+        return "device_draws"
+    of_math = name in PRIMITIVES or name.removesuffix("_int") in OF_INTEGERS
+    return "device_math" if of_math else "device"
 
 
 class _KernelPrinter(BodyPrinter):
     """One launch as the body of a CUDA kernel."""
 
-    primitives = PRIMITIVES
+    primitives = PRIMITIVES | DRAWS
     room: ClassVar[str] = "codegen/runtime/device_math.py"
     plain: ClassVar[tuple[DType, ...]] = ()
 

@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 
 from symgrad.calculus import stability_ratios as rt
+from symgrad.calculus.bodies import uses_axes
 from symgrad.calculus.building import is_extent_one
 from symgrad.calculus.stability_forms import LEVEL, Degree, Form, Value, combined, literal, times
 from symgrad.graph import functions as fn
@@ -27,11 +28,18 @@ X_LOG_X = fn.select(fn.equal(P[0], 0), P[0] - fn.sqrt(P[0]), P[0] * P[1])
 POWER_LOG_X = fn.select(fn.equal(P[0], 0), 0, P[0] * P[1])
 
 
-def mapped(body: sympy.Expr, args: Sequence[Node], dtype: DType) -> Node:
-    """A Map over the broadcast of its arguments; an argument itself where it does nothing."""
+def mapped(
+    body: sympy.Expr, args: Sequence[Node], dtype: DType, shape: Shape | None = None
+) -> Node:
+    """A Map over the broadcast of its arguments; an argument itself where it does nothing.
+
+    shape: what it has instead where the body counts along axes.
+    """
     if body == P[0] and len(args) == 1:
         return args[0]
-    return Map(tuple(args), body, broadcast(args, "stabilize") if args else (), dtype)
+    if shape is None:
+        shape = broadcast(args, "stabilize") if args else ()
+    return Map(tuple(args), body, shape, dtype)
 
 
 def moved(node: Node, labels: Sequence[int], out: Sequence[int]) -> Node:
@@ -68,7 +76,7 @@ class Builder:
 
     def __init__(self) -> None:
         self.wrapped: dict[Node, Value] = {}
-        self.numbers: dict[sympy.Expr, Value] = {}
+        self.numbers: dict[tuple[sympy.Expr, Shape | None], Value] = {}
         self.exponents: dict[frozenset[tuple[Value, Fraction]], Value] = {}
         self.magnitudes: dict[Value, Value] = {}
         self.signs: dict[Value, Value] = {}
@@ -92,11 +100,13 @@ class Builder:
         own = Fraction(self.values * 61 % 97 - 48 or 1, 48)
         return Fraction(1), Fraction(-1), own, -own
 
-    def inline(self, expr: sympy.Expr) -> Value:
-        """A number, dim or axis index, written into bodies."""
-        value = self.numbers.get(expr)
+    def inline(self, expr: sympy.Expr, shape: Shape | None = None) -> Value:
+        """A number, dim or axis index, written into bodies; `shape` is whose axes it counts."""
+        if not uses_axes(expr):
+            shape = None
+        value = self.numbers.get((expr, shape))
         if value is None:
-            value = self.numbers[expr] = Value(None, inline=expr, degree=LEVEL)
+            value = self.numbers[expr, shape] = Value(None, inline=expr, shape=shape, degree=LEVEL)
             if expr.is_number and expr.is_real and not expr.has(fn.Applied):
                 value.form = literal(float(expr)) or value.form
             elif isinstance(expr, (sympy.Mul, sympy.Pow)):
@@ -120,20 +130,24 @@ class Builder:
         """What tells the ratio of a form from others: rules that made it make it again."""
         return form.ratio, frozenset(form.base.items()), frozenset(form.exponent.items())
 
-    def over(self, body: sympy.Expr, operands: Sequence[Value], dtype: DType) -> Node:
-        """A Map of one operation over values."""
+    def over(
+        self, body: sympy.Expr, operands: Sequence[Value], dtype: DType, shape: Shape | None = None
+    ) -> Node:
+        """A Map of one operation over values, of this shape where it counts along axes."""
         names: dict[sympy.Expr, sympy.Expr] = {}
         args: list[Node] = []
         for k, operand in enumerate(operands):
             if operand.inline is not None:
                 names[placeholder(k)] = operand.inline
+                shape = operand.shape if shape is None else shape
             else:
                 node = operand.node
                 place = next((n for n, other in enumerate(args) if other is node), len(args))
                 if place == len(args):
                     args.append(node)
                 names[placeholder(k)] = placeholder(place)
-        return mapped(body.xreplace(names), args, dtype)
+        body = body.xreplace(names)
+        return mapped(body, args, dtype, shape if uses_axes(body) else None)
 
     # -- exponents -------------------------------------------------------------------------------
     def name(self, exponent: Coefficients, value: Value) -> None:

@@ -19,6 +19,7 @@ import sympy
 
 from symgrad.calculus import stability_ratios as rt
 from symgrad.calculus.stability_ratios import Ratio
+from symgrad.graph.dims import Shape
 from symgrad.graph.dtypes import DType
 from symgrad.graph.nodes import Einsum, Node
 
@@ -36,6 +37,7 @@ class Value:
     form:     its algebra; of an opaque value, itself as the only factor.
     dtype:    None of what is written inline.
     inline:   a number, dim or axis index that is written into bodies; such a value has no node.
+    shape:    of what is written inline and counts along axes: whose axes they are.
     dirty:    whether a naive form lies below it.
     fired:    whether a rule gave it a form other than the one that was written.
     settled:  whether it is a choice between equal forms, thus stable as it is written.
@@ -59,6 +61,7 @@ class Value:
     form: Form = None  # type: ignore[assignment]  # set below to itself
     make: Callable[[], Node] | None = None
     inline: sympy.Expr | None = None
+    shape: Shape | None = None
     dirty: bool = False
     fired: bool = False
     settled: bool = False

@@ -111,7 +111,10 @@ def joined(step: Step) -> Value | None:
 def _less_its_largest(step: Step) -> Value | None:
     # x - log(a e^m) = (x - m) - log(a)
     x, log = step.operands
-    form = log.log_of
+    single = next(iter(log.form.factors), None) if log.form.plain else None
+    if single is None or dict(log.form.factors) != {single: 1} or log.form.number != 1:
+        return None
+    form = single.log_of
     if step.kind != "sub" or form is None or form.ratio is not None or not form.factors:
         return None
     exponent = combined(fm.linear(x), form.exponent, Fraction(-1))

@@ -56,15 +56,26 @@ class Moves:
         self.sums: dict[Value, Summed] = {}
         self.reads: dict[Value, Read] = {}
 
-    def each(self, form: Form, move: Callable[[Value], Value]) -> Form:
-        """A form with every value in it moved."""
-        return Form(
-            form.number,
-            {v if v.inline is not None else move(v): k for v, k in form.factors.items()},
-            {v if v.inline is not None else move(v): c for v, c in form.exponent.items()},
-            form.ratio,
-            {v if v.inline is not None else move(v): c for v, c in form.base.items()},
-        )
+    def each(self, form: Form, move: Callable[[Value], Value]) -> Form | None:
+        """A form with every value in it moved; None where its ratio is beyond this algebra then.
+
+        Two values may be one when they are moved, as x and max x are over an axis of one.
+        """
+
+        def all_of(parts: Mapping[Value, Fraction]) -> dict[Value, Fraction]:
+            found: dict[Value, Fraction] = {}
+            for v, c in parts.items():
+                found = fm.combined(found, {v if v.inline is not None else move(v): ONE}, c)
+            return found
+
+        powers = all_of({v: Fraction(k) for v, k in form.factors.items()})
+        base = all_of(form.base)
+        if form.ratio is not None and not base:
+            return None
+        return fm.settled(Form(
+            form.number, {v: int(k) for v, k in powers.items()}, all_of(form.exponent),
+            form.ratio, base,
+        ))  # fmt: skip
 
     # -- Einsum ----------------------------------------------------------------------------------
     def einsum(self, node: Einsum, args: Sequence[Value]) -> Outcome:
@@ -82,6 +93,8 @@ class Moves:
         if all(a.form.plain for a in args):
             return Outcome(None)
         summed = [k for k in node.summed if not is_extent_one(node.extents[k])]
+        if any(type(e) is int and e == 0 for e in node.extents):
+            return Outcome(None)  # nothing is summed, and nothing is the largest
         return self._sum(node, args, summed) if summed else self._spread(node, args)
 
     def _spread(self, node: Einsum, args: Sequence[Value]) -> Outcome:
@@ -89,8 +102,8 @@ class Moves:
         total, rule = Form(), None
         for arg, labels in zip(args, node.labels, strict=True):
             form = self.each(arg.form, lambda v, own=labels: self._moved(v, own, node.out))  # type: ignore[misc]
-            made = fm.product(total, form)
-            if made is None:
+            made = None if form is None else fm.product(total, form)
+            if form is None or made is None:
                 return Outcome(None)
             if fm.fights(total, form) and buildable(made):
                 rule = "exponentials"
@@ -133,7 +146,9 @@ class Moves:
                 {v: k for v, k in form.factors.items() if v not in kept},
                 apart,
             )
-            taken = self.each(taken, lambda v, own=labels: self._moved(v, own, node.out))  # type: ignore[misc]
+            moved_out = self.each(taken, lambda v, own=labels: self._moved(v, own, node.out))  # type: ignore[misc]
+            assert moved_out is not None  # there is no ratio in it
+            taken = moved_out
             left = Form(ONE if alone else form.number, kept)
             if along:
                 x = self.builder.combination(along, dtype)

@@ -60,7 +60,8 @@ class Step:
         known = [v.dtype for v in self.operands if v.dtype is not None]
         if not known:
             names = {P[k]: v.inline for k, v in enumerate(self.operands)}
-            return self.builder.inline(self.body().xreplace(names))
+            shapes = [v.shape for v in self.operands if v.shape is not None]
+            return self.builder.inline(self.body().xreplace(names), next(iter(shapes), None))
         dtype = promote(*known)
         if self.kind == "call":
             function = FUNCTIONS[str(self.payload)]
@@ -213,12 +214,14 @@ def _plus_one(a: Value, b: Value, sign: int) -> tuple[int, Value] | None:
 def _scaled_sum(step: Step, value: Value) -> Form | None:
     # sum_i w_i e^(s_i) = (sum_i w_i e^(s_i - m)) e^m,  m = max_i s_i
     terms = value.terms
-    if len(terms) < 2 or not any(max(fm.height(t.exponent)) > 0 for t in terms):
-        return None
-    if any(t.ratio is not None for t in terms) or all(map(fm.tame, terms)):
+    if len(terms) < 2 or any(t.ratio is not None for t in terms):
         return None
     builder, dtype = step.builder, step.dtype
-    if all(dict(t.exponent) == dict(terms[0].exponent) for t in terms):
+    grows = any(max(fm.height(t.exponent)) > 0 for t in terms) and not all(map(fm.tame, terms))
+    common = all(dict(t.exponent) == dict(terms[0].exponent) for t in terms)
+    if not grows and not (common and step.derived):
+        return None
+    if common:
         # w_1 e^s + w_2 e^s = (w_1 + w_2) e^s
         plain = [Form(t.number, t.factors) for t in terms]
         core = Value(dtype, dirty=True, make=lambda: _sum_of(builder, plain, dtype))

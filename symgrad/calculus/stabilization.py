@@ -239,7 +239,7 @@ class Walk:
             if step.kind == "argument":
                 values.append(args[step.payload])
             elif step.kind in ("number", "dim", "axis"):
-                values.append(self.builder.inline(inline(step.kind, step.payload)))
+                values.append(self.builder.inline(inline(step.kind, step.payload), node.shape))
             else:
                 operands = [values[k] for k in step.operands]
                 values.append(value_of(Step(
@@ -280,7 +280,7 @@ class Walk:
         self, node: Map, args: Sequence[Value], steps: Sequence[Operation], k: int, value: Value
     ) -> None:
         body = expression(steps, k)
-        value.make = lambda: self.builder.over(body, args, node.dtype)
+        value.make = lambda: self.builder.over(body, args, node.dtype, node.shape)
 
     def _maker(
         self, node: Map, values: Sequence[Value], rules: dict[Value, str]
@@ -293,7 +293,7 @@ class Walk:
                 result = values[-1]
                 new = fitted(
                     result.node if result.inline is None
-                    else self.builder.over(result.inline, (), node.dtype), node.shape
+                    else self.builder.over(result.inline, (), node.dtype, node.shape), node.shape
                 )
             for value in values:
                 if value in rules:

@@ -214,11 +214,12 @@ def pull_back(
 ) -> tuple[Node, ...]:
     """Cotangents of the targets from (output, cotangent) pairs; see `vjp`."""
     found = walk_back(seeds, targets, batch)
-    with provenance("vjp"):
-        lead = seeds[0][1].shape[:batch] if seeds else ()
-        return tuple(
-            found[t] if t in found else zeros_node((*lead, *t.shape), t.dtype) for t in targets
-        )
+    lead = seeds[0][1].shape[:batch] if seeds else ()
+    for target in targets:
+        if target not in found:
+            with provenance("vjp", target):
+                found[target] = zeros_node((*lead, *target.shape), target.dtype)
+    return tuple(found[target] for target in targets)
 
 
 def walk_back(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import sympy
@@ -21,6 +21,7 @@ from symgrad.graph.graph import Graph, Guard
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Input, Node, Reduce, Reindex, describe
 from symgrad.graph.streams import numbers, supplied
+from symgrad.graph.traversal import toposort
 
 Array = np.ndarray[Any, Any]
 
@@ -180,13 +181,13 @@ class Binding:
             )
         if leaf.kind != "parameter":
             raise LeafError(
-                f"no value for the input {leaf.name!r}\n  {describe(leaf)}\n"
-                f"  Give one: {leaf.name if leaf.name.isidentifier() else repr(leaf.name)}=..."
+                f"no value for the input {dm.quoted(leaf.name)}\n  {describe(leaf)}\n"
+                f"  Give one: {dm.keyword(leaf.name)}=..."
             )
         unknown = [d.name for d in free_dims(leaf.shape) if d not in dims]
         if unknown:
             raise LeafError(
-                f"no value for the parameter {leaf.name!r}, and no other value tells "
+                f"no value for the parameter {dm.quoted(leaf.name)}, and no other value tells "
                 f"{', '.join(unknown)}\n  {describe(leaf)}"
             )
         return initial_value(leaf, seed, dims)
@@ -235,10 +236,12 @@ def _value(extent: Extent, dims: dict[Dim, int], node: Node) -> int:
     else:
         missing = [extent] if isinstance(extent, Dim) and extent not in dims else []
     if missing:
-        names = ", ".join(repr(d.name) for d in missing)
+        names = dm.listed(dm.quoted(d.name) for d in missing)
         raise LeafError(
             f"no value tells the dim {names}\n  {describe(node)}\n"
-            "  A dim gets its value from the shape of an input that has it."
+            "  A dim gets its value from the shape of an input that has it. Where the formula has "
+            "no such\n  input, as a derivative may, give the dim by its name: "
+            f"{dm.keyword(missing[0].name)}=..."
         )
     return dm.value(extent, dims)
 
@@ -255,7 +258,7 @@ def _dims_told(dims: Mapping[Dim, int]) -> str:
 def _wrong_shape(leaf: Input, array: Array, dims: Mapping[Dim, int]) -> DataShapeError:
     own = {d: n for d, n in dims.items() if d in free_dims(leaf.shape)}
     return DataShapeError(
-        f"{leaf.kind} {leaf.name!r} has the wrong shape\n"
+        f"{leaf.kind} {dm.quoted(leaf.name)} has the wrong shape\n"
         f"  asked  {describe(leaf)}{_dims_told(own)}\n  got    {array.dtype} {dm.show(array.shape)}"
     )
 
@@ -356,11 +359,17 @@ def converted(leaf: Input, value: Any) -> Array:
     Raises: DataError.
     """
     if isinstance(value, Node):
-        raise DataError(f"the value of {leaf.name!r} is an expression, not an array.")
+        raise DataError(f"the value of {dm.quoted(leaf.name)} is an expression, not an array.")
+    if np.ma.is_masked(value):
+        masked = int(np.sum(np.ma.getmaskarray(value)))
+        raise DataError(
+            f"{leaf.kind} {dm.quoted(leaf.name)}: {masked} values are masked\n"
+            f"  {describe(leaf)}\n  Fill them: .filled(0), or drop those rows."
+        )
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise DataError(f"the value of {leaf.name!r} is no array: {error}") from None
+        raise DataError(f"the value of {dm.quoted(leaf.name)} is no array: {error}") from None
     if array.dtype != leaf.dtype:
         array = _cast(leaf, array, leaf.dtype)
     if array.dtype is not leaf.dtype:
@@ -375,8 +384,9 @@ def _cast(leaf: Input, array: Array, dtype: DType) -> Array:
         allowed += "b"
     if kind not in allowed and not (array.size == 0 and kind == "f" and not is_bool(dtype)):
         raise DataTypeError(
-            f"{leaf.kind} {leaf.name!r} is {dtype}, got {array.dtype} {dm.show(array.shape)}\n"
-            f"  {describe(leaf)}\n  Convert it: .astype({str(dtype)!r})."
+            f"{leaf.kind} {dm.quoted(leaf.name)} is {dtype}, "
+            f"got {array.dtype} {dm.show(array.shape)}\n  {describe(leaf)}\n"
+            f"  Convert it: .astype({str(dtype)!r})."
         )
     if is_int(dtype) and array.size and kind in "iu":
         low, high = array.min(), array.max()
@@ -384,11 +394,62 @@ def _cast(leaf: Input, array: Array, dtype: DType) -> Array:
         if low < least or high > most:
             worst = high if high > most else low
             raise DataError(
-                f"{leaf.kind} {leaf.name!r} is {dtype}, got {worst}, which does not fit\n"
+                f"{leaf.kind} {dm.quoted(leaf.name)} is {dtype}, got {worst}, which does not fit\n"
                 f"  {describe(leaf)}"
             )
     with np.errstate(all="ignore"):
-        return array.astype(dtype)
+        made = array.astype(dtype)
+    if kind == "f" and array.dtype.itemsize > dtype.itemsize and not np.isfinite(made).all():
+        lost = np.isfinite(array) & ~np.isfinite(made)
+        if lost.any():
+            worst = f"{array[lost].flat[0]}"
+            if array.ndim:
+                worst += f" at {tuple(int(k[0]) for k in np.nonzero(lost))}"
+            raise DataError(
+                f"{leaf.kind} {dm.quoted(leaf.name)} is {dtype}, got {worst}, which does not fit\n"
+                f'  {describe(leaf)}\n  Scale the data, or declare the leaf with dtype="float64".'
+            )
+    return made
+
+
+def tell_dims(graph: Graph, values: Mapping[Any, Any]) -> dict[Dim, int]:
+    """Dims that values tell which are none of the graph's leaves: of a dim, or of a leaf behind it.
+
+    A derivative may have a dim in its shape and none of the leaves that had it. What
+    differentiation made knows which node it is the backward of, and so the leaves of that.
+
+    Args:
+        graph:  what is computed.
+        values: by name; those of the graph's own leaves are ignored.
+    """
+    own = {leaf.name for leaf in graph.inputs}
+    dims: dict[Dim, int] = {}
+    for d in graph.dims:
+        value = values.get(d.name)
+        if d.name not in own and is_extent(value):
+            dims[d] = int(value)
+    if any(name not in own and name not in {d.name for d in dims} for name in values):
+        for leaf in leaves_behind(graph):
+            if leaf.name in values and leaf.name not in own:
+                for extent, n in zip(leaf.shape, np.shape(values[leaf.name]), strict=False):
+                    if isinstance(extent, Dim):
+                        dims.setdefault(extent, n)
+    return dims
+
+
+def is_extent(value: object) -> TypeGuard[int | np.integer[Any]]:
+    """Whether a value is an integer of at least 0."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 0
+
+
+def leaves_behind(graph: Graph) -> tuple[Input, ...]:
+    """The leaves of what the graph's nodes are the backward of, where names are unique."""
+    forward = [n.backward_of for n in graph.nodes if n.backward_of is not None]
+    found: dict[str, Input | None] = {}
+    for node in toposort(forward):
+        if isinstance(node, Input) and found.setdefault(node.name, node) is not node:
+            found[node.name] = None
+    return tuple(leaf for leaf in found.values() if leaf is not None)
 
 
 def bind(

@@ -17,6 +17,8 @@ from symgrad.graph.errors import LeafError, ShapeError
 
 Extent: TypeAlias = int | sympy.Expr
 Shape: TypeAlias = tuple[Extent, ...]
+#: The most characters of a name or an extent in a message.
+LONGEST = 40
 
 
 class Dim(sympy.Symbol):  # type: ignore[misc]  # SymPy ships no types
@@ -170,8 +172,41 @@ def show(shape: Shape) -> str:
     >>> show((dim("B"), 64)), show((3,))
     ('(B, 64)', '(3,)')
     """
-    inner = ", ".join(printable(str(extent)) for extent in shape)
+    inner = ", ".join(_shortened(printable(str(extent))) for extent in shape)
     return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def quoted(name: object) -> str:
+    """A name as a literal on one line, shortened where it is long.
+
+    >>> quoted("x"), len(quoted("x" * 1000))
+    ("'x'", 40)
+    """
+    return _shortened(printable(repr(name)))
+
+
+def keyword(name: str) -> str:
+    """A name as the keyword of a call, where it can be one.
+
+    >>> keyword("x"), keyword("layer 1")
+    ('x', "'layer 1'")
+    """
+    return _shortened(name) if name.isidentifier() else quoted(name)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def listed(texts: Iterable[str], most: int = 8) -> str:
+    """Texts with commas between them; of many the first.
+
+    >>> listed("abc"), listed("abcdefg", most=3)
+    ('a, b, c', 'a, b, c, .. and 4 more')
+    """
+    found = list(texts)
+    shown = [*found[:most], f".. and {len(found) - most} more"] if len(found) > most else found
+    return ", ".join(shown)
 
 
 def printable(text: str) -> str:

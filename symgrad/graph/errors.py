@@ -6,9 +6,20 @@ Each kind is also the built-in exception that a Python user would catch.
 
 from __future__ import annotations
 
+#: The most lines of a message, and the most characters of one.
+SCREEN, LINE = 40, 240
+
 
 class SymgradError(Exception):
-    """Base of all errors that symgrad raises on purpose."""
+    """Base of all errors that symgrad raises on purpose. A message never exceeds one screen."""
+
+    def __init__(self, message: str = "") -> None:
+        lines = [x if len(x) <= LINE else f"{x[: LINE - 3]}..." for x in message.split("\n")]
+        if len(lines) > SCREEN:
+            last = lines[-1]
+            more = len(lines) - SCREEN + 1
+            lines = [*lines[: SCREEN - 2], f"  .. and {more} lines more", last]
+        super().__init__("\n".join(lines))
 
 
 class ShapeError(SymgradError, ValueError):
@@ -21,6 +32,10 @@ class DTypeError(SymgradError, TypeError):
 
 class LeafError(SymgradError, ValueError):
     """Names of leaves: missing, unknown, or used twice."""
+
+
+class LeafTypeError(LeafError, TypeError):
+    """A call that does not name the leaves of its values."""
 
 
 class GradError(SymgradError, ValueError):

@@ -7,13 +7,13 @@ measured against. Each node class has one function; a new node is one entry in `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
 from symgrad.graph import dims as dm
-from symgrad.graph.binding import Array, Binding
+from symgrad.graph.binding import Array, Binding, tell_dims
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataError, LeafError
 from symgrad.graph.folds import Fold, Proj
@@ -33,6 +33,7 @@ from symgrad.graph.nodes import (
 )
 from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
+from symgrad.graph.structure import Structure, flatten
 
 Dims = Mapping[Dim, int]
 Key = Node | str
@@ -62,17 +63,25 @@ def evaluate(
     step: int = 0,
     training: bool = False,
 ) -> Sequence[Array]: ...
+@overload
 def evaluate(
-    expr: Node | Sequence[Node] | dict[str, Node],
+    expr: Structure,
     values: Mapping[Any, Any] | None = None,
     seed: int = 0,
     step: int = 0,
     training: bool = False,
-) -> Array | Sequence[Array] | dict[str, Array]:
+) -> Any: ...
+def evaluate(
+    expr: Structure,
+    values: Mapping[Any, Any] | None = None,
+    seed: int = 0,
+    step: int = 0,
+    training: bool = False,
+) -> Any:
     """The value of an expression, or of several, in plain NumPy.
 
     Args:
-        expr:     one expression, a sequence or a dict of them.
+        expr:     one expression, or tuples, lists and dicts of them, nested as you like.
         values:   arrays by leaf or by name. A parameter left out takes its initial value (of seed
                   0). Further entries are ignored, unless they tell a dim that nothing else tells:
                   a leaf of that dim, or the dim's name with its value.
@@ -88,15 +97,7 @@ def evaluate(
     >>> evaluate(x * 2, {x: [1.0, 2.0, 3.0]})
     array([2., 4., 6.], dtype=float32)
     """
-    if isinstance(expr, Node):
-        outputs = [expr]
-    else:
-        if not isinstance(expr, Iterable):
-            raise LeafError(f"evaluate: {type(expr).__name__} is no expression.")
-        outputs = list(expr.values() if isinstance(expr, dict) else expr)
-        for output in outputs:
-            if not isinstance(output, Node):
-                raise LeafError(f"evaluate: {type(output).__name__} is no expression.")
+    outputs, rebuild = flatten(expr, "evaluate")
     graph = Graph.of(outputs)
     if values is not None and not isinstance(values, Mapping):
         raise LeafError(
@@ -109,11 +110,7 @@ def evaluate(
         np.array(v, order="C")
         for v in evaluate_many(outputs, dict(zip(graph.inputs, arrays, strict=True)), dims)
     ]
-    if isinstance(expr, Node):
-        return results[0]
-    if isinstance(expr, dict):
-        return dict(zip(expr, results, strict=True))
-    return tuple(results) if not isinstance(expr, list) else results
+    return rebuild(results)
 
 
 def named_values(graph: Graph, values: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[Dim, int]]:
@@ -142,12 +139,11 @@ def named_values(graph: Graph, values: Mapping[Any, Any]) -> tuple[dict[str, Any
                 f"evaluate: only leaves have values\n  {what}\n  Use a leaf or its name."
             )
         if name in found:
-            raise LeafError(f"evaluate: two values for the leaf {name!r}, by name and by node.")
+            raise LeafError(
+                f"evaluate: two values for the leaf {dm.quoted(name)}, by name and by node."
+            )
         found[name] = value
-    for d in graph.dims:
-        if isinstance(n := values.get(d.name), int) and d.name not in own:
-            dims.setdefault(d, n)
-    return found, dims
+    return found, tell_dims(graph, found) | dims
 
 
 def evaluate_many(

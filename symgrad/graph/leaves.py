@@ -33,7 +33,7 @@ from symgrad.graph.dtypes import (
     is_int,
     promote,
 )
-from symgrad.graph.errors import DTypeError, LeafError, ShapeError
+from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
 from symgrad.graph.functions import AXIS
 from symgrad.graph.nodes import Constant, Input, Map, Node, describe, einsum_node
 from symgrad.graph.operators import verb
@@ -61,7 +61,7 @@ def input(name: str, shape: object = (), dtype: DTypeLike = "float32") -> Input:
     <Input f32[B,64]>
     """
     _check_name("input", name)
-    return Input(name, as_shape(shape, f"input {name!r}"), as_dtype(dtype), "input")
+    return Input(name, as_shape(shape, f"input {dm.quoted(name)}"), as_dtype(dtype), "input")
 
 
 def parameter(
@@ -82,24 +82,30 @@ def parameter(
     array(0.1, dtype=float32)
     """
     _check_name("parameter", name)
-    asked = f"parameter {name!r}"
+    asked = f"parameter {dm.quoted(name)}"
     extents = as_shape(shape, asked)
     if isinstance(init, np.ndarray) and dtype is None:
         dtype = init.dtype
     kind = FLOAT32 if dtype is None else as_dtype(dtype)
     if init is not None and not callable(init):
         init = _initial_array(asked, init, extents, kind)
-    return Input(name, extents, kind, "parameter", init)
+    made = Input(name, extents, kind, "parameter", init)
+    if callable(init) and not hasattr(init, "to_json") and not dm.free_dims(extents):
+        initial_value(made)  # a function of the user's: does it take what it will be given?
+    return made
 
 
 def _check_name(asked: str, name: object) -> None:
     if not isinstance(name, str) or not name:
         raise LeafError(
-            f'{asked}: the name must be a non-empty string, got {name!r}. Write {asked}("x", ...).'
+            f"{asked}: the name must be a non-empty string, got {dm.quoted(name)}. "
+            f'Write {asked}("x", ...).'
         )
 
 
 def _initial_array(asked: str, init: Any, shape: Shape, dtype: DType) -> np.ndarray[Any, Any]:
+    if np.ma.is_masked(init):
+        raise LeafError(f"{asked}: init has masked values. Fill them: .filled(0).")
     try:
         given = np.asarray(init)
     except ValueError:
@@ -140,7 +146,7 @@ def initial_value(
     Raises: LeafError when the leaf is no parameter, ShapeError when the initialiser returns another
         shape.
     """
-    asked = f"{leaf.kind} {leaf.name!r}"
+    asked = f"{leaf.kind} {dm.quoted(leaf.name)}"
     if leaf.kind != "parameter":
         raise LeafError(f"{asked}: only a parameter has an initial value.")
     shape = dm.values(leaf.shape, dims or {})
@@ -152,7 +158,16 @@ def initial_value(
         return np.array(np.broadcast_to(leaf.init, shape), order="C")
     digest = hashlib.sha256(leaf.name.encode("utf-8", "surrogatepass")).digest()
     rng = np.random.default_rng([seed, *np.frombuffer(digest[:16], "<u4").tolist()])
-    value = np.asarray((leaf.init or _default_init)(shape, rng, leaf.dtype))
+    try:
+        value = np.asarray((leaf.init or _default_init)(shape, rng, leaf.dtype))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, SymgradError):
+            raise
+        raise LeafError(
+            f"{asked}: init {getattr(leaf.init, '__name__', leaf.init)!r:.60} is no initialiser\n"
+            f"  init(shape, rng, dtype) raises {type(error).__name__}: {error!s:.120}\n"
+            "  Use one of symgrad.init, as in init=sg.init.zeros(), an array or a scalar."
+        ) from error
     if value.shape != shape:
         raise ShapeError(
             f"{asked}: its initialiser returned shape {value.shape}, asked for {shape}."
@@ -220,12 +235,15 @@ def as_node(value: ArrayLike, dtype: DType | None = None, exact: bool = False) -
         return value
     kind = type(value)
     if kind is float or kind is int or kind is bool:
-        return _weak(value, math.copysign(1.0, value), kind, dtype)  # type: ignore[arg-type]
+        sign = math.copysign(1.0, value) if kind is float else 1.0  # type: ignore[arg-type]
+        return _weak(value, sign, kind, dtype)  # type: ignore[arg-type]
     if isinstance(value, np.generic):
         if kind in (np.float64, np.int64) or isinstance(value, np.bool_):
             return as_node(value.item(), dtype)
         value = np.asarray(value)
     if isinstance(value, np.ndarray):
+        if np.ma.is_masked(value):
+            raise DTypeError("an array with masked values is no constant. Fill them: .filled(0).")
         return Constant(_supported(value) if dtype is None or not exact else value.astype(dtype))
     if isinstance(value, (list, tuple)):
         return _listed(value, dtype if exact else None)
@@ -250,9 +268,17 @@ def _weak(value: float, sign: float, kind: type, dtype: DType | None) -> Node:
         if dtype is None and -(2**63) <= value < 2**63:
             met = INT64
         else:
-            raise DTypeError(f"the integer {value} does not fit into {met}. Use floats.")
+            raise DTypeError(f"{_integer(value)} does not fit into {met}. Use floats.")
+    if is_float(met) and kind is int and abs(value) > float(np.finfo(str(met)).max):
+        raise DTypeError(f"{_integer(value)} does not fit into {met}. Scale the formula.")
     with np.errstate(all="ignore"):
         return Constant(np.asarray(value).astype(met))
+
+
+def _integer(value: float) -> str:
+    """An integer for a message."""
+    size = int(value).bit_length()
+    return f"the integer {value}" if size <= 100 else f"an integer of {size} bits"
 
 
 def _supported(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

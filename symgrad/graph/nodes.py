@@ -106,9 +106,9 @@ class Node(Operators, metaclass=_Interned):
 
 def describe(node: Node) -> str:
     """A node for an error message: name, dtype, shape and the line that made it."""
-    what = repr(node.name) if isinstance(node, Input) else node.name
+    what = dm.quoted(node.name) if isinstance(node, Input) else node.name
     line = f"  {node.where}" if node.where is not None else ""
-    return f"{dm.printable(what):<12} {node.dtype} {dm.show(node.shape)}{line}"
+    return f"{what:<12} {node.dtype} {dm.show(node.shape)}{line}"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

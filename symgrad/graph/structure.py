@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from symgrad.graph.errors import SymgradError
+from symgrad.graph.errors import LeafError
 from symgrad.graph.leaves import as_node
 from symgrad.graph.nodes import Node
 
+Structure: TypeAlias = "Node | Sequence[Structure] | Mapping[Any, Structure]"
 Rebuild = Callable[[Sequence[Any]], Any]
 
 
@@ -16,7 +17,7 @@ def flatten(structure: Any, asked: str = "outputs") -> tuple[list[Node], Rebuild
     """The expressions of a structure in order, and how to put values in their places.
 
     Tuples, lists and dicts keep their kind; a dict keeps its keys and their order.
-    Raises: SymgradError, beginning with what was `asked`, for anything that is no expression.
+    Raises: LeafError, beginning with what was `asked`, for anything that is no expression.
 
     >>> from symgrad.graph.leaves import input
     >>> x, y = input("x"), input("y")
@@ -46,7 +47,7 @@ def _template(structure: Any, nodes: list[Node], asked: str) -> Any:
     if isinstance(structure, (bool, int, float)) or hasattr(structure, "__array__"):
         nodes.append(as_node(structure))
         return len(nodes) - 1
-    raise SymgradError(
+    raise LeafError(
         f"{asked}: expected expressions, got {type(structure).__name__}. "
         "Give an expression, or a tuple, list or dict of them."
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 from symgrad.graph.arithmetic import multiply, square, subtract
@@ -27,6 +26,7 @@ from symgrad.graph.indexing import take
 from symgrad.graph.leaves import ArrayLike, Init, as_node, cast, parameter, parameters
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.reductions import mean
+from symgrad.graph.streams import dropout
 from symgrad.init import normal
 
 #: A function from one expression to another: a layer, or a verb such as `sg.tanh`.
@@ -311,9 +311,7 @@ class Dropout(Layer):
 
     def apply(self, x: Node) -> Node:
         """`dropout(x, rate)`."""
-        streams = import_module("symgrad.graph.streams")  # random numbers: only where they are used
-        dropped: Node = streams.dropout(x, self.rate)
-        return dropped
+        return dropout(x, self.rate)
 
 
 class Sequential(Layer):

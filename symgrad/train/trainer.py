@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.compiled import Compiled
-from codegen.pipeline import compile
+from codegen.pipeline import check_options, compile
 from symgrad.graph.dims import free_dims, printable
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
@@ -91,6 +91,7 @@ class Trainer:
             raise SymgradError(f'Trainer: on_nan must be "raise" or "continue", got {on_nan!r}.')
         if not is_count(seed):
             raise SymgradError(f"Trainer: seed must be an integer of at least 0, got {seed!r}.")
+        check_options(target, threads, seed, "Trainer")
         self.optimizer, self.clip_norm = optimizer, clip_norm
         self.target, self.threads, self.seed, self.on_nan = target, threads, int(seed), on_nan
         self.objective: Objective = make_objective(loss, optimizer, wrt, clip_norm, metrics or {})

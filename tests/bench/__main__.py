@@ -1,11 +1,15 @@
-"""`python -m tests.bench NAME [--peers jax,torch] [--rounds N]`: print one table."""
+"""`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
+
+NAME is a workload, `speed` for all of them in one short table, or what grows: `chain`, `layers`,
+`import`.
+"""
 
 from __future__ import annotations
 
 import argparse
 
 from tests.bench import growth
-from tests.bench.race import PEERS, race
+from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
 GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
@@ -14,7 +18,7 @@ GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.impor
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=[*SPECIFICATIONS, *GROWTH])
+    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH])
     parser.add_argument(
         "--peers",
         default="",
@@ -29,7 +33,10 @@ def main() -> None:
     peers = [peer for peer in arguments.peers.split(",") if peer]
     if unknown := sorted(set(peers) - set(PEERS)):
         parser.error(f"unknown peers {', '.join(unknown)}; known: {', '.join(PEERS)}")
-    print(race(arguments.name, peers, arguments.rounds))
+    if arguments.name == "speed":
+        print(speed(peers, arguments.rounds))
+    else:
+        print(race(arguments.name, peers, arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def main(module: str, workload_name: str, file: str, only_first: bool) -> None:
     answer(first=first)
     if only_first:
         return
-    losses += train(workload.agree - 1)
+    if (more := workload.specification.agree - 1) > 0:
+        losses += train(more)
 
     epochs = 1
     while True:  # how many epochs make a block of about 0.2 s

@@ -41,7 +41,7 @@ def chain(sizes: tuple[int, ...] = (10_000, 30_000, 100_000)) -> str:
     return "\n".join(lines)
 
 
-def layers(depths: tuple[int, ...] = (10, 50, 200)) -> str:
+def layers(depths: tuple[int, ...] = (10, 100, 1000)) -> str:
     """Seconds to differentiate and to compile the training step of a deep tanh network."""
     import symgrad as sg
 

@@ -20,10 +20,23 @@ from tests.bench import workloads
 from tests.bench.hardware import fma_peak
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = "symgrad_fit"
-PEERS: dict[str, tuple[str, ...]] = {
-    "jax": ("jax_scan", "jax_step"),
-    "torch": ("torch_eager",),
+PEERS = ("numpy", "jax", "torch", "pytensor")
+#: The modules of `tests.bench.contestants` by kind of workload and library; ours first.
+CONTESTANTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "training": {
+        "symgrad": ("symgrad_fit",),
+        "numpy": ("numpy_hand",),
+        "jax": ("jax_scan", "jax_step"),
+        "torch": ("torch_eager",),
+        "pytensor": ("pytensor_step",),
+    },
+    "hessian": {
+        "symgrad": ("symgrad_hessian",),
+        "numpy": ("numpy_hessian",),
+        "jax": ("jax_hessian",),
+        "torch": ("torch_hessian",),
+        "pytensor": ("pytensor_hessian",),
+    },
 }
 
 
@@ -58,30 +71,56 @@ def race(name: str, peers: Sequence[str], rounds: int = 15) -> str:
 
     Args:
         name: a workload of `workloads.SPECIFICATIONS`.
-        peers: keys of `PEERS`; one that is not installed is left out and named below the table.
+        peers: of `PEERS`; one that is not installed is left out and named below the table.
         rounds: blocks of each contestant.
     """
-    present = [peer for peer in peers if find_spec(peer)]
-    contestants = [OURS, *(module for peer in present for module in PEERS[peer])]
+    entries = measure(name, peers, rounds)
     workload = workloads.make(name)
-    core = _pin()
+    spec = workload.specification
     peak, width = fma_peak()
+    lines = [
+        f"{name}: {spec}, {spec.flops / 1e6:.2f} MFLOP in products per step; core {_pin()}, "
+        f"one thread, FMA peak {peak / 1e9:.0f} GFLOP/s ({width} lanes)",
+        "",
+        *_table(entries, spec.flops, peak),
+        "",
+        _agreement(entries, spec.agree),
+    ]
+    lines += [f"{peer}: not installed, left out" for peer in peers if not find_spec(peer)]
+    return "\n".join(lines)
+
+
+def speed(peers: Sequence[str], rounds: int = 15) -> str:
+    """Run every workload and return one Markdown table: our step and the peers' over ours."""
+    present = [peer for peer in peers if find_spec(peer)]
+    lines = [
+        f"| workload | a step of symgrad | {' | '.join(present)} |",
+        f"|---|---:|{'---:|' * len(present)}",
+    ]
+    for name, spec in workloads.SPECIFICATIONS.items():
+        entries = measure(name, present, rounds)
+        _agreement(entries, spec.agree)
+        ratios = {e.name: 1 / e.ratio for e in entries}
+        best = [min(ratios[c] for c in CONTESTANTS[spec.kind][peer]) for peer in present]
+        lines.append(
+            f"| `{name}`: {spec} | {entries[0].step * 1e6:.4g} us | "
+            f"{' | '.join(f'{ratio:.2f} x' for ratio in best)} |"
+        )
+    return "\n".join(lines)
+
+
+def measure(name: str, peers: Sequence[str], rounds: int) -> list[Entry]:
+    """Measure symgrad, and the peers that are installed, on a workload."""
+    workload = workloads.make(name)
+    modules = CONTESTANTS[workload.specification.kind]
+    present = ["symgrad", *(peer for peer in peers if find_spec(peer))]
+    contestants = [module for library in present for module in modules[library]]
+    _pin()
     with tempfile.TemporaryDirectory(prefix="symgrad-bench-") as folder:
         file = Path(folder) / "workload.npz"
         workloads.save(workload, file)
         starts = {c: _starts(c, name, file) for c in contestants}
-        entries = _interleave(contestants, name, file, rounds, starts)
-    lines = [
-        f"{name}: {'-'.join(map(str, workload.layers))}, batch {workload.batch}, "
-        f"{workload.flops / 1e6:.2f} MFLOP in products per step; core {core}, one thread, "
-        f"FMA peak {peak / 1e9:.0f} GFLOP/s ({width} lanes)",
-        "",
-        *_table(entries, workload.flops, peak),
-        "",
-        _agreement(entries, workload.agree),
-    ]
-    lines += [f"{peer}: not installed, left out" for peer in peers if peer not in present]
-    return "\n".join(lines)
+        return _interleave(contestants, name, file, rounds, starts)
 
 
 def _pin() -> str:
@@ -104,6 +143,7 @@ def _environment(caches: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "SYMGRAD_CACHE_DIR": str(caches / "symgrad"),
         "BENCH_JAX_CACHE": str(caches / "jax"),
+        "BENCH_PYTENSOR_CACHE": str(caches / "pytensor"),
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     }
 

@@ -9,46 +9,33 @@ from pathlib import Path
 
 import numpy as np
 
+Arrays = dict[str, np.ndarray]
+ORDERS = 64  # distinct epochs
+
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """A network, its data and how it is trained.
+class Training:
+    """A network trained on minibatches.
 
     Attributes:
-        name: as given on the command line.
-        layers: widths from the input to the output; tanh between them.
+        layers: widths from the input to the output.
         batch: rows per step.
-        rate: learning rate of plain gradient descent.
+        activation: between the layers, "tanh" or "relu".
+        optimizer: "sgd" or "adam" (with the usual moments 0.9 and 0.999).
+        rate: its learning rate.
+        rows: rows of random data, labelled by a random linear map; without it, scikit-learn's
+            digits.
         agree: epochs after which the losses are compared.
-        data: X (n, layers[0]) float32, y (n,) int32, W0.. and b0.. float32, and `orders`
-            (epochs, n) int32, the order of the rows in each epoch.
     """
 
-    name: str
     layers: tuple[int, ...]
     batch: int
+    activation: str
+    optimizer: str
     rate: float
-    agree: int
-    data: dict[str, np.ndarray]
-
-    @property
-    def rows(self) -> int:
-        return len(self.data["X"])
-
-    @property
-    def steps(self) -> int:
-        """Steps in an epoch."""
-        return self.rows // self.batch
-
-    @property
-    def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The initial (W, b) of each layer; W has the shape (in, out)."""
-        return [(self.data[f"W{i}"], self.data[f"b{i}"]) for i in range(len(self.layers) - 1)]
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The rows of an epoch as (steps, batch); the stored orders are used in a circle."""
-        orders = self.data["orders"]
-        return orders[epoch % len(orders)].reshape(self.steps, self.batch)
+    rows: int | None = None
+    agree: int = 10
+    kind: str = "training"
 
     @property
     def flops(self) -> int:
@@ -59,33 +46,143 @@ class Workload:
         sizes = [a * b for a, b in pairwise(self.layers)]
         return 2 * self.batch * (3 * sum(sizes) - sizes[0])
 
+    def steps(self, data: Arrays) -> int:
+        """Steps in an epoch."""
+        return len(data["X"]) // self.batch
+
+    def __str__(self) -> str:
+        return (
+            f"{'-'.join(map(str, self.layers))} {self.activation}, batch {self.batch}, "
+            f"{self.optimizer}"
+        )
+
+    def make(self) -> Arrays:
+        """X (n, layers[0]) float32, y (n,) int32, W0.. and b0.. float32, orders (epochs, n)."""
+        generator = np.random.default_rng(20)
+        if self.rows is None:
+            from sklearn.datasets import load_digits
+
+            pixels, labels = load_digits(return_X_y=True)
+            n = len(pixels) // self.batch * self.batch
+            data = {"X": (pixels[:n] / 16).astype(np.float32), "y": labels[:n].astype(np.int32)}
+        else:
+            n = self.rows
+            x = generator.normal(size=(n, self.layers[0])).astype(np.float32)
+            scores = x @ generator.normal(size=(self.layers[0], self.layers[-1]))
+            data = {"X": x, "y": scores.argmax(1).astype(np.int32)}
+        for i, (fan_in, fan_out) in enumerate(pairwise(self.layers)):
+            bound = 1 / math.sqrt(fan_in)
+            data[f"W{i}"] = generator.uniform(-bound, bound, (fan_in, fan_out)).astype(np.float32)
+            data[f"b{i}"] = generator.uniform(-bound, bound, fan_out).astype(np.float32)
+        data["orders"] = np.stack([row_order(epoch, n) for epoch in range(ORDERS)])
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Hessian:
+    """The Hessian of logistic regression, mean(softplus(-y X w)), in w; an "epoch" is one of them.
+
+    Attributes:
+        rows: examples.
+        width: features, so that the Hessian is (width, width).
+        agree: evaluations after which its Frobenius norms are compared.
+    """
+
+    rows: int
+    width: int
+    agree: int = 1
+    kind: str = "hessian"
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of X w and X' diag(s) X."""
+        return 2 * self.rows * self.width * (self.width + 1)
+
+    def steps(self, data: Arrays) -> int:
+        """Evaluations in an epoch: one."""
+        return 1
+
+    def __str__(self) -> str:
+        return f"Hessian of logistic regression, X ({self.rows}, {self.width})"
+
+    def make(self) -> Arrays:
+        """X (rows, width), y (rows,) of -1 and 1, w (width,), all float32."""
+        generator = np.random.default_rng(20)
+        x = generator.normal(size=(self.rows, self.width))
+        scores = x @ generator.normal(size=self.width) + generator.normal(size=self.rows)
+        w = 0.1 * generator.normal(size=self.width)
+        data = {"X": x, "y": np.sign(scores), "w": w}
+        return {name: array.astype(np.float32) for name, array in data.items()}
+
+
+SPECIFICATIONS: dict[str, Training | Hessian] = {
+    "mlp_small": Training((64, 32, 10), 32, "tanh", "sgd", 0.1),
+    "mlp_mid": Training((64, 256, 256, 10), 128, "relu", "adam", 1e-3, agree=3),
+    "mlp_large": Training((784, 1024, 1024, 10), 256, "relu", "adam", 1e-3, rows=4096, agree=1),
+    "logreg_hessian": Hessian(1000, 100),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A specification by its name on the command line, with its arrays."""
+
+    name: str
+    data: Arrays
+
+    @property
+    def specification(self) -> Training | Hessian:
+        return SPECIFICATIONS[self.name]
+
+    @property
+    def training(self) -> Training:
+        """The specification of a network."""
+        specification = self.specification
+        assert isinstance(specification, Training)
+        return specification
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self.specification.steps(self.data)
+
+    @property
+    def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The initial (W, b) of each layer; W has the shape (in, out)."""
+        return [
+            (self.data[f"W{i}"], self.data[f"b{i}"]) for i in range(len(self.training.layers) - 1)
+        ]
+
+    @property
+    def orders(self) -> list[np.ndarray]:
+        """The rows of each epoch as (steps, batch), for epochs 0, 1, ...; used in a circle."""
+        return [rows.reshape(self.steps, -1) for rows in self.data["orders"]]
+
 
 def make(name: str) -> Workload:
     """Make a workload from its fixed seed.
 
     Raises: KeyError when there is none of that name.
     """
-    layers, batch, rate, agree = SPECIFICATIONS[name]
-    from sklearn.datasets import load_digits
+    return Workload(name, SPECIFICATIONS[name].make())
 
-    pixels, labels = load_digits(return_X_y=True)
-    n = len(pixels) // batch * batch
-    generator = np.random.default_rng(20)
-    data = {"X": (pixels[:n] / 16).astype(np.float32), "y": labels[:n].astype(np.int32)}
-    for i, (fan_in, fan_out) in enumerate(pairwise(layers)):
-        bound = 1 / math.sqrt(fan_in)
-        data[f"W{i}"] = generator.uniform(-bound, bound, (fan_in, fan_out)).astype(np.float32)
-        data[f"b{i}"] = generator.uniform(-bound, bound, fan_out).astype(np.float32)
-    data["orders"] = np.stack([row_order(epoch, n) for epoch in range(ORDERS)])
-    return Workload(name, layers, batch, rate, agree, data)
+
+def save(workload: Workload, path: Path) -> None:
+    """Write the arrays of a workload for the contestants."""
+    np.savez(path, **workload.data)
+
+
+def load(name: str, path: Path) -> Workload:
+    """Read a workload that `save` wrote."""
+    with np.load(path) as arrays:
+        return Workload(name, dict(arrays))
 
 
 def row_order(epoch: int, n: int, seed: int = 0) -> np.ndarray:
     """The order in which a `Trainer` takes the rows in an epoch, so that its peers do the same.
 
     A Fisher-Yates shuffle whose i-th draw is `mix(key + i)`, the key a hash of seed and epoch; see
-    symgrad/train/driver.py. Should the two ever differ, the losses do not agree, and the bench says
-    so.
+    symgrad/train/. Should the two ever differ, the losses do not agree, and the bench says so.
     """
     key = _mix(_mix(seed + _GOLDEN) + epoch * _GOLDEN)
     order = np.arange(n, dtype=np.int32)
@@ -104,22 +201,3 @@ def _mix(z: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _WORD
     z = (z ^ z >> 27) * 0x94D049BB133111EB & _WORD
     return z ^ z >> 31
-
-
-def save(workload: Workload, path: Path) -> None:
-    """Write the arrays of a workload for the contestants."""
-    np.savez(path, **workload.data)
-
-
-def load(name: str, path: Path) -> Workload:
-    """Read a workload that `save` wrote."""
-    layers, batch, rate, agree = SPECIFICATIONS[name]
-    with np.load(path) as arrays:
-        return Workload(name, layers, batch, rate, agree, dict(arrays))
-
-
-ORDERS = 64  # distinct epochs
-SPECIFICATIONS: dict[str, tuple[tuple[int, ...], int, float, int]] = {
-    "mlp_small": ((64, 32, 10), 32, 0.1, 10),
-    "mlp_mid": ((64, 256, 256, 10), 128, 0.05, 10),
-}

@@ -14,16 +14,16 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     """Return a function that trains that many epochs and gives their mean losses."""
     import jax
 
-    step, parameters = prepare(workload)
+    step, state = prepare(workload)
     x, y = jax.device_put(workload.data["X"]), jax.device_put(workload.data["y"])
-    orders = [jax.device_put(workload.order(i)) for i in range(len(workload.data["orders"]))]
+    orders = [jax.device_put(order) for order in workload.orders]
 
-    def epoch(parameters: object, order: jax.Array) -> tuple[object, jax.Array]:
-        parameters, losses = jax.lax.scan(lambda p, rows: step(p, x, y, rows), parameters, order)
-        return parameters, losses.mean()
+    def epoch(state: object, order: jax.Array) -> tuple[object, jax.Array]:
+        state, losses = jax.lax.scan(lambda s, rows: step(s, x, y, rows), state, order)
+        return state, losses.mean()
 
     compiled = jax.jit(epoch, donate_argnums=0)
-    state, done = parameters, 0
+    done = 0
 
     def train(epochs: int) -> list[float]:
         nonlocal state, done

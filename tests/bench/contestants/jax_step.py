@@ -14,14 +14,11 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     """Return a function that trains that many epochs and gives their mean losses."""
     import jax
 
-    step, parameters = prepare(workload)
+    step, state = prepare(workload)
     x, y = jax.device_put(workload.data["X"]), jax.device_put(workload.data["y"])
-    batches = [
-        [jax.device_put(rows) for rows in workload.order(i)]
-        for i in range(len(workload.data["orders"]))
-    ]
+    batches = [[jax.device_put(rows) for rows in order] for order in workload.orders]
     compiled = jax.jit(step, donate_argnums=0)
-    state, done = parameters, 0
+    done = 0
 
     def train(epochs: int) -> list[float]:
         nonlocal state, done

@@ -11,22 +11,25 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     """Return a function that trains that many epochs and gives their mean losses."""
     import symgrad as sg
 
+    spec = workload.training
     batch = sg.dim("B")
-    x = sg.input("x", (batch, workload.layers[0]))
+    x = sg.input("x", (batch, spec.layers[0]))
     y = sg.input("y", (batch,), dtype="int32")
     *hidden, last = [
         (sg.parameter(f"W{i}", w.shape, init=w), sg.parameter(f"b{i}", b.shape, init=b))
         for i, (w, b) in enumerate(workload.weights)
     ]
+    activation = {"tanh": sg.tanh, "relu": sg.relu}[spec.activation]
     h = x
     for w, b in hidden:
-        h = sg.tanh(h @ w + b)
+        h = activation(h @ w + b)
     loss = sg.cross_entropy(h @ last[0] + last[1], y).mean()
-    trainer = sg.Trainer(loss, optimizer=sg.optim.sgd(workload.rate))
+    optimizer = {"sgd": sg.optim.sgd, "adam": sg.optim.adam}[spec.optimizer]
+    trainer = sg.Trainer(loss, optimizer=optimizer(spec.rate))
     data = {"x": workload.data["X"], "y": workload.data["y"]}
 
     def train(epochs: int) -> list[float]:
-        history = trainer.fit(data, epochs=epochs, batch_size=workload.batch, progress=False)
+        history = trainer.fit(data, epochs=epochs, batch_size=spec.batch, progress=False)
         return [float(loss) for loss in history.loss][-epochs:]
 
     return train

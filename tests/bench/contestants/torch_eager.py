@@ -12,20 +12,21 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     import torch
 
     torch.set_num_threads(1)
+    spec = workload.training
+    activation = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[spec.activation]
     modules: list[torch.nn.Module] = []
     for w, b in workload.weights:
         layer = torch.nn.Linear(*w.shape)
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(w.T))
             layer.bias.copy_(torch.from_numpy(b))
-        modules += [layer, torch.nn.Tanh()]
+        modules += [layer, activation()]
     model = torch.nn.Sequential(*modules[:-1])
-    optimizer = torch.optim.SGD(model.parameters(), lr=workload.rate, fused=True)
+    optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    optimizer = optimizers[spec.optimizer](model.parameters(), lr=spec.rate, fused=True)
     x = torch.from_numpy(workload.data["X"])
     y = torch.from_numpy(workload.data["y"]).long()
-    orders = [
-        torch.from_numpy(workload.order(i)).long() for i in range(len(workload.data["orders"]))
-    ]
+    orders = [torch.from_numpy(order).long() for order in workload.orders]
     done = 0
 
     def train(epochs: int) -> list[float]:

@@ -1,0 +1,93 @@
+"""What `symgrad fuzz` found once, made small: each was wrong, and is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import symgrad as sg
+from symgrad.graph.nodes import Node
+
+
+def real(name: str, *shape: int) -> Node:
+    return sg.input(name, shape, "float64")
+
+
+def along(x: Node, loss: Node, mode: str) -> tuple[Node, Node]:
+    """The Hessian times a vector, forward over reverse or reverse over reverse."""
+    t = sg.input("t", x.shape, "float64")
+    if mode == "hvp":
+        return sg.hvp(loss, x, t), t
+    return sg.grad(sg.sum(sg.grad(loss, x) * t), x), t
+
+
+def sines(y: Node) -> Node:
+    return sg.sum(sg.sin(y))
+
+
+MODES = ("hvp", "grad of grad")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mask_over_labels_keeps_its_columns(mode: str) -> None:
+    # stabilize: the mask i1 == label was computed for the first column only
+    x = real("x", 2, 3)
+    loss = sines(sg.cross_entropy(x + 0.5, np.array([0, 2], np.int32)))
+    second, t = along(x, loss, mode)
+    values = {
+        x: np.array([[0.3, 1.7, -0.4], [0.9, 0.1, 0.5]]),
+        t: np.array([[1.0, 2.0, -0.5], [0.3, -0.5, 0.7]]),
+    }
+    got = sg.evaluate(sg.stabilize(second), values)
+    np.testing.assert_allclose(got, sg.evaluate(second, values), rtol=0, atol=1e-14)
+    assert np.abs(got).min() > 0.01
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_signs_multiply(mode: str) -> None:
+    # stabilize: of sign(x)^2 one factor was lost where sqrt(x x) became |x|
+    x = real("x", 1)
+    wide = sg.broadcast_to(x, (2, 1))
+    second, t = along(x, sines(sg.sqrt(wide * wide)), mode)
+    got = sg.evaluate(sg.stabilize(second), {x: [-1.4], t: [1.0]})
+    np.testing.assert_allclose(got, [-2 * np.sin(1.4)], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "softmax",
+    [
+        lambda e, total: e / total,
+        lambda e, total: e * (1.0 / total),
+    ],
+)
+def test_softmax_of_one(softmax: Callable[[Node, Node], Node]) -> None:
+    # stabilize: over an axis of one, the exponents of x and of max x are one
+    x = real("x", 1)
+    e = sg.exp(x)
+    slope = sg.grad(sines(softmax(e, sg.sum(e, axis=-1, keepdims=True))), x)
+    assert abs(float(sg.evaluate(sg.stabilize(slope), {x: [-5.7]})[0])) < 1e-15
+
+
+def test_an_empty_sum_of_exponentials() -> None:
+    # stabilize: an axis of extent 0 has no largest exponent
+    a, b = real("a", 0, 2), real("b", 0, 1, 2)
+    y = sg.sin(a) * sg.exp(-(b**2))
+    slopes = sg.stabilize(sg.grad(sines(y), [a, b]))
+    for slope, shape in zip(sg.evaluate(slopes, {a: np.zeros((0, 2)), b: np.zeros((0, 1, 2))}),
+                            ((0, 2), (0, 1, 2)), strict=True):  # fmt: skip
+        assert slope.shape == shape
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_second_derivative_of_log_softmax_of_extremes(mode: str) -> None:
+    # stabilize: e^(m - x) overflowed where a sum with it was multiplied by e^(x - m)
+    x = real("x", 2)
+    second, t = along(x, sines(sg.log(sg.softmax(x, axis=0))), mode)
+    values = {x: [-657.6, 126.2], t: [1.0, 0.3]}
+    stable, _ = along(x, sines(sg.log_softmax(x, axis=0)), "hvp")
+    wanted = sg.evaluate(stable, {x: [-657.6, 126.2], "t": [1.0, 0.3]})
+    got = sg.evaluate(sg.stabilize(second), values)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    np.testing.assert_allclose(got[0], -0.7 * np.sin(-783.8), rtol=1e-9)
