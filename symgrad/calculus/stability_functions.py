@@ -120,7 +120,7 @@ def choice(step: Step) -> Value:
     return value
 
 
-def test(step: Step) -> Value:
+def comparison(step: Step) -> Value:
     """The tests x = 0 and 0 < x are remembered: a choice by them masks the zero of x."""
     a, b = step.operands
     value = step.written()
@@ -168,9 +168,9 @@ CALLS: Mapping[str, Rule] = {
     "sqrt": square_root,
     "rsqrt": square_root,
     "select": choice,
-    "equal": test,
-    "less": test,
-    "less_equal": test,
+    "equal": comparison,
+    "less": comparison,
+    "less_equal": comparison,
     "cast_float32": conversion,
     "cast_float64": conversion,
 }
