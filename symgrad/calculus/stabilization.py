@@ -2,11 +2,11 @@
 
 One walk from the leaves to the end gives each value its form in an algebra of exponentials
 (`stability_forms.py`), and asks of every step whether it overflows, cancels or is undefined though
-its value is not. The rules stand with their equations in `stability_scalars.py` and
-`stability_functions.py` (steps of scalar bodies, also of `elementwise`) and in `stability_moves.py`
-(sums over axes, broadcasts, slices, reads at indices and their cotangents). Rational functions of
-e^x, hence all derivatives of hand-written sigmoids and hyperbolic tangents, are built by
-`stability_ratios.py`.
+its value is not. The rules stand with their equations in `stability_scalars.py`,
+`stability_functions.py`, `stability_logs.py` and `stability_roots.py` (steps of scalar bodies, also
+of `elementwise`), in `stability_moves.py` (sums over axes, broadcasts, slices, reads at indices and
+their cotangents) and in `stability_variance.py`. Rational functions of e^x, hence all derivatives
+of hand-written sigmoids and hyperbolic tangents, are built by `stability_ratios.py`.
 
 Whatever no rule asks for stays as it is written: `0.0 * x`, `x - x`, `x / x`. Derivatives made by
 `grad` before are known by their origin: there `x (1/x)` is 1.
@@ -63,9 +63,12 @@ def stabilize(
     """An equal expression, or several, whose values are right wherever their naive forms are not.
 
     rewrite: log sum e^x, e^x / sum e^x, log(1 + e^x), 1/(1 + e^-x), 1 - sigmoid(x), log(1 + x),
-             e^x - 1, E[x^2] - E[x]^2, x log x, sqrt(x^2), in any equivalent form, with any x, axes
-             and factors, and derivatives of these; see `EQUATIONS` in `stability_record.py`.
-    keeps:   shapes, dtypes, values where the naive form is accurate, and what no rule asks for.
+             e^x - 1, E[x^2] - E[x]^2, x log x, sqrt(x^2), sqrt(sum x^2), 1 - cos(x), in any
+             equivalent form, with any x, axes, masks and factors, and derivatives of these; see
+             `EQUATIONS` in `stability_record.py`.
+    keeps:   shapes, dtypes, values where the naive form is accurate, and what no rule asks for:
+             also `1 - y^2` and `y (1 - y)` in derivatives of tanh and sigmoid, whose loss is small
+             beside the 1.
 
     Args:
         certificate: also return what was rewritten, on which line, and for which x the naive form
