@@ -237,7 +237,6 @@ HARMLESS = {
     "x / x": lambda x: x / x,
     "x * (1 / x)": lambda x: x * (1 / x),
     "exp": lambda x: exp(x) * 2.0 + 1.0,
-    "gauss": lambda x: exp(-x * x) * exp(-x),
     "log": lambda x: log(x) + log(x + 2.0),
     "sqrt": lambda x: sg.sqrt(x + 1.0) / sg.sqrt(x),
     "tanh": lambda x: sg.tanh(x) * (x + 1.0),

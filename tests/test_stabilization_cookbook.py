@@ -1,9 +1,18 @@
 """Derivatives by matrices against the identities of The Matrix Cookbook, by their numbers there.
 
 Petersen and Pedersen, The Matrix Cookbook, 2012, chapter 2. SymPy's tests of matrix derivatives
-number the same ones; those with inverses, determinants and Kronecker products have no verb here.
-Each is differentiated as it is, stabilised and simplified, and held against the identity by value;
-where one contraction is the answer, it must be that contraction.
+number the same ones. Each is differentiated as it is, stabilised and simplified, and held against
+the identity by value; where one contraction is the answer, it must be that contraction. What has no
+verb, and is not here:
+
+    39                   a Kronecker product as a matrix; its traces are 105 and 120
+    40, 59-65, 124-128   the inverse of a matrix
+    41-43, 46-58         determinants, and logarithms of them
+    45                   complex conjugates
+    66-68                eigenvalues and eigenvectors
+    75, 76, 79           a single element of X and of X'BX, by index: the tensors are 73, 74 and 80
+    91-96                products of functions that are not given, and what 97 and 98 are made of
+    133-144              matrices with structure: here the elements of a leaf are independent
 """
 
 from __future__ import annotations
@@ -38,16 +47,26 @@ IDENTITIES: dict[str, tuple[Node, Node, Node, bool]] = {
     "81": (x @ B @ x, x, (B + B.T) @ x, False),
     "82": (b @ X.T @ D @ X @ c, X, D.T @ X @ outer(b, c) + D @ X @ outer(c, b), False),
     "83": ((X @ b + c) @ D @ (X @ b + c), X, outer((D + D.T) @ (X @ b + c), b), False),
-    "84": ((x - A @ d) @ B @ (x - A @ d), x, (B + B.T) @ (x - A @ d), False),
-    "85": ((x - d) @ (B + B.T) @ (x - d), x, 2.0 * (B + B.T) @ (x - d), False),
-    "88": ((x - A @ d) @ (C + C.T) @ (x - A @ d), d,
+    "84": ((x - A @ d) @ (C + C.T) @ (x - A @ d), d,
            -2.0 * A.T @ (C + C.T) @ (x - A @ d), False),
+    "85": ((x - d) @ (B + B.T) @ (x - d), x, 2.0 * (B + B.T) @ (x - d), False),
+    "86": ((x - d) @ (B + B.T) @ (x - d), d, -2.0 * (B + B.T) @ (x - d), False),
+    "87": ((x - A @ d) @ B @ (x - A @ d), x, (B + B.T) @ (x - A @ d), False),
+    "88": ((x - A @ d) @ (C + C.T) @ (x - A @ d), A,
+           -2.0 * outer((C + C.T) @ (x - A @ d), d), False),
+    "89": (a @ X @ X @ X @ b, X,
+           outer(a, X @ X @ b) + outer(X.T @ a, X @ b) + outer(X.T @ X.T @ a, b), False),
+    "90": ((X @ X @ a) @ (X @ X @ b), X,
+           outer(X @ X @ b, X @ a) + outer(X.T @ X @ X @ b, a)
+           + outer(X @ X @ a, X @ b) + outer(X.T @ X @ X @ a, b), False),
+    "97": (x @ A @ x + b @ x, x, (A + A.T) @ x + b, False),
     "99": (tr(X), X, I, False),
     "100": (tr(X @ A), X, A.T, True),
     "101": (tr(A @ X @ B), X, A.T @ B.T, True),
     "102": (tr(A @ X.T @ B), X, B @ A, False),  # one node, its factors in another order
     "103": (tr(X.T @ A), X, A, True),
     "104": (tr(A @ X.T), X, A, True),
+    "105": (tr(A) * tr(X), X, tr(A) * I, False),
     "106": (tr(X @ X), X, 2.0 * X.T, False),
     "107": (tr(X @ X @ B), X, (X @ B + B @ X).T, False),
     "108": (tr(X.T @ B @ X), X, B @ X + B.T @ X, False),
@@ -110,6 +129,12 @@ JACOBIANS: dict[str, tuple[Node, Node, Callable[[], np.ndarray]]] = {
         np.einsum("il,kj->ijkl", np.eye(N), VALUES[B] @ VALUES[X])
         + np.einsum("ik,jl->ijkl", VALUES[X].T @ VALUES[B], np.eye(N))
     )),
+    "98": (sg.grad(x @ A @ x + b @ x, x), x, lambda: VALUES[A] + VALUES[A].T),
+    "130": ((x - a) / sg.sqrt(((x - a) * (x - a)).sum()), x, lambda: (
+        (lambda e, n: np.eye(N) / n - np.outer(e, e) / n**3)(
+            VALUES[x] - VALUES[a], np.linalg.norm(VALUES[x] - VALUES[a])
+        )
+    )),
     "x x'x": (x * (x @ x), x, lambda: (
         (VALUES[x] @ VALUES[x]) * np.eye(N) + 2 * np.outer(VALUES[x], VALUES[x])
     )),
@@ -122,6 +147,26 @@ def test_the_jacobian_is_the_identity(number: str) -> None:
     found = stabilize(sg.jacobian(out, wrt))
     np.testing.assert_allclose(
         evaluate(found, VALUES), identity(), rtol=1e-11, atol=1e-12
+    )
+
+
+# number: (a matrix, a scalar), and its differential in the direction D
+DIFFERENTIALS: dict[str, tuple[Node, Node]] = {
+    "34": (3.0 * X, 3.0 * D),
+    "35": (X + 2.0 * A, D),
+    "36": (tr(X), tr(D)),
+    "37": (X @ A @ X, D @ A @ X + X @ A @ D),
+    "38": (X * A * X, 2.0 * D * A * X),
+    "44": (X.T, D.T),
+}
+
+
+@pytest.mark.parametrize("number", DIFFERENTIALS)
+def test_the_differential_is_the_identity(number: str) -> None:
+    out, identity = DIFFERENTIALS[number]
+    _, (found,) = sg.jvp([out], [X], [D])
+    np.testing.assert_allclose(
+        evaluate(stabilize(found), VALUES), evaluate(identity, VALUES), rtol=1e-12, atol=1e-12
     )
 
 

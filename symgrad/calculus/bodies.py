@@ -141,20 +141,27 @@ def mask_of(body: sympy.Expr) -> sympy.Expr | None:
 
     >>> mask_of(fn.select(P[0], P[1], 0)), mask_of(P[0] * P[1])
     (p0, None)
+    >>> mask_of(fn.select(P[0], fn.select(P[1], P[2], 0), 0))
+    logical_and(p0, p1)
     """
     if not isinstance(body, _SELECT):
         return None
     condition, a, b = body.args
     if b == 0:
-        return condition
+        return _both(condition, mask_of(a))
     if a == 0:
-        rest = mask_of(b)
-        outside = _NOT(condition)
-        return outside if rest is None else _AND(outside, rest)
+        return _both(_NOT(condition), mask_of(b))
     inner_a, inner_b = mask_of(a), mask_of(b)
     if inner_b is not None:
         return _OR(condition if inner_a is None else _AND(condition, inner_a), inner_b)
     return None
+
+
+def _both(a: sympy.Expr, b: sympy.Expr | None) -> sympy.Expr:
+    """The condition that both hold:  (a or b) and b = b."""
+    if b is None or a == b or (isinstance(b, _OR) and a in b.args):
+        return a
+    return b if isinstance(a, _OR) and b in a.args else _AND(a, b)
 
 
 @cache

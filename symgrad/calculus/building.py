@@ -109,9 +109,13 @@ def masked_map(
     """`Map(body, args)`, zero outside of the mask."""
     if mask is None:
         return Map(tuple(args), body, shape, dtype)
-    places = tuple(range(len(args), len(args) + len(mask.args)))
-    condition = bodies.shift(mask.condition, places, ())
-    return Map((*args, *mask.args), bodies.restrict(condition, body), shape, dtype)
+    wide, places = list(args), list[int]()
+    for arg in mask.args:
+        places.append(next((k for k, other in enumerate(wide) if other is arg), len(wide)))
+        if places[-1] == len(wide):
+            wide.append(arg)
+    condition = bodies.shift(mask.condition, tuple(places), ())
+    return Map(tuple(wide), bodies.restrict(condition, body), shape, dtype)
 
 
 # -- sums ------------------------------------------------------------------------------------------

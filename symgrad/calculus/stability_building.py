@@ -11,9 +11,9 @@ import sympy
 from symgrad.calculus import stability_ratios as rt
 from symgrad.calculus.bodies import uses_axes
 from symgrad.calculus.building import is_extent_one
-from symgrad.calculus.stability_forms import Form, Value, combined, inverse, literal, times
+from symgrad.calculus.stability_forms import LEVEL, Degree, Form, Value, combined, literal, times
 from symgrad.graph import functions as fn
-from symgrad.graph.dims import Shape
+from symgrad.graph.dims import Dim, Shape
 from symgrad.graph.dtypes import DType
 from symgrad.graph.functions import P, placeholder
 from symgrad.graph.nodes import Constant, Map, Node, broadcast, einsum_node
@@ -21,21 +21,11 @@ from symgrad.graph.reductions import shifted
 
 Coefficients = Mapping[Value, Fraction]
 
-# max(a, b) + softplus(-|a - b|), with a as the larger of equal ones; two equal infinities are kept
-_FIRST = fn.less_equal(P[1], P[0])
-_HIGH, _LOW = fn.select(_FIRST, P[0], P[1]), fn.select(_FIRST, P[1], P[0])
-_INFINITE = fn.logical_and(fn.equal(P[0], P[1]), fn.logical_not(fn.isfinite(P[0])))
-LOG_ADD_EXP = _HIGH + fn.softplus(fn.select(_INFINITE, 0, _LOW - _HIGH))
 SHIFTED_EXP = fn.exp(P[0] - P[1])
 SHIFT = fn.stop_gradient(fn.select(fn.isfinite(P[0]), P[0], 0))
 # x L, with L = log x: 0 at 0, where all derivatives of sqrt are infinite as those of x log x are
 X_LOG_X = fn.select(fn.equal(P[0], 0), P[0] - fn.sqrt(P[0]), P[0] * P[1])
 POWER_LOG_X = fn.select(fn.equal(P[0], 0), 0, P[0] * P[1])
-
-
-def rational(c: Fraction) -> sympy.Rational:
-    """A Fraction as SymPy's."""
-    return sympy.Rational(c.numerator, c.denominator)
 
 
 def mapped(
@@ -89,15 +79,26 @@ class Builder:
         self.numbers: dict[tuple[sympy.Expr, Shape | None], Value] = {}
         self.exponents: dict[frozenset[tuple[Value, Fraction]], Value] = {}
         self.magnitudes: dict[Value, Value] = {}
+        self.signs: dict[Value, Value] = {}
+        self.values = 0
+        self.fired: set[tuple[object, ...]] = set()
 
     def wrap(self, node: Node) -> Value:
         """The value of a node that is taken as it is; of a literal, its number."""
         value = self.wrapped.get(node)
         if value is None:
-            value = self.wrapped[node] = Value(node.dtype, made=node)
+            value = self.wrapped[node] = Value(node.dtype, made=node, degree=self.direction())
             if isinstance(node, Constant) and not node.shape and node.dtype.kind == "f":
                 value.form = literal(float(node.value)) or value.form
+            if isinstance(node, Constant):
+                value.degree = LEVEL
         return value
+
+    def direction(self) -> Degree:
+        """A degree of its own for each value, so that two rarely grow together by chance."""
+        self.values += 1
+        own = Fraction(self.values * 61 % 97 - 48 or 1, 48)
+        return Fraction(1), Fraction(-1), own, -own
 
     def inline(self, expr: sympy.Expr, shape: Shape | None = None) -> Value:
         """A number, dim or axis index, written into bodies; `shape` is whose axes it counts."""
@@ -105,10 +106,29 @@ class Builder:
             shape = None
         value = self.numbers.get((expr, shape))
         if value is None:
-            value = self.numbers[expr, shape] = Value(None, inline=expr, shape=shape)
+            value = self.numbers[expr, shape] = Value(None, inline=expr, shape=shape, degree=LEVEL)
             if expr.is_number and expr.is_real and not expr.has(fn.Applied):
                 value.form = literal(float(expr)) or value.form
+            elif isinstance(expr, (sympy.Mul, sympy.Pow)):
+                value.form = self._monomial(expr) or value.form
         return value
+
+    def _monomial(self, expr: sympy.Expr) -> Form | None:
+        # a product of dims
+        number, factors = Fraction(1), dict[Value, int]()
+        for factor, power in expr.as_powers_dict().items():
+            if isinstance(factor, Dim) and power.is_Integer:
+                factors[self.inline(factor)] = int(power)
+            elif factor.is_Rational and power.is_Integer:
+                number *= Fraction(int(factor.p), int(factor.q)) ** int(power)
+            else:
+                return None
+        return Form(number, factors)
+
+    @staticmethod
+    def key(form: Form) -> tuple[object, ...]:
+        """What tells the ratio of a form from others: rules that made it make it again."""
+        return form.ratio, frozenset(form.base.items()), frozenset(form.exponent.items())
 
     def over(
         self, body: sympy.Expr, operands: Sequence[Value], dtype: DType, shape: Shape | None = None
@@ -143,7 +163,7 @@ class Builder:
         known = self.exponents.get(frozenset(exponent.items()))
         if known is not None and known.inline is None:
             return known.node
-        body = sympy.Add(*[rational(c) * P[k] for k, c in enumerate(exponent.values())])
+        body = sympy.Add(*[rt.number(c) * P[k] for k, c in enumerate(exponent.values())])
         return self.over(body, list(exponent), dtype)
 
     def exponential(self, exponent: Coefficients, dtype: DType) -> Node:
@@ -151,18 +171,24 @@ class Builder:
         signs = {c: v for v, c in exponent.items() if v.inline is None}
         if len(exponent) == 2 and set(signs) == {1, -1}:
             return mapped(SHIFTED_EXP, [signs[Fraction(1)].node, signs[Fraction(-1)].node], dtype)
+        for value, c in exponent.items():
+            rest = frozenset((v, k) for v, k in exponent.items() if v is not value)
+            known = self.exponents.get(rest) if c == -1 and value.inline is None else None
+            if known is not None and known.inline is None:
+                return mapped(SHIFTED_EXP, [known.node, value.node], dtype)
         return mapped(fn.exp(P[0]), [self.combination(exponent, dtype)], dtype)
 
     def shift(self, x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
         """`e^(x - m)` and m, without the axes, for m = max x over them."""
-        m, wide = shifted(x, axes)
+        m, _ = shifted(x, axes)
+        wide = moved(m, [k for k in range(x.ndim) if k not in axes], range(x.ndim))
         return Map((x, wide), SHIFTED_EXP, x.shape, x.dtype), m
 
     # -- products --------------------------------------------------------------------------------
     def product(self, form: Form, dtype: DType) -> Node:
         """A form as a node: one Map over its factors, an exponential, and its closed form."""
         operands: list[Value] = []
-        body: sympy.Expr = rational(form.number)
+        body: sympy.Expr = rt.number(form.number)
 
         def factor(value: Value) -> sympy.Expr:
             operands.append(value)
@@ -170,7 +196,15 @@ class Builder:
 
         exponent = dict(form.exponent)
         parts: list[sympy.Expr] = []
-        if form.ratio is not None:
+        if form.ratio is not None and exponent and any(rt.ends(form.ratio)):
+            # B(u) e^(s + g(u)): what R grows by goes with the other exponents
+            u = self.combination(form.base, dtype)
+            scaled, j, k = rt.two_sided(form.ratio)
+            parts.append(factor(self.wrap(mapped(scaled, [u], dtype))))
+            growth = fn.select(fn.less_equal(P[0], 0), j * P[0], k * P[0])
+            exponent = combined(exponent, {self.wrap(mapped(growth, [u], dtype)): Fraction(1)},
+                                Fraction(1))
+        elif form.ratio is not None:
             closed = rt.closed_form(form.ratio)
             assert closed is not None
             names: dict[sympy.Expr, sympy.Expr] = {}
@@ -203,91 +237,9 @@ class Builder:
         self.magnitudes[value] = x
         return value
 
-    # -- logarithms ------------------------------------------------------------------------------
-    def logarithm(self, form: Form, dtype: DType) -> tuple[str, Node] | None:
-        """(rule, log of a form with exponentials); None where it may be negative."""
-        rule, pieces = "logarithm", list[tuple[Fraction, Node]]()
-        if form.ratio is not None and form.number < 0 and not form.factors:
-            ratio = rt.scaled(form.ratio, Fraction(-1))
-            form = Form(-form.number, {}, form.exponent, ratio, form.base)
-        rest = Form(form.number, form.factors)
-        exponent: Coefficients = form.exponent
-        if form.ratio is not None:
-            pair = self._pair(form, dtype)
-            if pair is not None:
-                rule, c, node = pair
-                pieces.append((c, node))
-                rest, exponent = Form(Fraction(1), form.factors), {}
-            else:
-                found = rt.log_form(form.ratio)
-                if found is None:
-                    return None
-                number, terms = found
-                rest = Form(form.number * number, form.factors)
-                rule = "softplus"
-                for term in terms:
-                    if term.kind == "itself":
-                        exponent = combined(exponent, form.base, term.count * term.scale)
-                        continue
-                    u = self.combination(times(form.base, term.scale), dtype)
-                    if term.kind == "log1mexp":
-                        rule = "log1mexp"
-                        pieces.append((term.count, mapped(rt.LOG1MEXP, [u], dtype)))
-                    else:
-                        offset = sympy.Float(np.log(float(term.inner)))
-                        body = P[0] if term.inner == 1 else P[0] - offset
-                        pieces.append((term.count, mapped(fn.softplus(body), [u], dtype)))
-        operands: list[Value] = []
-        total: list[sympy.Expr] = []
-        if rest.factors:
-            # log(1/a) = -log(a)
-            sign = -1 if all(k < 0 for k in rest.factors.values()) else 1
-            body = rational(rest.number**sign)
-            for value, power in rest.factors.items():
-                operands.append(value)
-                body *= placeholder(len(operands) - 1) ** (sign * power)
-            total.append(sign * fn.log(body))
-        elif rest.number < 0:
-            return None
-        elif rest.number != 1:
-            total.append(sympy.Float(np.log(float(rest.number))))
-        for c, node in pieces:
-            operands.append(self.wrap(node))
-            total.append(rational(c) * placeholder(len(operands) - 1))
-        for value, c in exponent.items():
-            operands.append(value)
-            total.append(rational(c) * placeholder(len(operands) - 1))
-        return rule, self.over(sympy.Add(*total), operands, dtype)
-
-    def _pair(self, form: Form, dtype: DType) -> tuple[str, Fraction, Node] | None:
-        # log of c e^s t^j (t^n + b), b > 0:  log(e^(s + (j+n) u + log c) + e^(s + j u + log(b c)))
-        assert form.ratio is not None
-        sign, parts = Fraction(1), rt.parts_of(form.ratio)
-        if parts.above.degree() == 0 and parts.below.degree() == 1:
-            sign, form = Fraction(-1), inverse(Form(form.number, {}, form.exponent, form.ratio,
-                                                    form.base))
-            parts = rt.parts_of(form.ratio)
-        if parts.above.degree() != 1 or parts.below.degree():
-            return None
-        inner = rt.fraction(dict(parts.above.terms()).get((0,), 0))
-        number = form.number * parts.number
-        if inner <= 0 or number <= 0:
-            return None
-        n, j = parts.step, parts.shift
-        if not form.exponent and inner == 1 and number == 1 and j in (0, -n):
-            u = self.combination(times(form.base, Fraction(-n if j else n)), dtype)
-            return "softplus", sign, mapped(fn.softplus(P[0]), [u], dtype)
-        ends = [
-            self._offset(combined(form.exponent, form.base, Fraction(k)), c, dtype)
-            for k, c in ((j + n, number), (j, number * inner))
-        ]
-        ends.sort(key=lambda end: end.inline is not None)
-        return "log-add-exp", sign, self.over(LOG_ADD_EXP, ends, dtype)
-
-    def _offset(self, exponent: Coefficients, c: Fraction, dtype: DType) -> Value:
-        """`exponent + log c`."""
-        offset = sympy.Float(np.log(float(c))) if c != 1 else sympy.S.Zero
-        if not exponent:
-            return self.inline(offset)
-        return self.wrap(mapped(P[0] + offset, [self.combination(exponent, dtype)], dtype))
-
+    def sign(self, x: Value) -> Value:
+        """The sign of x, 0 at 0."""
+        assert x.dtype is not None
+        value = self.wrap(mapped(fn.sign(P[0]), [x.node], x.dtype))
+        self.signs[value] = x
+        return value

@@ -9,10 +9,10 @@ cancel, and what the logarithm of a value is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import gcd, lcm
+from math import gcd, inf, isqrt, lcm, sqrt
 from typing import TypeAlias
 
 import sympy
@@ -21,10 +21,11 @@ from symgrad.calculus import stability_ratios as rt
 from symgrad.calculus.stability_ratios import Ratio
 from symgrad.graph.dims import Shape
 from symgrad.graph.dtypes import DType
-from symgrad.graph.nodes import Node
+from symgrad.graph.nodes import Einsum, Node
 
+Degree: TypeAlias = "tuple[Fraction, ...]"
+LEVEL: Degree = (Fraction(0),) * 4  # the degree of a number
 WIDTH = 8  # factors or exponents of a form at most: beyond, a value is taken as it is
-DIGITS = 24  # binary digits of a literal that takes part in the algebra
 
 Exponent: TypeAlias = "dict[Value, Fraction]"
 
@@ -44,9 +45,16 @@ class Value:
     logs:     the values at whose zeros it diverges as a logarithm does.
     plus_one: (sign, v) where it is `1 + sign v`.
     terms:    the exponentials that it is the sum of.
+    spread:   the terms of a product with a sum that has no form.
     addends:  (a, b, sign) where it is `a + sign b`.
+    log_of:   the form that it is the logarithm of.
+    roots:    the values at whose zeros it vanishes as a root does.
+    less_one: builds it less 1, for a cosine or a root that is near 1.
+    bounds:   what is known of its size.
+    below:    x where it is the test `x <= 0`.
     zero_of:  x where it is the test `x = 0` or `0 < x`, or a form that is masked at x = 0.
-    degree:   how it grows when all exponents of the graph do: 1, or 0 of a difference.
+    degree:   how it grows where all leaves go up, or down, or some up and others down.
+    indicator: the bool that it is 1 or 0 by.
     """
 
     dtype: DType | None
@@ -61,9 +69,16 @@ class Value:
     logs: frozenset[Value] = frozenset()
     plus_one: tuple[int, Value] | None = None
     terms: tuple[Form, ...] = ()
+    spread: tuple[Form, ...] = ()
     addends: tuple[Value, Value, int] | None = None
+    log_of: Form | None = None
+    roots: frozenset[Value] = frozenset()
+    less_one: Callable[[], Node] | None = None
+    bounds: tuple[float, float] = (-inf, inf)
+    below: Value | None = None
     zero_of: Value | None = None
-    degree: Fraction = Fraction(1)
+    degree: Degree = (Fraction(1), Fraction(-1)) * 2
+    indicator: Value | None = None
     made: Node | None = None
 
     def __post_init__(self) -> None:
@@ -101,16 +116,25 @@ class Form:
         return self.plain and not self.factors
 
 
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """A sum over axes of one operand: the form of what is summed, and where it is summed."""
+
+    form: Form
+    operand: Value
+    node: Einsum
+
+
 ZERO = Form(Fraction(0))
 """What vanishes in a derivative; a user's own 0.0 is a value like any other."""
 
 
 def literal(value: float) -> Form | None:
-    """A literal that takes part in the algebra: not 0, finite, and of few digits."""
+    """A literal that takes part in the algebra: neither 0 nor infinite, nor huge or tiny."""
     if value != value or value in (0.0, float("inf"), float("-inf")):
         return None
     exact = Fraction(value)
-    if max(exact.numerator.bit_length(), exact.denominator.bit_length()) > DIGITS:
+    if rt.long(exact):
         return None
     return Form(exact)
 
@@ -170,9 +194,23 @@ def parallel(a: Mapping[Value, Fraction], b: Mapping[Value, Fraction]) -> Fracti
     return q
 
 
-def height(a: Mapping[Value, Fraction]) -> Fraction:
-    """How e^a grows when everything in a does: 0 of a difference x - max x."""
-    return sum((c * value.degree for value, c in a.items()), Fraction(0))
+def height(a: Mapping[Value, Fraction]) -> Degree:
+    """How e^a grows, in the directions of degrees: 0 of a difference x - max x."""
+    directions = zip(*(value.degree for value in a), strict=True)
+    return tuple([
+        sum((c * d for c, d in zip(a.values(), degrees, strict=True)), Fraction(0))
+        for degrees in directions
+    ]) or LEVEL
+
+
+def highest(heights: Iterable[Degree]) -> Degree:
+    """How the largest of several grows."""
+    return tuple([max(directions) for directions in zip(*heights, strict=True)])
+
+
+def opposed(a: Mapping[Value, Fraction], b: Mapping[Value, Fraction]) -> bool:
+    """Whether e^a grows where e^b vanishes."""
+    return any(x * y < 0 for x, y in zip(height(a), height(b), strict=True))
 
 
 # -- arithmetic ------------------------------------------------------------------------------------
@@ -219,9 +257,10 @@ def product(a: Form, b: Form) -> Form | None:
             ratio = rt.multiply(rt.stretched(ratio, m), rt.stretched(b.ratio, n))
             if rt.too_large(ratio):
                 return None
-    if len(factors) > WIDTH or len(exponent) > WIDTH:
+    number = a.number * b.number
+    if len(factors) > WIDTH or len(exponent) > WIDTH or rt.long(number):
         return None
-    return settled(Form(a.number * b.number, factors, exponent, ratio, base))
+    return settled(Form(number, factors, exponent, ratio, base))
 
 
 def meeting(a: Form, b: Form) -> tuple[Exponent, int, int] | None:
@@ -260,17 +299,21 @@ def negated(a: Form) -> Form:
 
 
 def root(a: Form) -> tuple[Fraction, dict[Value, int], Exponent] | None:
-    """The root of `c^2 prod f^(2k) e^s` as (c, {f: k}, s/2); None for anything else."""
+    """The root of `c prod f^(2k) e^s` as (sqrt c, {f: k}, s/2); None for anything else."""
     if a.ratio is not None or a.number <= 0 or any(k % 2 for k in a.factors.values()):
         return None
-    number = sympy.sqrt(sympy.Rational(a.number.numerator, a.number.denominator))
-    if not number.is_Rational:
-        return None
     return (
-        Fraction(int(number.p), int(number.q)),
+        root_of_number(a.number),
         {key: k // 2 for key, k in a.factors.items()},
         times(a.exponent, Fraction(1, 2)),
     )
+
+
+def root_of_number(c: Fraction) -> Fraction:
+    """`sqrt c`, exactly where it is rational."""
+    above, below = isqrt(c.numerator), isqrt(c.denominator)
+    exact = Fraction(above, below) if below else Fraction(0)
+    return exact if exact**2 == c else Fraction(sqrt(c))
 
 
 def same_factors(a: Form, b: Form) -> bool:
@@ -297,6 +340,8 @@ def total(a: Form, b: Form) -> Sum | None:
     apart = combined(a.exponent, b.exponent, Fraction(-1))
     if a.ratio is None and b.ratio is None and not apart:
         number = a.number + b.number
+        if rt.long(number):
+            return None
         return Sum(Form(number, a.factors, a.exponent) if number else ZERO, not number)
     base: Mapping[Value, Fraction] = a.base if a.ratio is not None else b.base
     m = n = 1
@@ -317,7 +362,9 @@ def total(a: Form, b: Form) -> Sum | None:
             base = times(apart, -part if next(iter(apart.values())) < 0 else part)
         met = common_base(base, apart)
         if met is None:
-            return None
+            if a.ratio is not None or b.ratio is not None:
+                return None
+            base, met = apart, (apart, 1, 1)  # such as e^(-1.702 x)
         base, p, shift = met
         m, n = m * p, n * p
     left, right = (
@@ -352,6 +399,32 @@ def equal(a: Form, b: Form) -> bool:
     return bool(rt.scaled(left, a.number) == rt.scaled(right, b.number))
 
 
+def value_at_zero(a: Form) -> Fraction | None:
+    """The value where all exponents are 0; None where factors remain."""
+    if a.factors:
+        return None
+    return a.number if a.ratio is None else a.number * rt.at_one(a.ratio)
+
+
+def tame(a: Form) -> bool:
+    """Whether its exponentials cannot overflow, because their exponents are known to be bounded."""
+    if _range(a.exponent)[1] > 1:
+        return False
+    if a.ratio is None:
+        return True
+    (low, high), (up, down) = _range(a.base), rt.ends(a.ratio)
+    return (up <= 0 or high <= 1) and (down <= 0 or low >= -1)
+
+
+def _range(a: Mapping[Value, Fraction]) -> tuple[float, float]:
+    low = high = 0.0
+    for value, c in a.items():
+        ends = sorted(float(c) * end for end in value.bounds if end)
+        ends += [0.0] * value.bounds.count(0.0)
+        low, high = low + min(ends), high + max(ends)
+    return low, high
+
+
 # -- growth ----------------------------------------------------------------------------------------
 def along(a: Form, base: Mapping[Value, Fraction]) -> tuple[Fraction, Fraction]:
     """The powers of e^base with which a grows at both ends of the base; 0 where it is unrelated."""
@@ -377,7 +450,7 @@ def fights(a: Form, b: Form) -> bool:
     if a.plain or b.plain:
         return False
     if a.exponent and b.exponent:
-        if height(a.exponent) * height(b.exponent) < 0:
+        if opposed(a.exponent, b.exponent):
             return True
         if (parallel(a.exponent, b.exponent) or 0) < 0:
             return True

@@ -1,20 +1,21 @@
-"""Rules of scalar functions: exponentials, logarithms, roots, tests and choices; and the table.
+"""Rules of scalar functions: exponentials, tests and choices; and the table of all rules.
 
-A function that is rational in e^x gets its ratio, a logarithm of exponentials is taken apart, and
-`value_of` finds the rule of any step.
+A function that is rational in e^x gets its ratio, and `value_of` finds the rule of any step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from math import inf
 
 from symgrad.calculus import stability_forms as fm, stability_ratios as rt
 from symgrad.calculus.stability_forms import Form, Value
-from symgrad.calculus.stability_scalars import Step, add, multiply, negate
-from symgrad.graph import functions as fn
-from symgrad.graph.functions import FUNCTIONS, P
-from symgrad.graph.nodes import Constant, Node
+from symgrad.calculus.stability_logs import joined, logarithm, logarithm_of_one_more, softplus
+from symgrad.calculus.stability_roots import cosine, less_one, square_root
+from symgrad.calculus.stability_scalars import Step, add, is_zero, masked_form, multiply, negate
+from symgrad.graph.dtypes import BOOL
+from symgrad.graph.functions import FUNCTIONS
 
 ONE = Fraction(1)
 
@@ -24,9 +25,20 @@ def exponential(step: Step) -> Value:
     (x,) = step.operands
     exponent = fm.linear(x)
     if x in exponent and x.form.number < 0:
-        x.degree = -ONE  # such as -x^2
+        x.degree = (-ONE,) * len(x.degree)  # such as -x^2
     step.builder.name(exponent, x)
-    return step.as_form(Form(exponent=exponent))
+    form: Form | None = Form(exponent={v: c for v, c in exponent.items() if not _whole_log(v, c)})
+    for v, c in exponent.items():
+        # e^(-k log F) = 1 / F^k
+        if form is not None and _whole_log(v, c):
+            assert v.log_of is not None
+            for _ in range(abs(int(c))):
+                form = None if form is None else fm.product(form, fm.inverse(v.log_of))
+    return step.as_form(form or Form(exponent=exponent))
+
+
+def _whole_log(value: Value, c: Fraction) -> bool:
+    return value.log_of is not None and c.denominator == 1 and -rt.DEGREE <= c < 0
 
 
 _T = rt.T
@@ -53,62 +65,39 @@ def ratio(step: Step) -> Value:
     return value
 
 
-def logarithm(step: Step) -> Value:
-    """log(x)."""
-    (x,) = step.operands
-    if not x.form.plain:
-        # log(w e^s) = log(w) + s
-        return _log_of(step, x.form) or step.written()
-    if x.plus_one is not None:
-        # log(1 + v) = log1p(v)
-        sign, v = x.plus_one
+def addition(step: Step) -> Value:
+    """A sum or a difference."""
+    return joined(step) or less_one(step) or add(step)
 
-        def make() -> Node:
-            return step.builder.over(fn.log1p(sign * P[0]), [v], step.dtype)
 
-        return step.fire_node("log1p", make)
+def maximum(step: Step) -> Value:
+    """The larger of two grows as both do."""
     value = step.written()
-    value.logs = frozenset(f for f in x.form.factors if f.inline is None)
+    if value.inline is None:
+        value.degree = _larger_degree(step.operands)
     return value
 
 
-def logarithm_of_one_more(step: Step) -> Value:
-    """log1p(x): log(1 + e^s) = softplus(s)."""
-    (x,) = step.operands
-    found = None if x.form.plain else fm.total(Form(), x.form)
-    if found is None or found.form.plain:
-        return step.written()
-    return _log_of(step, found.form) or step.written()
-
-
-def _log_of(step: Step, form: Form) -> Value | None:
-    probe = step.builder.logarithm(form, step.dtype)
-    if probe is None:
-        return None
-    rule, node = probe
-    value = step.fire_node(rule, lambda: node)
-    value.form = step.builder.wrap(node).form
-    return value
-
-
-def square_root(step: Step) -> Value:
-    """sqrt(x^2) = |x|, and its reciprocal."""
-    (x,) = step.operands
-    found = fm.root(x.form) if x.form.factors else None
-    if found is None:
-        return step.written()
-    number, factors, exponent = found
-    if any(v.inline is not None for v in factors):
-        return step.written()
-    form = Form(
-        number, {step.builder.magnitude(v) if k % 2 else v: k for v, k in factors.items()}, exponent
+def _larger_degree(values: Sequence[Value]) -> fm.Degree:
+    return fm.highest(
+        fm.LEVEL if v.inline is not None else fm.height(fm.linear(v)) for v in values
     )
-    return step.fire("absolute value", form if step.payload == "sqrt" else fm.inverse(form))
+
+
+def absolute(step: Step) -> Value:
+    """|x|, which is not negative."""
+    value = step.written()
+    value.bounds = (0.0, inf)
+    return value
 
 
 def conversion(step: Step) -> Value:
-    """A cast to the dtype that x has keeps its form."""
+    """A cast to the dtype that x has keeps its form; one of a bool is 1 or 0."""
     (x,) = step.operands
+    if x.dtype == BOOL:
+        value = step.written()
+        value.indicator = x
+        return value
     same = x.dtype is not None and FUNCTIONS[str(step.payload)].dtype == x.dtype
     return step.as_form(x.form) if same else step.written()
 
@@ -117,42 +106,51 @@ def choice(step: Step) -> Value:
     """select(c, a, b) of equal a and b is a: two forms of one function, each where it is stable."""
     c, a, b = step.operands
     value = step.written()
+    value.degree = _larger_degree(step.operands[1:])
     if value.inline is None and c.zero_of is not None and c.zero_of in (a.zero_of, b.zero_of):
         value.settled = True
         return value
     both = a.fired and b.fired
     if value.inline is None and (both or not a.form.plain) and fm.equal(a.form, b.form):
         value.form, value.settled, value.dirty = a.form, True, False
+    elif value.inline is None and (masked := masked_form(step, c, a, b)) is not None:
+        value.form = masked
+    elif value.inline is None and c.below is a and fm.equal(fm.negated(a.form), b.form):
+        value.bounds = (-inf, 0.0)
     return value
 
 
-def test(step: Step) -> Value:
+def comparison(step: Step) -> Value:
     """The tests x = 0 and 0 < x are remembered: a choice by them masks the zero of x."""
     a, b = step.operands
     value = step.written()
     if value.inline is None:
         value.zero_of = zero_test(str(step.payload), a, b)
+        value.below = a if step.payload == "less_equal" and is_zero(b) else None
     return value
 
 
 def zero_test(name: str, a: Value, b: Value) -> Value | None:
     """What is tested by `x = 0` and `0 < x`."""
-    if _is_zero(a):
-        return b
-    return a if name == "equal" and _is_zero(b) else None
+    if is_zero(a):
+        return root_of(b)
+    return root_of(a) if name == "equal" and is_zero(b) else None
 
 
-def _is_zero(value: Value) -> bool:
-    if value.inline is not None:
-        return bool(value.inline == 0)
-    node = value.made
-    return isinstance(node, Constant) and not node.shape and bool(node.value == 0)
+def root_of(value: Value) -> Value:
+    """The x that vanishes where x^k does."""
+    form = value.form
+    if form.plain and len(form.factors) == 1:
+        ((single, power),) = form.factors.items()
+        inner = next(iter(single.roots)) if len(single.roots) == 1 else single
+        return inner if power > 0 else value
+    return value
 
 
 Rule = Callable[[Step], Value]
 
 ARITHMETIC: Mapping[str, Rule] = {
-    "neg": negate, "add": add, "sub": add, "mul": multiply, "div": multiply,
+    "neg": negate, "add": addition, "sub": addition, "mul": multiply, "div": multiply,
 }
 CALLS: Mapping[str, Rule] = {
     "exp": exponential,
@@ -163,11 +161,16 @@ CALLS: Mapping[str, Rule] = {
     "cosh": ratio,
     "log": logarithm,
     "log1p": logarithm_of_one_more,
+    "softplus": softplus,
+    "abs": absolute,
+    "maximum": maximum,
+    "cos": cosine,
     "sqrt": square_root,
     "rsqrt": square_root,
     "select": choice,
-    "equal": test,
-    "less": test,
+    "equal": comparison,
+    "less": comparison,
+    "less_equal": comparison,
     "cast_float32": conversion,
     "cast_float64": conversion,
 }
@@ -176,7 +179,8 @@ CALLS: Mapping[str, Rule] = {
 def value_of(step: Step) -> Value:
     """What a step makes, by the rule of its operation."""
     operands = step.operands[1:] if step.payload == "select" else step.operands
-    floats = all(v.dtype is None or v.dtype == step.dtype for v in operands)
+    cast = str(step.payload).startswith("cast_")
+    floats = cast or all(v.dtype is None or v.dtype == step.dtype for v in operands)
     if not floats or all(v.inline is not None for v in step.operands):
         return step.written()
     table = CALLS if step.kind == "call" else ARITHMETIC

@@ -12,16 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import sympy
-
 from symgrad.calculus import stability_forms as fm
 from symgrad.calculus.building import is_extent_one
-from symgrad.calculus.stability_building import Builder, fitted, mapped, moved
-from symgrad.calculus.stability_forms import Form, Value
+from symgrad.calculus.stability_building import Builder, fitted, moved
+from symgrad.calculus.stability_forms import Form, Summed, Value
 from symgrad.calculus.stability_scalars import buildable
-from symgrad.graph.dims import Dim
-from symgrad.graph.dtypes import DType
-from symgrad.graph.functions import P
 from symgrad.graph.nodes import (
     Einsum,
     Gather,
@@ -35,15 +30,6 @@ from symgrad.graph.nodes import (
 )
 
 ONE = Fraction(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Summed:
-    """A sum over axes of one operand: the form of what is summed, and where it is summed."""
-
-    form: Form
-    operand: Value
-    node: Einsum
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +112,7 @@ class Moves:
 
     def _moved(self, value: Value, labels: Sequence[int], out: Sequence[int]) -> Value:
         found = self.builder.wrap(moved(value.node, labels, out))
-        if value.degree != 1:
-            found.degree = value.degree
+        found.degree = value.degree
         return found
 
     def _sum(self, node: Einsum, args: Sequence[Value], summed: Sequence[int]) -> Outcome:
@@ -152,7 +137,7 @@ class Moves:
 
             along = {v: c for v, c in form.exponent.items() if varies(v)}
             apart = {v: c for v, c in form.exponent.items() if v not in along}
-            if along and _is_shifted(along, apart):
+            if along and _is_shifted(self.builder, along, apart):
                 known = self._narrow_sum(node, [a.node for a in args])
                 return Outcome(Form(factors={known: 1}))
             kept = {v: k for v, k in form.factors.items() if varies(v) or not alone}
@@ -250,99 +235,6 @@ class Moves:
         core = node.with_args((updates, *made[1:]))
         return Outcome(fm.product(outer, Form(factors={self.builder.wrap(core): 1})))
 
-    # -- variance --------------------------------------------------------------------------------
-    def variance(self, dtype: DType) -> Callable[[Form, Form], Callable[[], Node] | None]:
-        """E[x y] - E[x] E[y] = E[(x - E[x]) (y - E[y])], for a difference of two forms."""
-
-        def match(a: Form, b: Form) -> Callable[[], Node] | None:
-            found = self._match_variance(a, b)
-            if found is None:
-                return None
-            square, first, second, outer = found
-
-            def make() -> Node:
-                node = square.node
-                x = self._centred(first, node, dtype)
-                y = x if second is first else self._centred(second, node, dtype)
-                body = P[0] ** 2 if y is x else P[0] * P[1]
-                whole = mapped(body, [x] if y is x else [x, y], dtype)
-                core = einsum_node((whole,), node.labels, node.out, dict(enumerate(node.extents)))
-                scale = fm.product(outer, Form(factors={self.builder.wrap(core): 1}))
-                assert scale is not None
-                return self.builder.product(scale, dtype)
-
-            return make
-
-        return match
-
-    def _match_variance(
-        self, a: Form, b: Form
-    ) -> tuple[Summed, Summed, Summed, Form] | None:
-        if not a.plain or not b.plain:
-            return None
-        for value, power in a.factors.items():
-            square = self.sums.get(value)
-            if square is None or power != 1:
-                continue
-            means = [
-                v for v, k in b.factors.items() if v in self.sums for _ in range(max(k, 0))
-                if a.factors.get(v) is None
-            ]
-            if len(means) != 2:
-                continue
-            first, second = (self.sums[v] for v in means)
-            if not (_alike(square.node, first.node) and _alike(square.node, second.node)):
-                continue
-            both = fm.product(first.form, second.form)
-            if both is None or not both.plain or not fm.same_factors(both, square.form):
-                continue
-            # square = c x y;  a = p sum c x y;  b = p c sum x sum y / n
-            c = square.form.number / both.number
-            outer = Form(a.number, {v: k for v, k in a.factors.items() if v is not value})
-            inner = Form(b.number, {v: k for v, k in b.factors.items() if v not in means})
-            expected = fm.product(outer, self._count(square.node, c))
-            if expected is None or not fm.same_factors(expected, inner):
-                continue
-            if _close(expected.number, inner.number):
-                return square, first, second, Form(outer.number * c, outer.factors)
-        return None
-
-    def _count(self, node: Einsum, c: Fraction) -> Form:
-        """The number c / n, n the number of what is summed."""
-        factors: dict[Value, int] = {}
-        for label in node.summed:
-            extent = node.extents[label]
-            if isinstance(extent, int):
-                c /= extent
-                continue
-            for term in sympy.Mul.make_args(extent):
-                if isinstance(term, Dim):
-                    value = self.builder.inline(term)
-                    factors[value] = factors.get(value, 0) - 1
-                else:
-                    c *= Fraction(0) if not term.is_Integer else 1 / Fraction(int(term))
-        return Form(c, factors)
-
-    def _centred(self, total: Summed, node: Einsum, dtype: DType) -> Node:
-        """The distance from the mean, x - E[x], for the sum of x."""
-        x = total.operand.node
-        summed = self.builder.wrap(
-            einsum_node((x,), node.labels, node.out, dict(enumerate(node.extents)))
-        )
-        mean = fm.product(summed.form, self._count(node, ONE))
-        assert mean is not None
-        wide = moved(self.builder.product(mean, dtype), node.out, node.labels[0])
-        return Map((x, wide), P[0] - P[1], x.shape, dtype)
-
-
-def _close(a: Fraction, b: Fraction) -> bool:
-    """Equal up to the rounding of a literal such as 1/7."""
-    return abs(a - b) <= abs(a) * Fraction(1, 10**6)
-
-
-def _alike(a: Einsum, b: Einsum) -> bool:
-    return (a.labels, a.out) == (b.labels, b.out) and a.extents == b.extents
-
 
 def _covers(node: Reindex) -> bool:
     """Whether one piece fills the result, so that no zeros stand beside it."""
@@ -374,13 +266,14 @@ def _places(*parts: Sequence[object]) -> tuple[tuple[object, ...], ...]:
     return tuple(tuple(p) for p in parts)
 
 
-def _is_shifted(along: Mapping[Value, Fraction], apart: Mapping[Value, Fraction]) -> bool:
+def _is_shifted(
+    builder: Builder, along: Mapping[Value, Fraction], apart: Mapping[Value, Fraction]
+) -> bool:
     """Whether the largest of an exponent has been subtracted from it already."""
     for value, c in apart.items():
         source = None if value.inline is not None else _largest_of(value.node)
-        if source is not None and any(
-            c == -d and v.inline is None and v.node is source for v, d in along.items()
-        ):
+        known = None if source is None else builder.wrapped.get(source)
+        if known is not None and fm.times(fm.linear(known), -c) == dict(along):
             return True
     return False
 

@@ -13,7 +13,7 @@ here are pure and cached: a network repeats few ratios many times.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import gcd, lcm
@@ -32,6 +32,9 @@ Poly: TypeAlias = Any
 _FIELD, T = field("t", QQ)
 ONE: Ratio = _FIELD.one
 _t = _FIELD.ring.gens[0]
+LENGTH = 400  # binary digits of a coefficient at most
+RANGE = 100  # binary digits before or after the point at most
+SHORT = 12  # binary digits of a coefficient that is written as a fraction
 DEGREE = 24  # of a numerator or denominator at most; beyond, a value is taken as it is
 
 
@@ -103,7 +106,22 @@ def monomial(a: Ratio) -> tuple[Fraction, int] | None:
 @lru_cache(maxsize=4096)
 def too_large(a: Ratio) -> bool:
     """Whether it is beyond what is worth its algebra."""
-    return bool(max(a.numer.degree(), a.denom.degree()) > DEGREE)
+    if degree(a) > DEGREE:
+        return True
+    return any(long(fraction(c)) for p in (a.numer, a.denom) for c in p.coeffs())
+
+
+def long(c: Fraction) -> bool:
+    """Whether a number has more digits than are worth their arithmetic, or overflows somewhere."""
+    above, below = c.numerator.bit_length(), c.denominator.bit_length()
+    return max(above, below) > LENGTH or abs(above - below) > RANGE
+
+
+def number(c: Fraction) -> sympy.Expr:
+    """A coefficient in a body: exact where it is short, else the nearest float64."""
+    if max(c.numerator.bit_length(), c.denominator.bit_length()) <= SHORT:
+        return sympy.Rational(c.numerator, c.denominator)
+    return sympy.Float(float(c))
 
 
 @lru_cache(maxsize=4096)
@@ -128,6 +146,19 @@ def zeros_at_one(a: Ratio) -> int:
     while p.evaluate(_t, 1) == 0:
         p, count = p.exquo(_t - 1), count + 1
     return count
+
+
+@lru_cache(maxsize=4096)
+def at_one(a: Ratio) -> Fraction:
+    """R(1); 0 at a pole."""
+    above, below = (fraction(p.evaluate(_t, 1)) for p in (a.numer, a.denom))
+    return above / below if below else Fraction(0)
+
+
+@lru_cache(maxsize=4096)
+def degree(a: Ratio) -> int:
+    """The largest power that occurs."""
+    return int(max(a.numer.degree(), a.denom.degree()))
 
 
 # -- factors ---------------------------------------------------------------------------------------
@@ -199,7 +230,7 @@ def closed_form(a: Ratio) -> Closed | None:
     parts = parts_of(a)
     if parts.below.degree() == 0:
         return _difference(parts)
-    return _logistic(parts) or _reciprocal(parts) or _two_sided(parts)
+    return _logistic(parts) or _reciprocal(parts) or _whole_two_sided(a)
 
 
 def _difference(parts: Parts) -> Closed | None:
@@ -267,45 +298,76 @@ def _logistic(parts: Parts) -> Closed | None:
     return Closed(body, tuple(kinds[x] for x in used), rule)
 
 
-def _rational(c: Any) -> sympy.Rational:
-    value = c if isinstance(c, Fraction) else fraction(c)
-    return sympy.Rational(value.numerator, value.denominator)
+def _rational(c: Any) -> sympy.Expr:
+    return number(c if isinstance(c, Fraction) else fraction(c))
 
 
-def _two_sided(parts: Parts) -> Closed:
-    # R(t) for u <= 0, and R(1/w) with w = e^-u for u > 0: no power of a number above 1
+@lru_cache(maxsize=4096)
+def two_sided(a: Ratio) -> tuple[sympy.Expr, int, int]:
+    """(B, j, k) with `R(e^u) = B(u) e^(j u)` for u <= 0 and `B(u) e^(k u)` for u > 0; B is bounded.
+
+    B is written with `w = -|u|`: no power of a number above 1.
+    """
+    parts = parts_of(a)
     n, j = parts.step, parts.shift
-    x = P[0]
-    c, d = (lcm(*(fraction(a).denominator for a in p.coeffs())) for p in (parts.above, parts.below))
-    number = _rational(parts.number * Fraction(d, c))
-    parts = replace(parts, above=parts.above * c, below=parts.below * d)
-    low = _at(parts.above, n * x) / _at(parts.below, n * x)
-    high = _at(parts.above, -n * x, True) / _at(parts.below, -n * x, True)
-    top = j + n * (parts.above.degree() - parts.below.degree())
-    body = fn.select(fn.less_equal(x, 0), number * _exp(j) * low, number * _exp(top) * high)
+    c, d = _scale(parts.above), _scale(parts.below)
+    factor = _rational(parts.number * d / c)
+    above, below = parts.above * _rational_of(c), parts.below * _rational_of(d)
+    low, high = (
+        factor * _at(above, n, reverse) / _at(below, n, reverse) for reverse in (False, True)
+    )
+    return (
+        fn.select(fn.less_equal(P[0], 0), low, high),
+        j,
+        j + n * (parts.above.degree() - parts.below.degree()),
+    )
+
+
+def _whole_two_sided(a: Ratio) -> Closed:
+    # R(t) for u <= 0, and R(1/w) with w = e^-u for u > 0
+    body, j, k = two_sided(a)
+    test, low, high = body.args
+    body = fn.select(test, _exp(j) * low, _exp(-k) * high)
     return Closed(body, (("itself", Fraction(1)),), "two-sided")
 
 
+def _scale(p: Poly) -> Fraction:
+    # by which the coefficients are short whole numbers, or else at most 1
+    coefficients = [fraction(c) for c in p.coeffs()]
+    whole = lcm(*(c.denominator for c in coefficients))
+    if all((c * whole).numerator.bit_length() <= SHORT for c in coefficients):
+        return Fraction(whole)
+    return 1 / max(abs(c) for c in coefficients)
+
+
+def _rational_of(c: Fraction) -> Any:
+    return QQ(c.numerator, c.denominator)
+
+
+FOLD = fn.select(fn.less_equal(P[0], 0), P[0], -P[0])
+"""-|x|, whose derivative at 0 is that of x."""
+
+
 def _exp(k: int) -> sympy.Expr:
-    return fn.exp(k * P[0]) if k else sympy.S.One
+    return fn.exp(k * FOLD) if k else sympy.S.One
 
 
-def _at(p: Poly, x: sympy.Expr, reverse: bool = False) -> sympy.Expr:
-    """p(e^x) by Horner's rule, zeros at x = 0 by expm1; with `reverse`, e^(degree x) p(e^-x)."""
+def _at(p: Poly, n: int, reverse: bool) -> sympy.Expr:
+    """p(t) by Horner's rule in e^(n w), w = -|u|; with `reverse`, t^degree p(1/t)."""
     zeros, p = multiplicity(p, _MINUS)
     degree = p.degree()
     table = {k: c for (k,), c in p.terms()}
     total: sympy.Expr = sympy.S.Zero
     for k in range(degree + 1):
         c = _rational(table.get(k if reverse else degree - k, 0))
-        total = total * fn.exp(x) + c
-    return total * (-fn.expm1(x) if reverse else fn.expm1(x)) ** zeros
+        total = total * _exp(n) + c
+    return total * (-fn.expm1(n * FOLD) if reverse else fn.expm1(n * FOLD)) ** zeros
 
 
 # -- logarithms ------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class LogTerm:
-    """`count f(scale u + offset)`: f is itself, softplus, log1mexp or a sum of exponentials.
+    """`count f(scale u + offset)`: f is itself, softplus, log1mexp or the log of a polynomial.
 
     offset is the logarithm of `inner`, by which t^n is divided in a factor `t^n + inner`.
     """
@@ -314,6 +376,7 @@ class LogTerm:
     count: Fraction
     scale: Fraction
     inner: Fraction = Fraction(1)
+    polynomial: Poly | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -330,19 +393,25 @@ def log_form(a: Ratio) -> tuple[Fraction, tuple[LogTerm, ...]] | None:
     parts = parts_of(a)
     n, j, number = parts.step, parts.shift, parts.number
     powers: dict[tuple[str, Fraction], int] = {}
+    wide: list[LogTerm] = []
     for p, sign in ((parts.above, 1), (parts.below, -1)):
         if p.degree() == 0:
             continue
-        _, factors = p.factor_list()
-        for factor, count in factors:
-            found = _two_terms(factor)
-            if found is None:
+        lead_of_all, factors = p.factor_list()
+        found_all = [_two_terms(factor) for factor, _ in factors]
+        if any(found is None for found in found_all):
+            if any(c < 0 for c in p.coeffs()):
                 return None
+            wide.append(LogTerm("sum", Fraction(sign), Fraction(n), polynomial=p))
+            continue
+        number *= fraction(lead_of_all) ** sign
+        for (_, count), found in zip(factors, found_all, strict=True):
+            assert found is not None
             kind, degree, inner, lead = found
             number *= lead ** (sign * count)
             key = (f"{kind}:{degree}", inner)
             powers[key] = powers.get(key, 0) + sign * count
-    terms: list[LogTerm] = []
+    terms: list[LogTerm] = wide
     for (name, inner), count in powers.items():
         kind, _, degree_of = name.partition(":")
         width = n * int(degree_of)
@@ -384,6 +453,28 @@ def _two_terms(p: Poly) -> tuple[str, int, Fraction, Fraction] | None:
     if inner > 0:
         return "plus", degree, inner, lead
     return ("minus", degree, Fraction(1), lead) if inner == -1 else None
+
+
+@lru_cache(maxsize=256)
+def log_of_polynomial(p: Poly) -> sympy.Expr:
+    """`log p(e^x)` of positive coefficients, with x = p0: of w = e^-|x| above and below 0.
+
+        log p(t) = log p_0 + log1p(sum_k (p_k / p_0) t^k) = log p_n + n x + log1p(...)
+    """
+    degree = p.degree()
+    table = {k: fraction(c) for (k,), c in p.terms()}
+    w = fn.exp(FOLD)
+
+    def beside_one(coefficients: list[Fraction]) -> sympy.Expr:
+        total: sympy.Expr = sympy.S.Zero
+        for c in reversed(coefficients[1:]):
+            total = (total + number(c / coefficients[0])) * w
+        log = sympy.Float(float(sympy.log(number(coefficients[0]))))
+        return fn.log1p(total) + (log if coefficients[0] != 1 else 0)
+
+    rising = [table.get(k, Fraction(0)) for k in range(degree + 1)]
+    low, high = beside_one(rising), beside_one(rising[::-1]) + degree * P[0]
+    return fn.select(fn.less_equal(P[0], 0), low, high)
 
 
 # log (1 - e^x), x < 0, as Maechler 2012: each branch where it keeps its digits

@@ -10,6 +10,7 @@ from symgrad.graph.provenance import SourceLine
 
 EQUATIONS: dict[str, str] = {
     "logarithm": "log(w e^s) = log(w) + s;  log sum e^x = log sum e^(x - m) + m,  m = max x",
+    "logarithm of a power": "log(c x^k) = k log(c^(1/k) |x|)",
     "softplus": "log(1 + e^x) = softplus(x);  log(sigmoid(x)) = -softplus(-x)",
     "log-add-exp": "log(e^a + e^b) = max(a, b) + softplus(-|a - b|)",
     "log1p": "log(1 + x) = log1p(x)",
@@ -23,6 +24,8 @@ EQUATIONS: dict[str, str] = {
     "cancellation": "x (1/x) = 1 and x - x = 0, in a derivative",
     "sign": "x / |x| = sign(x), 0 at 0, in a derivative",
     "absolute value": "sqrt(x^2) = |x|",
+    "norm": "sqrt(sum x^2) = m sqrt(sum (x/m)^2),  m = max |x|",
+    "difference from 1": "1 - cos(x) = 2 sin(x/2)^2;  sqrt(1 + x) - 1 = x / (sqrt(1 + x) + 1)",
     "x log x": "x log(x) = 0 at x = 0; its derivative is log(x) + 1 there too",
     "variance": "E[x y] - E[x] E[y] = E[(x - E[x]) (y - E[y])]",
 }

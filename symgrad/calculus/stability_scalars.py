@@ -8,7 +8,7 @@ written; their forms are only read by the steps after them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,11 +16,11 @@ import sympy
 
 from symgrad.calculus import stability_forms as fm, stability_ratios as rt
 from symgrad.calculus.stability_building import POWER_LOG_X, SHIFT, X_LOG_X, Builder, mapped
-from symgrad.calculus.stability_forms import WIDTH, Form, Value
+from symgrad.calculus.stability_forms import WIDTH, Form, Summed, Value
 from symgrad.graph import functions as fn
 from symgrad.graph.dtypes import BOOL, DType, promote
 from symgrad.graph.functions import FUNCTIONS, P
-from symgrad.graph.nodes import Node
+from symgrad.graph.nodes import Constant, Node
 
 ONE = Fraction(1)
 Fired = Callable[[str, Value], None]  # remembers which rule gave a value its form
@@ -31,6 +31,8 @@ class Step:
     """One step of a body: what is applied to which values, in a node of which dtype.
 
     derived: whether differentiation made the node; then terms may cancel that a user's own may not.
+    own:     whether a user wrote it; the steps of a named verb are stable as they are.
+    sums:    what is known of values that are sums over axes.
     """
 
     kind: str
@@ -38,7 +40,9 @@ class Step:
     operands: Sequence[Value]
     dtype: DType
     derived: bool
+    own: bool
     builder: Builder
+    sums: Mapping[Value, Summed]
     fired: Fired
     variance: Callable[[Form, Form], Callable[[], Node] | None]
 
@@ -69,7 +73,7 @@ class Step:
                 branches = [v.dtype for v in self.operands[1:] if v.dtype is not None]
                 dtype = promote(*branches) if branches else self.dtype
         operands, body = list(self.operands), self.body()
-        value = Value(dtype, dirty=self.dirty)
+        value = Value(dtype, dirty=self.dirty, degree=self.builder.direction())
         value.make = lambda: self.builder.over(body, operands, dtype)
         return value
 
@@ -84,6 +88,7 @@ class Step:
         """The value built from its form, by a rule."""
         value = Value(self.dtype, form, dirty=True, fired=True)
         value.make = lambda: self.builder.product(form, self.dtype)
+        self.builder.fired.add(self.builder.key(form))
         self.fired(rule, value)
         return value
 
@@ -137,7 +142,8 @@ def add(step: Step) -> Value:
     terms = _terms(step, a, b, sign)
     explicit = terms and all(t.ratio is None for t in terms)
     gentle = found is not None and found.form.ratio is not None and _gentle(a, b)
-    harmless = gentle or (step.derived and not step.dirty and not explicit)
+    known = found is not None and step.builder.key(found.form) in step.builder.fired
+    harmless = step.derived and not known and (gentle or not (step.dirty or explicit))
     if found is not None and not found.form.number and (harmless or not step.derived):
         found = None  # a user's own x - x is NaN where x is
     if found is not None and found.cancels and not harmless and buildable(found.form):
@@ -145,10 +151,9 @@ def add(step: Step) -> Value:
         value = step.fire(rule_of_form(found.form), found.form)
         value.terms = terms
         return value
-    if found is None and sign < 0:
-        made = step.variance(a.form, b.form)
-        if made is not None:
-            return step.fire_node("variance", made)
+    made = _variance(step, a.form, right) if found is None else None
+    if made is not None:
+        return step.fire_node("variance", made)
     value = step.as_form(None if found is None else found.form)
     if value.inline is not None:
         return value
@@ -161,17 +166,34 @@ def add(step: Step) -> Value:
     return value
 
 
+def _variance(step: Step, a: Form, b: Form) -> Callable[[], Node] | None:
+    # E[x^2] - E[x]^2, in either order, and less than 0 where it is negated
+    if a.number < 0:
+        a, b = b, a
+    if a.number < 0 or b.number > 0 or a.is_number or b.is_number:
+        return None
+    b = fm.negated(b)
+    made = step.variance(a, b)
+    turned = None if made is not None else step.variance(b, a)
+    if turned is None:
+        return made
+    return lambda: mapped(-P[0], [turned()], step.dtype)
+
+
 def _terms(step: Step, a: Value, b: Value, sign: int) -> tuple[Form, ...]:
     # the exponentials that a sum is made of; in a derivative also ratios of them
     left, right = _exponentials(a), _exponentials(b)
     if not left or not right:
         if not step.derived:
             return ()
-        left, right = ((v.form,) if v.form.ratio is not None else v.terms or (v.form,)
-                       for v in (a, b))
-    if len(left) + len(right) > WIDTH or all(t.plain for t in (*left, *right)):
-        return ()
-    return (*left, *(right if sign > 0 else map(fm.negated, right)))
+        left, right = (
+            v.spread or ((v.form,) if v.form.ratio is not None else v.terms or (v.form,))
+            for v in (a, b)
+        )
+    terms = [*left, *(right if sign > 0 else map(fm.negated, right))]
+    if len(terms) > WIDTH and step.derived:
+        terms = _collected(terms)
+    return () if len(terms) > WIDTH or all(t.plain for t in terms) else tuple(terms)
 
 
 def _exponentials(value: Value) -> tuple[Form, ...]:
@@ -195,7 +217,7 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
     if len(terms) < 2 or any(t.ratio is not None for t in terms):
         return None
     builder, dtype = step.builder, step.dtype
-    grows = any(fm.height(t.exponent) for t in terms)
+    grows = any(max(fm.height(t.exponent)) > 0 for t in terms) and not all(map(fm.tame, terms))
     common = all(dict(t.exponent) == dict(terms[0].exponent) for t in terms)
     if not grows and not (common and step.derived):
         return None
@@ -204,7 +226,8 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
         plain = [Form(t.number, t.factors) for t in terms]
         core = Value(dtype, dirty=True, make=lambda: _sum_of(builder, plain, dtype))
         return Form(factors={core: 1}, exponent=terms[0].exponent)
-    largest = Value(dtype, dirty=True, degree=max(fm.height(t.exponent) for t in terms))
+    degree = fm.highest(fm.height(t.exponent) for t in terms)
+    largest = Value(dtype, dirty=True, degree=degree)
     rest = Value(dtype, dirty=True)
 
     def shift() -> Node:
@@ -230,7 +253,7 @@ def _scaled_sum(step: Step, value: Value) -> Form | None:
                 mapped(fn.exp(P[0] - P[1]), [builder.combination(t.exponent, dtype), m], dtype)
                 if t.exponent else mapped(fn.exp(-P[0]), [m], dtype)
             )
-            c = sympy.Rational(t.number.numerator, t.number.denominator)
+            c = rt.number(t.number)
             made = (
                 mapped(c * P[0], [low], dtype) if plain is None
                 else mapped(P[0] * P[1], [plain, low], dtype)
@@ -247,6 +270,37 @@ def _sum_of(builder: Builder, terms: Sequence[Form], dtype: DType) -> Node:
     return builder.over(sympy.Add(*P[: len(args)]), args, dtype)
 
 
+# -- masks -----------------------------------------------------------------------------------------
+def is_zero(value: Value) -> bool:
+    """Whether it is the number 0."""
+    if value.inline is not None:
+        return bool(value.inline == 0)
+    node = value.made
+    return isinstance(node, Constant) and not node.shape and bool(node.value == 0)
+
+
+def masked_form(step: Step, c: Value, a: Value, b: Value) -> Form | None:
+    """select(c, e^s, 0) = e^(select(c, s, -inf)), and with its branches exchanged.
+
+    A derivative stays masked where it is read: there it is the product with 1 and 0.
+    """
+    kept = a if is_zero(b) else b if is_zero(a) else None
+    if kept is None or kept.inline is not None or (kept.form.plain and kept.form.number):
+        return None
+    builder, dtype = step.builder, step.dtype
+    if step.derived:
+        one = fn.select(P[0], 1, 0) if kept is a else fn.select(P[0], 0, 1)
+        indicator = builder.wrap(builder.over(one, [c], dtype))
+        return fm.product(kept.form, Form(factors={indicator: 1}))
+    if kept.form.factors or kept.form.ratio is not None:
+        return None
+    s = builder.wrap(builder.combination(kept.form.exponent, dtype))
+    body = fn.select(P[0], P[1], -sympy.oo) if kept is a else fn.select(P[0], -sympy.oo, P[1])
+    masked = builder.wrap(builder.over(body, [c, s], dtype))
+    masked.degree = fm.height(kept.form.exponent)
+    return Form(kept.form.number, exponent={masked: ONE})
+
+
 # -- products --------------------------------------------------------------------------------------
 def multiply(step: Step) -> Value:
     """The product of two, and the quotient."""
@@ -255,6 +309,13 @@ def multiply(step: Step) -> Value:
     if quotient and not b.form.number:
         return step.written()
     right = fm.inverse(b.form) if quotient else b.form
+    for mask, rest in ((a, b), (b, a)):
+        # [c] e^s = e^(select(c, s, -inf))
+        if mask.indicator is not None and not quotient:
+            zero = step.builder.inline(sympy.S.Zero)
+            chosen = masked_form(step, mask.indicator, rest, zero)
+            if chosen is not None:
+                return step.as_form(chosen)
     form = fm.product(a.form, right)
     if form is None and a.form.ratio is not None and b.form.ratio is not None:
         form = _apart(step, a.form, right)
@@ -271,16 +332,18 @@ def multiply(step: Step) -> Value:
         power * a.form.factors.get(key, 0) < 0 and key.inline is None
         for key, power in right.factors.items()
     )
-    fights = fm.fights(a.form, right)
+    fights = fm.fights(a.form, right) and not (fm.tame(a.form) and fm.tame(right))
     for sum_, other in ((a, right), (b, a.form)):
         # (e^a + e^b) e^-c = e^(a - c) + e^(b - c)
-        if not sum_.terms or sum_.form.ratio is not None or (quotient and sum_ is b):
+        terms = _addends(sum_)
+        if not terms or (quotient and sum_ is b):
             continue
-        if fights or any(fm.fights(t, other) for t in sum_.terms):
-            value = _distributed(step, sum_.terms, other)
+        if fights or any(fm.fights(t, other) for t in terms):
+            value = _distributed(step, terms, other)
             if value is not None:
                 return value
     hidden = quotient and b.terms and not b.fired and fm.hides(b.form, form)
+    hidden = hidden and not fm.tame(b.form)
     possible = buildable(form) and (step.derived or not form.is_number)
     if possible and (hidden or fights):
         # e^a e^-b = e^(a - b);  1/(1 + e^-x) = sigmoid(x)
@@ -295,18 +358,17 @@ def multiply(step: Step) -> Value:
         return masked
     value = step.as_form(form)
     value.gentle = form.ratio is not None and _gentle(a, b)
-    if step.derived and value.inline is None:
-        value.terms = _scaled_terms(a, right) or (() if quotient else _scaled_terms(b, a.form))
+    for sum_, other in ((a, right), (b, a.form)):
+        if not (quotient and sum_ is b) and other.number:
+            spread = [fm.product(t, other) for t in _addends(sum_)]
+            value.spread = value.spread or tuple([t for t in spread if t is not None])
+            value.spread = value.spread if len(value.spread) == len(spread) else ()
     return value
 
 
-def _scaled_terms(sum_: Value, other: Form) -> tuple[Form, ...]:
-    # (e^a + e^b) w = w e^a + w e^b
-    if not sum_.terms or not other.plain:
-        return ()
-    made = [fm.product(t, other) for t in sum_.terms]
-    whole = tuple(t for t in made if t is not None)
-    return whole if len(whole) == len(made) else ()
+def _addends(value: Value) -> tuple[Form, ...]:
+    # of a sum that has no form of its own
+    return value.spread or (value.terms if value.form.ratio is None else ())
 
 
 def _gentle(*values: Value) -> bool:
@@ -331,26 +393,49 @@ def _distributed(step: Step, terms: Sequence[Form], other: Form) -> Value | None
     whole = [t for t in made if t is not None and buildable(t)]
     if len(whole) < len(made):
         return None
-
+    whole = _collected(whole)
+    if len(whole) < 2:
+        return step.fire(rule_of_form(whole[0]), whole[0]) if whole else step.fire(
+            "cancellation", fm.ZERO
+        )
     value = step.fire_node("exponentials", lambda: _sum_of(step.builder, whole, step.dtype))
     value.terms = tuple(whole) if step.derived or all(t.ratio is None for t in whole) else ()
     value.form = _scaled_sum(step, value) or value.form
     return value
 
 
+def _collected(terms: Sequence[Form]) -> list[Form]:
+    # like terms of a sum, where they are ratios or equal exponentials
+    found: list[Form] = []
+    for term in terms:
+        for k, other in enumerate(found):
+            like = term.ratio is not None or other.ratio is not None
+            if not like and dict(term.exponent) != dict(other.exponent):
+                continue
+            both = fm.total(other, term)
+            if both is not None and (not both.form.number or buildable(both.form)):
+                found[k : k + 1] = [both.form] if both.form.number else []
+                break
+        else:
+            found.append(term)
+    return found
+
+
 def _signed(step: Step, form: Form) -> Form | None:
+    # x^k |x|^p s^q, s = sign(x):  x^(k+p) or |x|^(k+p), with s where the parity asks for it
     for key, power in form.factors.items():
-        x = step.builder.magnitudes.get(key)
-        if x is None or x not in form.factors or power * form.factors[x] >= 0:
+        x = step.builder.magnitudes.get(key) or step.builder.signs.get(key)
+        k = form.factors.get(x, 0) if x is not None else 0
+        if x is None or not k or (key in step.builder.magnitudes and power * k > 0):
             continue
-        k = form.factors[x]
-        factors = {f: n for f, n in form.factors.items() if f is not key and f is not x}
-        if k % 2:
-            assert x.dtype is not None
-            s = step.builder.wrap(mapped(fn.sign(P[0]), [x.node], x.dtype))
-            factors[s] = factors.get(s, 0) + 1
-        if power + k:
-            factors[key] = power + k
+        assert x.dtype is not None
+        size = step.builder.magnitude(x)
+        sign = step.builder.sign(x)
+        n = k + form.factors.get(size, 0)
+        odd = (k + form.factors.get(sign, 0)) % 2
+        factors = {f: m for f, m in form.factors.items() if f not in (x, size, sign)}
+        left = {x: n} if odd == n % 2 else {sign: odd, size: n}
+        factors.update({f: m for f, m in left.items() if m})
         return Form(form.number, factors, form.exponent, form.ratio, form.base)
     return None
 
@@ -360,19 +445,39 @@ def _masked(step: Step, form: Form, a: Value, b: Value) -> Value | None:
     if step.kind != "mul" or step.dtype is None:
         return None
     for log, other in ((a, b), (b, a)):
-        for x in log.logs:
-            power = other.form.factors.get(x, 0)
-            if power < 1 or x.inline is not None:
-                continue
-            rest = dict(other.form.factors)
-            del rest[x]
-            left = Form(other.form.number, rest, other.form.exponent, other.form.ratio,
-                        other.form.base)
-            if not buildable(left):
-                return None
-            value = step.fire_node("x log x", _x_log_x(step, x, power, log, left))
-            value.zero_of = x
-            return value
+        found = _vanishing(other.form, _logs(log))
+        if found is None:
+            continue
+        base, x = found
+        rest = dict(other.form.factors)
+        power = rest.pop(base)
+        number = other.form.number
+        if len(log.form.factors) == 1 and log.form.plain:
+            ((single, count),) = log.form.factors.items()
+            if count == 1 and single.logs:
+                log, number = single, number * log.form.number
+        left = Form(number, rest, other.form.exponent, other.form.ratio, other.form.base)
+        if not buildable(left):
+            return None
+        value = step.fire_node("x log x", _x_log_x(step, base, power, log, left))
+        value.zero_of = x
+        return value
+    return None
+
+
+def _logs(value: Value) -> frozenset[Value]:
+    # of a sum, and of a product
+    return value.logs.union(*(f.logs for f, k in value.form.factors.items() if k > 0))
+
+
+def _vanishing(form: Form, logs: frozenset[Value]) -> tuple[Value, Value] | None:
+    # the factor that vanishes where one of the logarithms diverges, and what that is the log of
+    for factor, power in form.factors.items():
+        if power > 0 and factor.inline is None:
+            if factor in logs:
+                return factor, factor
+            if meet := factor.roots & logs:
+                return factor, next(iter(meet))
     return None
 
 
@@ -382,7 +487,8 @@ def _x_log_x(
     def make() -> Node:
         dtype = step.dtype
         base = step.builder.product(Form(factors={x: power}), dtype)
-        core = mapped(X_LOG_X if power == 1 else POWER_LOG_X, [base, log.node], dtype)
+        first = power == 1 and bool(log.logs) and not x.roots
+        core = mapped(X_LOG_X if first else POWER_LOG_X, [base, log.node], dtype)
         if left.is_number and left.number == 1:
             return core
         whole = fm.product(left, step.builder.wrap(core).form)

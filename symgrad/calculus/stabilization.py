@@ -2,11 +2,11 @@
 
 One walk from the leaves to the end gives each value its form in an algebra of exponentials
 (`stability_forms.py`), and asks of every step whether it overflows, cancels or is undefined though
-its value is not. The rules stand with their equations in `stability_scalars.py` and
-`stability_functions.py` (steps of scalar bodies, also of `elementwise`) and in `stability_moves.py`
-(sums over axes, broadcasts, slices, reads at indices and their cotangents). Rational functions of
-e^x, hence all derivatives of hand-written sigmoids and hyperbolic tangents, are built by
-`stability_ratios.py`.
+its value is not. The rules stand with their equations in `stability_scalars.py`,
+`stability_functions.py`, `stability_logs.py` and `stability_roots.py` (steps of scalar bodies, also
+of `elementwise`), in `stability_moves.py` (sums over axes, broadcasts, slices, reads at indices and
+their cotangents) and in `stability_variance.py`. Rational functions of e^x, hence all derivatives
+of hand-written sigmoids and hyperbolic tangents, are built by `stability_ratios.py`.
 
 Whatever no rule asks for stays as it is written: `0.0 * x`, `x - x`, `x / x`. Derivatives made by
 `grad` before are known by their origin: there `x (1/x)` is 1.
@@ -21,24 +21,28 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import sympy
 
 from symgrad.calculus.map_rules import derived
-from symgrad.calculus.stability_building import Builder, fitted
-from symgrad.calculus.stability_forms import Form, Value, product
+from symgrad.calculus.stability_building import SHIFT, Builder, fitted
+from symgrad.calculus.stability_forms import Form, Summed, Value, height, linear, product
 from symgrad.calculus.stability_functions import value_of, zero_test
-from symgrad.calculus.stability_moves import Moves, Outcome, Summed
+from symgrad.calculus.stability_logs import NEAR
+from symgrad.calculus.stability_moves import Moves, Outcome
 from symgrad.calculus.stability_record import EQUATIONS, Rewrite
 from symgrad.calculus.stability_scalars import Step, body_of
+from symgrad.calculus.stability_variance import covariance
 from symgrad.graph.dtypes import BOOL, is_float
+from symgrad.graph.folds import Fold
 from symgrad.graph.functions import P, axis_index, function_of, placeholder
 from symgrad.graph.graph import Graph
-from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, einsum_node
+from symgrad.graph.nodes import Constant, Einsum, Gather, Map, Node, Reduce, Reindex, Scatter
 from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import provenance
 from symgrad.graph.scalars import Operation, operations
-from symgrad.graph.traversal import outputs_of, reconnect, toposort
+from symgrad.graph.traversal import outputs_of, reconnect, replace, toposort
 
 if TYPE_CHECKING:
     from symgrad.calculus.stability_certificate import Certificate
 
+PASSES = 4  # until nothing is rewritten; the second finds little, and the third nothing as a rule
 STEPS = 400  # operations of a body at most: beyond, it is taken as it is
 
 
@@ -61,9 +65,12 @@ def stabilize(
     """An equal expression, or several, whose values are right wherever their naive forms are not.
 
     rewrite: log sum e^x, e^x / sum e^x, log(1 + e^x), 1/(1 + e^-x), 1 - sigmoid(x), log(1 + x),
-             e^x - 1, E[x^2] - E[x]^2, x log x, sqrt(x^2), in any equivalent form, with any x, axes
-             and factors, and derivatives of these; see `EQUATIONS` in `stability_record.py`.
-    keeps:   shapes, dtypes, values where the naive form is accurate, and what no rule asks for.
+             e^x - 1, E[x^2] - E[x]^2, x log x, sqrt(x^2), sqrt(sum x^2), 1 - cos(x), in any
+             equivalent form, with any x, axes, masks and factors, and derivatives of these; see
+             `EQUATIONS` in `stability_record.py`.
+    keeps:   shapes, dtypes, values where the naive form is accurate, and what no rule asks for:
+             also `1 - y^2` and `y (1 - y)` in derivatives of tanh and sigmoid, whose loss is small
+             beside the 1.
 
     Args:
         certificate: also return what was rewritten, on which line, and for which x the naive form
@@ -82,21 +89,36 @@ def stabilize(
     softplus(p0)
     """
     outputs = outputs_of("stabilize", e)
-    walk = Walk(certificate)
-    done = walk.run(outputs)
+    done, made = at_rest(outputs, certificate)
     result = done[0] if isinstance(e, Node) else tuple(done)
     if not certificate:
         return result
     from symgrad.calculus.stability_certificate import certify
 
-    return result, certify(walk.rewrites)  # type: ignore[return-value]
+    return result, certify(made)  # type: ignore[return-value]
+
+
+def at_rest(outputs: Sequence[Node], certified: bool) -> tuple[list[Node], list[Rewrite]]:
+    """Outputs in which nothing is left to rewrite, and what was rewritten."""
+    done, rewrites = list(outputs), list[Rewrite]()
+    for _ in range(PASSES):
+        walk = Walk(certified)
+        done = walk.run(done)
+        rewrites += walk.rewrites
+        if not walk.rewrites:
+            break
+    return done, rewrites
 
 
 def stabilize_graph(graph: Graph) -> Graph:
     """A closed graph, such as the body of a recurrence, with stable outputs and the same inputs."""
-    outputs = stabilize(graph.outputs)
+    return _inside(graph, False)[0]
+
+
+def _inside(graph: Graph, certified: bool) -> tuple[Graph, list[Rewrite]]:
+    outputs, rewrites = at_rest(graph.outputs, certified)
     same = all(a is b for a, b in zip(outputs, graph.outputs, strict=True))
-    return graph if same else Graph(graph.inputs, outputs)
+    return graph if same else Graph(graph.inputs, tuple(outputs)), rewrites
 
 
 class Walk:
@@ -108,6 +130,7 @@ class Walk:
         self.moves = Moves(self.builder)
         self.values: dict[Node, Value] = {}
         self.rewrites: list[Rewrite] = []
+        self.inner: list[Rewrite] = []  # of the steps of recurrences
 
     def run(self, outputs: Sequence[Node]) -> list[Node]:
         """The outputs, stable."""
@@ -119,6 +142,7 @@ class Walk:
         if self.rewrites:
             used = set(toposort(done))
             self.rewrites = [r for r in self.rewrites if r.after in used]
+        self.rewrites += self.inner
         return done
 
     def visit(self, node: Node, args: Sequence[Value]) -> Value:
@@ -143,13 +167,24 @@ class Walk:
 
     def plain(self, node: Node, args: Sequence[Value]) -> Value:
         """The node over its new arguments."""
-        value = self.builder.wrap(reconnect(inside(node), tuple([a.node for a in args])))
+        value = self.builder.wrap(self.inside(reconnect(node, tuple([a.node for a in args]))))
         value.dirty = value.dirty or any(a.dirty for a in args)
+        if isinstance(node, (Reduce, Einsum)) and len(args) == 1 and is_float(node.dtype):
+            value.degree = height(linear(args[0]))  # of a maximum, and of one that is moved
         if isinstance(node, Map) and node.dtype == BOOL and len(args) == 2:
             function = function_of(node.body)
             if function is not None and function.name in ("equal", "less"):
                 value.zero_of = zero_test(function.name, *args)
         return value
+
+    def inside(self, node: Node) -> Node:
+        """A node with the graph inside it, if it has one, made stable."""
+        if not isinstance(node, Fold):
+            return node
+        known = with_literals(node)
+        stable, rewrites = _inside(known.body, self.certified)
+        self.inner += rewrites
+        return node if stable is known.body else dataclasses.replace(known, body=stable)
 
     def kept(self, node: Node, args: Sequence[Value], value: Value) -> Value:
         """The node over its new arguments, known by the form of `value`."""
@@ -188,13 +223,18 @@ class Walk:
         for arg in args:
             form = None if form is None else product(form, arg.form)
         if form is not None and form.plain:
-            extents = dict(enumerate(node.extents))
-            one = einsum_node((args[0].node,), node.labels[:1], node.out, extents)
-            self.moves.sums[value] = Summed(form, args[0], one)
+            new = value.node
+            assert isinstance(new, Einsum)
+            self.moves.sums[value] = Summed(form, args[0], new)
 
     # -- Map: every operation of its body is a step ----------------------------------------------
     def map(self, node: Map, args: Sequence[Value]) -> Value:
         """The value of a Map, operation by operation."""
+        if node.body in (NEAR, SHIFT):
+            value = self.plain(node, args)
+            value.degree = args[0].degree
+            value.bounds = (-1.0, 1.0) if node.body == NEAR else value.bounds
+            return value
         steps = operations(node.body)
         if len(steps) > STEPS or not steps:
             return self.plain(node, args)
@@ -208,16 +248,18 @@ class Walk:
             else:
                 operands = [values[k] for k in step.operands]
                 values.append(value_of(Step(
-                    step.kind, step.payload, operands, node.dtype, derived(node), self.builder,
+                    step.kind, step.payload, operands, node.dtype, derived(node),
+                    node.origin is None, self.builder, self.moves.sums,
                     lambda rule, value: rules.__setitem__(value, rule),
-                    self.moves.variance(node.dtype),
+                    lambda a, b: covariance(self.builder, self.moves.sums, a, b, node.dtype),
                 )))
         result = values[-1]
         needed = needed_steps(steps, values) if rules else []
         if not any(values[k] in rules for k in needed):
             return self._as_written(node, args, result, len(steps) == len(args))
-        value = Value(node.dtype, result.form, dirty=True, fired=True, logs=result.logs,
-                      plus_one=result.plus_one, terms=result.terms, addends=result.addends)
+        value = dataclasses.replace(
+            result, dtype=node.dtype, dirty=True, fired=True, settled=False, made=None, make=None
+        )
         if result in result.form.factors and len(result.form.factors) == 1:
             value.form = Form(factors={value: 1})
         for k in needed:
@@ -234,7 +276,9 @@ class Walk:
             value.form = result.form if result.form.is_number else value.form
             return value
         if bare or result.made is not None or result in args:
-            return self.plain(node, args)
+            value = self.plain(node, args)
+            value.form = result.form if bare and result.form.is_number else value.form
+            return value
         return self.kept(node, args, result)
 
     def _keep_whole(
@@ -290,6 +334,8 @@ class Walk:
         value = self.values[node]
         if value.fired or not value.form.plain or value in self.moves.sums or value.logs:
             return False
+        if value.less_one is not None or value.log_of is not None:
+            return False
         if value.plus_one is not None or value.terms or not is_float(node.dtype):
             return False
         return not node.args or (value.form.factors.get(value) == 1 and value.form.number == 1)
@@ -302,13 +348,19 @@ def inline(kind: str, payload: Any) -> sympy.Expr:
     return payload if kind == "dim" else sympy.sympify(payload)
 
 
-def inside(node: Node) -> Node:
-    """A node with the graph inside it, if it has one, made stable."""
-    body = getattr(node, "body", None)
-    if not isinstance(body, Graph):
-        return node
-    stable = stabilize_graph(body)
-    return node if stable is body else dataclasses.replace(node, body=stable)  # type: ignore[type-var]
+def with_literals(fold: Fold) -> Fold:
+    """A recurrence with the numbers among its constants inside its step, where rules see them."""
+    first = fold.carries + fold.sequences
+    leaves = fold.body.inputs
+    numbers: dict[Node, Node] = {
+        leaf: arg for leaf, arg in zip(leaves[first:], fold.args[first:], strict=True)
+        if isinstance(arg, Constant) and not arg.shape
+    }
+    if not numbers:
+        return fold
+    kept = [k for k, leaf in enumerate(leaves) if leaf not in numbers]
+    body = Graph(tuple([leaves[k] for k in kept]), tuple(replace(fold.body.outputs, numbers)))
+    return dataclasses.replace(fold, args=tuple([fold.args[k] for k in kept]), body=body)
 
 
 def needed_steps(steps: Sequence[Operation], values: Sequence[Value]) -> list[int]:

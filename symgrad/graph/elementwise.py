@@ -27,8 +27,9 @@ _LEAKY = fn.select(fn.less_equal(P[0], 0), P[1] * P[0], P[0])
 _ELU = fn.select(fn.less_equal(P[0], 0), P[1] * fn.expm1(P[0]), P[0])
 _SILU = P[0] * fn.sigmoid(P[0])
 _GELU = P[0] * (1 + fn.erf(P[0] / sympy.sqrt(2))) / 2
-_GELU_TANH = (
-    P[0] * (1 + fn.tanh(sympy.sqrt(2 / sympy.pi) * (P[0] + sympy.Float(0.044715) * P[0] ** 3))) / 2
+# (1 + tanh u) / 2 = sigmoid(2 u), which loses no digits where it is small
+_GELU_TANH = P[0] * fn.sigmoid(
+    sympy.sqrt(8 / sympy.pi) * (P[0] + sympy.Float(0.044715) * P[0] ** 3)
 )
 
 
