@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -16,15 +15,11 @@ import numpy.typing as npt
 from codegen.access import root_of
 from codegen.blas import one_blas_thread
 from codegen.loading import Loaded
-from codegen.loop_ir import Kernel
-from codegen.memory import Plan, kernels_of
-from codegen.reasons import told
-from codegen.schedule import Schedule
+from codegen.stages import Stages
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding, converted
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
 from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
-from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Constant, Input, Node
 from symgrad.graph.positions import RowOf, no_row, out_of_range
@@ -35,44 +30,6 @@ if TYPE_CHECKING:
     from codegen.targets import Target
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """What each pass of the compiler made, in order; printed, what is fused and why.
-
-    graph:     as written.
-    rewritten: after stabilisation and simplification, with contractions pairwise.
-    schedule:  fused stages.
-    plan:      kernels in order, and where every buffer lies.
-    source:    what was compiled.
-    seconds:   by pass.
-    """
-
-    graph: Graph
-    rewritten: Graph
-    schedule: Schedule
-    plan: Plan
-    source: str
-    seconds: Mapping[str, float]
-
-    @property
-    def kernels(self) -> tuple[Kernel, ...]:
-        """The loops of the stages, in order."""
-        return tuple(kernels_of(self.plan.calls))
-
-    def __str__(self) -> str:
-        counts = (
-            f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
-            f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
-        )
-        more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
-        return f"{counts}\n\n{told(self.schedule)}\n\n{more}"
-
-
-def _computed(graph: Graph) -> int:
-    """How many nodes are no leaves."""
-    return sum(not isinstance(node, (Input, Constant)) for node in graph.nodes)
 
 
 class State(MutableMapping[str, Array]):

@@ -10,11 +10,12 @@ import numpy as np
 
 from codegen import targets
 from codegen.access import root_of
-from codegen.compiled import Compiled, Stages
+from codegen.compiled import Compiled
 from codegen.contractions import order_contractions
 from codegen.fusion import in_memory, make_schedule
 from codegen.memory import plan_memory
 from codegen.recurrences import lower
+from codegen.stages import Stages
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
 from symgrad.graph import streams

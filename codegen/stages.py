@@ -1,0 +1,51 @@
+"""What each pass of the compiler made, kept for a person to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from codegen.loop_ir import Kernel
+from codegen.memory import Plan, kernels_of
+from codegen.reasons import told
+from codegen.schedule import Schedule
+from symgrad.graph.graph import Graph
+from symgrad.graph.nodes import Constant, Input
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What each pass of the compiler made, in order; printed, what is fused and why.
+
+    graph:     as written.
+    rewritten: after stabilisation and simplification, with contractions pairwise.
+    schedule:  fused stages.
+    plan:      kernels in order, and where every buffer lies.
+    source:    what was compiled.
+    seconds:   by pass.
+    """
+
+    graph: Graph
+    rewritten: Graph
+    schedule: Schedule
+    plan: Plan
+    source: str
+    seconds: Mapping[str, float]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The loops of the stages, in order."""
+        return tuple(kernels_of(self.plan.calls))
+
+    def __str__(self) -> str:
+        counts = (
+            f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
+            f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
+        )
+        more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
+        return f"{counts}\n\n{told(self.schedule)}\n\n{more}"
+
+
+def _computed(graph: Graph) -> int:
+    """How many nodes are no leaves."""
+    return sum(not isinstance(node, (Input, Constant)) for node in graph.nodes)
