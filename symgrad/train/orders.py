@@ -32,8 +32,8 @@ class Orders:
     """The order of `n` rows in each epoch: as they stand, or shuffled, by seed and epoch alone.
 
     >>> order, rest = Orders(7, True, 3).rows(2, 1, 0, 3, 2, 1)
-    >>> order.shape, rest.shape, np.sort([*order.flat, *rest.flat])
-    ((1, 2, 3), (1, 1, 1), array([0, 1, 2, 3, 4, 5, 6]))
+    >>> order.shape, rest.shape, sorted(int(row) for row in [*order.flat, *rest.flat])
+    ((1, 3, 2), (1, 1, 1), [0, 1, 2, 3, 4, 5, 6])
     """
 
     def __init__(self, n: int, shuffle: bool = False, seed: int = 0) -> None:
