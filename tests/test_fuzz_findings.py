@@ -112,3 +112,23 @@ def test_either_of_a_condition_and_its_opposite_masks_nothing() -> None:
     for truth in (True, False):
         got = sg.evaluate(slope, {c: np.array(truth), x: [129.0, 897.0]})
         np.testing.assert_allclose(got, np.cos([129.0, 897.0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: sg.log(x * sg.tanh(x)),
+        lambda x: sg.log(sg.tanh(x) ** 2),
+        lambda x: sg.log((1.0 - sg.exp(x)) ** 2),
+        lambda x: sg.log(sg.tanh(x) * sg.sinh(x)),
+    ],
+)
+def test_logarithms_of_products_of_two_negative_factors(make: Callable[[Node], Node]) -> None:
+    # stabilize: log(x tanh(x)) became log(x) + log(tanh(x)), NaN for negative x
+    x = real("x", 4)
+    values = {x: [-0.79, 0.3, -2.5, 1.9]}
+    y = make(x)
+    slope = sg.grad(sg.sum(y), x)
+    for e in (y, slope):
+        got = sg.evaluate(sg.stabilize(e), values)
+        np.testing.assert_allclose(got, sg.evaluate(e, values), rtol=1e-12)

@@ -30,6 +30,8 @@ _FIRST = fn.less_equal(P[1], P[0])
 _HIGH, _LOW = fn.select(_FIRST, P[0], P[1]), fn.select(_FIRST, P[1], P[0])
 _INFINITE = fn.logical_and(fn.equal(P[0], P[1]), fn.logical_not(fn.isfinite(P[0])))
 LOG_ADD_EXP = _HIGH + fn.softplus(fn.select(_INFINITE, 0, _LOW - _HIGH))
+# log |1 - e^u| = max(u, 0) + log(1 - e^-|u|)
+LOG_DISTANCE = fn.maximum(P[0], 0) + rt.LOG1MEXP.xreplace({P[0]: -fn.abs_(P[0])})
 NEAR = fn.select(fn.less(fn.abs_(P[0]), 1), P[0], 0)
 _EITHER = fn.select(fn.less(fn.abs_(P[0]), 1), P[1], P[2])
 
@@ -256,8 +258,13 @@ def _far(builder: Builder, form: Form, dtype: DType) -> tuple[str, Node] | None:
                     continue
                 u = builder.combination(times(form.base, term.scale), dtype)
                 if term.kind == "log1mexp":
+                    if form.factors:  # x tanh(x) is positive where neither factor is
+                        return None
                     rule = "log1mexp"
                     pieces.append((term.count, mapped(rt.LOG1MEXP, [u], dtype)))
+                elif term.kind == "log|1mexp|":
+                    rule = "log1mexp"
+                    pieces.append((term.count, mapped(LOG_DISTANCE, [u], dtype)))
                 elif term.polynomial is not None:
                     made = mapped(rt.log_of_polynomial(term.polynomial), [u], dtype)
                     pieces.append((term.count, made))

@@ -367,7 +367,9 @@ def _at(p: Poly, n: int, reverse: bool) -> sympy.Expr:
 # -- logarithms ------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class LogTerm:
-    """`count f(scale u + offset)`: f is itself, softplus, log1mexp or the log of a polynomial.
+    """`count f(scale u + offset)`: f is itself, softplus, log1mexp, or the log of a polynomial.
+
+    An even power has `log|1 - e^u|`, which is defined on both sides of 0, in place of log1mexp.
 
     offset is the logarithm of `inner`, by which t^n is divided in a factor `t^n + inner`.
     """
@@ -416,9 +418,11 @@ def log_form(a: Ratio) -> tuple[Fraction, tuple[LogTerm, ...]] | None:
         kind, _, degree_of = name.partition(":")
         width = n * int(degree_of)
         if kind == "minus":
-            # t - 1 = -(1 - t);   t - 1 = t (1 - 1/t)
-            if number < 0:
-                number = -number if count % 2 else number
+            # t - 1 = -(1 - t);   t - 1 = t (1 - 1/t);   (t - 1)^2 = |1 - t|^2
+            if count % 2 == 0:
+                terms.append(LogTerm("log|1mexp|", Fraction(count), Fraction(width)))
+            elif number < 0:
+                number = -number
                 terms.append(LogTerm("log1mexp", Fraction(count), Fraction(width)))
             else:
                 j += width * count
