@@ -337,7 +337,7 @@ def test_plan_of_a_chain_needs_one_slot() -> None:
     x = sg.input("x", (n, 5))
     y = x
     for k in range(4):
-        y = sg.cumsum(y + k, 1)
+        y = sg.cumsum(y + k, 0)
     with interpreted():
         f = compile(y.sum())
     assert len(f.stages.plan.slots) <= 2

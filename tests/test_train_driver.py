@@ -33,6 +33,7 @@ class Problem:
     """Steps over n rows: w -= 0.5 loss; loss = mean(x - y) + w; `seen` are rows of good runs."""
 
     outputs = 2
+    state_bytes = 0
 
     def __init__(self, n: int = 11, batch: int = 4, guarded: bool = False) -> None:
         rng = np.random.default_rng(5)

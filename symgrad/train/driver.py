@@ -2,7 +2,8 @@
 
 A program runs steps without Python between them: whole epochs, or some batches of one. The driver
 asks it for chunks of about 0.1 s, so that small models run at full speed while progress, Ctrl-C and
-callbacks stay responsive. How a run is cut into chunks changes no bit of its result.
+callbacks stay responsive; of more where copying a large state would cost more than a hundredth of
+the chunk, up to 1 s. How a run is cut into chunks changes no bit of its result.
 
 A chunk that fails changes nothing. The step at fault is then found by halving: half of the chunk is
 run, and either that half fails, or the fault is behind it.
@@ -25,6 +26,8 @@ Array = npt.NDArray[Any]
 
 #: Wall time of one chunk in seconds: short for a person, long beside Python's overhead.
 CHUNK_SECONDS = 0.1
+#: The same where the state is large: so much for each byte of it, since a chunk begins with a copy.
+SECONDS_PER_BYTE, MOST_SECONDS = 100 / 8e9, 1.0
 
 
 class Stop(IntEnum):
@@ -38,9 +41,11 @@ class Program(Protocol):
     """What runs steps, over data and state of its own.
 
     outputs: how many numbers each step gives.
+    state_bytes: how much a run copies before its first step.
     """
 
     outputs: int
+    state_bytes: int
 
     def run(self, order: Array, rest: Array, begun: Array) -> tuple[int, Array]:
         """Do steps over rows; when they fail, nothing has changed.
@@ -88,6 +93,7 @@ class Run:
         start: row at which the next batch begins; 0 between epochs.
         steps: steps done.
         sums:  (epochs, outputs): each output times the rows of its batch, summed over the epoch.
+        pace: seconds per row, as last measured; 0 where that is not known yet.
         failure: of the step that stopped it, if one did.
     """
 
@@ -101,6 +107,7 @@ class Run:
         shuffle: bool = False,
         seed: int = 0,
         first_epoch: int = 0,
+        pace: float = 0.0,
     ) -> None:
         self.program, self.rows, self.batch_size = program, n, batch_size
         self.steps_per_epoch = -(-n // batch_size)
@@ -109,8 +116,11 @@ class Run:
         self.failure = Failure()
         self._orders = Orders(n, shuffle, seed)
         self._first_epoch = first_epoch
-        self._seconds_per_step = 0.0
-        self._chunk = 0
+        self.pace = pace
+        self._seconds = max(
+            CHUNK_SECONDS, min(program.state_bytes * SECONDS_PER_BYTE, MOST_SECONDS)
+        )
+        self._chunk = n if pace else 0
 
     def restart(self) -> None:
         """Forget what was done, to run once more."""
@@ -118,7 +128,7 @@ class Run:
         self.sums[...] = 0.0
 
     def advance(self, until: int) -> int:
-        """Run for about `CHUNK_SECONDS`, at least one step, and not past epoch `until`.
+        """Run for about `CHUNK_SECONDS` or longer, at least one step, and not past epoch `until`.
 
         Returns: 0, or a `Stop`, or the status of the program. When it is not 0, the step that
         failed has had no effect: state, sums and place are as they were before it.
@@ -134,7 +144,7 @@ class Run:
                     return status
                 end = self.steps + part.steps
             else:
-                self._seconds_per_step = (time.perf_counter() - began) / part.steps
+                self.pace = (time.perf_counter() - began) / (part.steps * self.batch_size)
                 self._pass(part, sums)
                 if self.steps >= end:
                     return status
@@ -177,6 +187,6 @@ class Run:
 
     def _affordable(self) -> int:
         """Steps in one chunk: one at first, then as many as fit, growing at most eightfold."""
-        fitting = CHUNK_SECONDS / max(self._seconds_per_step, 1e-9)
+        fitting = self._seconds / max(self.pace * self.batch_size, 1e-9)
         self._chunk = max(1, int(min(fitting, 8.0 * self._chunk)))
         return self._chunk

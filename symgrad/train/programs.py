@@ -44,6 +44,7 @@ class BoundEpochs:
         self.f, self.epochs, self.bound, self.values, self.finite = f, epochs, bound, values, finite
         self.outputs = len(epochs.sums)
         self._spare = [np.empty_like(values[leaf]) for leaf in epochs.state]
+        self.state_bytes = sum(array.nbytes for array in self._spare)
         kept = {leaf.name: array for leaf, array in values.items()}
         rest = bound.n % batch_size or batch_size
         _, dims = epochs.step({**bound.batch(0, batch_size), **kept})

@@ -99,6 +99,7 @@ class Trainer:
         self.objective: Objective = make_objective(loss, optimizer, wrt, clip_norm, metrics or {})
         self.epoch = 0
         self._records: list[EpochRecord] = []
+        self._pace = 0.0
         self._values = {leaf: _first_value(leaf, self.seed) for leaf in self.objective.kept}
         self._programs: dict[str, tuple[Epochs, Compiled]] = {}
         self._predictions: dict[tuple[Node, ...], Compiled] = {}
@@ -178,13 +179,14 @@ class Trainer:
             measure()  # what is wrong with these data is said before the first epoch
         run = Run(
             self._bound("train", bound, size), bound.n, epochs=int(epochs), batch_size=size,
-            shuffle=shuffle, seed=self.seed, first_epoch=self.epoch,
+            shuffle=shuffle, seed=self.seed, first_epoch=self.epoch, pace=self._pace,
         )
         first = len(self._records)
         informed = [listener for listener in listeners if isinstance(listener, Callback)]
         for listener in informed:
             listener.begin(self)
         interrupted = self._train(run, bound, measure, listeners, progress)
+        self._pace = run.pace
         for listener in informed:
             listener.end()
         return History(tuple(self._records[first:]), interrupted)
