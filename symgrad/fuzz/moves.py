@@ -192,6 +192,11 @@ def indices(g: Generator, n: int, shape: tuple[int | str, ...]) -> Variable:
     return g.leaf(shape, g.ints, -n, n - 1)
 
 
+def extents(g: Generator, v: Variable) -> tuple[int, ...]:
+    """The shape of a variable as numbers."""
+    return tuple(g.size((term,)) for term in g.terms(v.shape))
+
+
 def taken(g: Generator) -> None:
     """`take`, `x[i]`, `x[i, j]`, `take_along_axis`."""
     x = of_rank(g)
@@ -200,6 +205,7 @@ def taken(g: Generator) -> None:
     n = g.size((shape[axis],))
     turn = g.rng.random()
     if turn < 0.2:
+        g.require(n > 0)
         own = list(shape)
         own[axis] = g.pick(g.pool)
         g.emit("sg.take_along_axis", x, g.leaf(tuple(own), g.ints, -n, n - 1), axis)
@@ -217,7 +223,10 @@ def taken(g: Generator) -> None:
         g.emit("[]", x, tuple(key))
     else:
         first = indices(g, g.size(shape[:1]), ())
-        g.emit("[]", x, (first, indices(g, g.size(shape[1:2]), ())))
+        second = indices(g, g.size(shape[1:2]), ())
+        pairs = zip(reversed(extents(g, first)), reversed(extents(g, second)), strict=False)
+        g.require(all(1 in pair or pair[0] == pair[1] for pair in pairs))  # also of other dims
+        g.emit("[]", x, (first, second))
 
 
 def accumulated(g: Generator) -> None:
