@@ -8,7 +8,7 @@ seed and epoch (Steele et al. 2014), taken into a range by multiplication (Lemir
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba.extending import register_jitable
 
 from codegen.runtime.memory import address, at_i32, copy_block, ld, shift, st
 
@@ -16,7 +16,7 @@ U = np.uint64
 GOLDEN = U(0x9E3779B97F4A7C15)
 
 
-@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@register_jitable
 def mix(z):
     """The finaliser of splitmix64."""
     z = (z ^ (z >> U(30))) * U(0xBF58476D1CE4E5B9)
@@ -24,7 +24,7 @@ def mix(z):
     return z ^ (z >> U(31))
 
 
-@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@register_jitable
 def fill_orders(table, numbers):
     """Write the rows of epochs, or of a part of one.
 
