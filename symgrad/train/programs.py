@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from codegen.blas import one_blas_thread
 from codegen.compiled import Compiled
+from codegen.subnormals import subnormals_flushed
 from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.train.data import Bound
@@ -61,7 +62,7 @@ class BoundEpochs:
         f, call = self.f, self._call
         given = self._given(order, rest, begun)
         f.rebind(call, given, self._extents(order, rest), self._spare)
-        with one_blas_thread():
+        with one_blas_thread(), subnormals_flushed():
             status = call.run()
         n = len(self._spare)
         sums = np.array([f.output(call, n + k) for k in range(self.outputs)])
