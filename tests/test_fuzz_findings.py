@@ -132,3 +132,15 @@ def test_logarithms_of_products_of_two_negative_factors(make: Callable[[Node], N
     for e in (y, slope):
         got = sg.evaluate(sg.stabilize(e), values)
         np.testing.assert_allclose(got, sg.evaluate(e, values), rtol=1e-12)
+
+
+def test_a_ratio_without_a_closed_form_stays_as_written() -> None:
+    x, along = (sg.input(name, (1, 1), dtype="float64") for name in ("x", "along"))
+    y = sg.abs(np.sinh(x))
+    loss = sg.sum(sg.sin(sg.sqrt(y * y)))
+    (slope,) = sg.grad(loss, [x])
+    (second,) = sg.grad(sg.sum(slope * along), [x])
+    values = {x: np.full((1, 1), 0.38), along: np.ones((1, 1))}
+    s, c = np.sinh(0.38), np.cosh(0.38)  # d2 sin(sinh x) = -sin(s) c^2 + cos(s) s
+    found = sg.evaluate(sg.stabilize(second), values)
+    np.testing.assert_allclose(found, -np.sin(s) * c**2 + np.cos(s) * s, rtol=1e-13)

@@ -185,6 +185,12 @@ class Builder:
         return Map((x, wide), SHIFTED_EXP, x.shape, x.dtype), m
 
     # -- products --------------------------------------------------------------------------------
+    @staticmethod
+    def can_build(form: Form) -> bool:
+        """Whether `product` knows how to write a form."""
+        grows = form.ratio is not None and form.exponent and any(rt.ends(form.ratio))
+        return form.ratio is None or bool(grows) or rt.closed_form(form.ratio) is not None
+
     def product(self, form: Form, dtype: DType) -> Node:
         """A form as a node: one Map over its factors, an exponential, and its closed form."""
         operands: list[Value] = []

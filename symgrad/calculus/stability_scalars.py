@@ -85,7 +85,9 @@ class Step:
         return value
 
     def fire(self, rule: str, form: Form) -> Value:
-        """The value built from its form, by a rule."""
+        """The value built from its form, by a rule; as written where no closed form is known."""
+        if not self.builder.can_build(form):
+            return self.as_form(form)
         value = Value(self.dtype, form, dirty=True, fired=True)
         value.make = lambda: self.builder.product(form, self.dtype)
         self.builder.fired.add(self.builder.key(form))
