@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from symgrad.calculus.stabilization import stabilize
-from symgrad.fuzz.judges import JUDGES, Failure, judged
+from symgrad.fuzz.judges import JUDGES, Failure, Judge, judged
 from symgrad.fuzz.programs import (
     Array,
     Built,
@@ -42,17 +42,29 @@ def minimised(program: Program, failure: Failure, seconds: float = 60.0) -> tupl
     found = judged(judge, best)
     if found is None or found.kind != failure.kind:
         return program, failure
+    for smaller, again in _descent(judge, best, known, end):
+        best, known = smaller, again
+    return best, known
+
+
+def _descent(
+    judge: Judge, best: Program, known: Failure, end: float
+) -> Iterator[tuple[Program, Failure]]:
+    """Ever smaller programs that fail alike, while there is time and one can be made."""
     shrinking = True
     while shrinking:
         shrinking = False
-        for smaller in reductions(best):
-            if time.monotonic() > end:
-                return best, known
-            found = judged(judge, smaller) if is_moderate(smaller) else None
-            if found is not None and found.kind == failure.kind:
-                best, known, shrinking = smaller, found, True
+        candidates = reductions(best)
+        while time.monotonic() < end:
+            try:
+                smaller = next(candidates)
+            except (StopIteration, SymgradError):  # what fails may keep others from being made
                 break
-    return best, known
+            found = judged(judge, smaller) if is_moderate(smaller) else None
+            if found is not None and found.kind == known.kind:
+                best, known, shrinking = smaller, found, True
+                yield best, known
+                break
 
 
 def is_moderate(program: Program) -> bool:
