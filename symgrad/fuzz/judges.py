@@ -157,9 +157,9 @@ def frozen_values(program: Program) -> dict[str, Array]:
     if not names:
         return {}
     built = Built(widened(program))
-    values = sg.evaluate(sg.stabilize([built.node(n) for n in names]), built.program.values,
-                         seed=program.seed, training=program.training)  # fmt: skip
-    return {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
+    nodes = [*sg.stabilize([built.node(n) for n in names]), *built.tellers]
+    values = sg.evaluate(nodes, built.program.values, seed=program.seed, training=program.training)
+    return {n: np.asarray(v) for n, v in zip(names, values, strict=False)}
 
 
 def second_of(
