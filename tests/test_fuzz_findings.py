@@ -144,3 +144,15 @@ def test_a_ratio_without_a_closed_form_stays_as_written() -> None:
     s, c = np.sinh(0.38), np.cosh(0.38)  # d2 sin(sinh x) = -sin(s) c^2 + cos(s) s
     found = sg.evaluate(sg.stabilize(second), values)
     np.testing.assert_allclose(found, -np.sin(s) * c**2 + np.cos(s) * s, rtol=1e-13)
+
+
+def test_values_that_meet_in_axes_of_one_element_have_the_rank_of_their_node() -> None:
+    x, along = (sg.input(name, (1, 1), dtype="float64") for name in ("x", "along"))
+    loss = sg.sum(sg.sin(sg.log(sg.exp(-sg.max(x, keepdims=True)) + 1.0)))
+    forward = sg.jvp(loss, [x], [along])[1]
+    together = [loss, forward, *sg.grad(loss, [x]), *sg.hvp(loss, [x], [along])]
+    values = {x: np.full((1, 1), 1.5), along: np.ones((1, 1))}
+    found = sg.evaluate(list(sg.stabilize(together)), values)[-1]
+    f = np.log1p(np.exp(-1.5))
+    d, dd = -1 / (1 + np.exp(1.5)), np.exp(1.5) / (1 + np.exp(1.5)) ** 2  # f', f''
+    np.testing.assert_allclose(found, -np.sin(f) * d**2 + np.cos(f) * dd, rtol=1e-13)

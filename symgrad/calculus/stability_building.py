@@ -16,7 +16,7 @@ from symgrad.graph import functions as fn
 from symgrad.graph.dims import Dim, Shape
 from symgrad.graph.dtypes import DType
 from symgrad.graph.functions import P, placeholder
-from symgrad.graph.nodes import Constant, Map, Node, broadcast, einsum_node
+from symgrad.graph.nodes import Constant, Map, Node, broadcast, einsum_node, reshape_node
 from symgrad.graph.reductions import shifted
 
 Coefficients = Mapping[Value, Fraction]
@@ -58,7 +58,9 @@ def moved(node: Node, labels: Sequence[int], out: Sequence[int]) -> Node:
 
 
 def fitted(node: Node, shape: Shape) -> Node:
-    """`node` repeated to a shape that it broadcasts to."""
+    """`node` repeated to a shape that it broadcasts to, leading axes of one element left out."""
+    if node.ndim > len(shape):
+        node = reshape_node(node, node.shape[node.ndim - len(shape) :])
     if node.shape == shape:
         return node
     if isinstance(node, Map) and all(a.ndim <= len(shape) for a in node.args):
