@@ -146,6 +146,8 @@ class _Printer:
         body = [*self.pointers(), *self.lines]
         table = self.table_lines()
         body.append("    return 0")
+        products = sorted(name[-3:] for name in self.uses if name.startswith("gemm_"))
+        self.uses |= {"link_products"} if products else set()
         scalars = sorted(n for n in self.uses if n in SCALARS)
         runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
@@ -155,7 +157,8 @@ class _Printer:
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
         lines += ["", *(SCALARS[name] for name in scalars)]
-        lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}', ""]
+        lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}']
+        lines += [*(f'link_products("{short}")' for short in products), ""]
         for function in self.functions:
             lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
             lines.append(function)
