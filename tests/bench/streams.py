@@ -2,9 +2,9 @@
 
 A stream reads r arrays and writes w arrays of float32, several vectors of an array per turn, of 512
 or 256 bits, whichever is faster: as a person would write it who knows the processor. What is
-written is the sum of what was read; where nothing is written, the sum is kept. Written as LLVM, which no
-optimiser sees. Stores are ordinary ones: they fetch the line that they write, so that writing to
-memory moves every byte twice, here and in what is compared with this.
+written is the sum of what was read; where nothing is written, the sum is kept. Written as LLVM,
+which no optimiser sees. Stores are ordinary ones: they fetch the line that they write, so that
+writing to memory moves every byte twice, here and in what is compared with this.
 """
 
 from __future__ import annotations
