@@ -7,7 +7,7 @@ a user's program gets into the source, so that programs which differ in names al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
@@ -27,10 +27,11 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, draws, linalg, memory, vector_math
+from codegen.runtime import checks, clock, draws, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
+from codegen.timing import CLOCK
 from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
@@ -46,6 +47,8 @@ SHARED_FROM = 4
 SCOPES = 32
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
+# Kernels can be timed one by one.
+TIMED = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -364,7 +367,7 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, linalg, vector_math, draws):
+        for module in (memory, checks, linalg, vector_math, draws, clock):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -378,7 +381,7 @@ def _print_kernel(kernel: Kernel) -> Function:
 
 
 class _KernelPrinter(BodyPrinter):
-    primitives = PRIMITIVES | DRAWS
+    primitives: ClassVar[Collection[str]] = frozenset({*PRIMITIVES, *DRAWS, CLOCK})
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
     def __init__(self, kernel: Kernel) -> None:
