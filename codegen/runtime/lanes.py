@@ -14,8 +14,10 @@ without that instruction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from llvmlite.ir.instructions import FastMathFlags
 from numba import types
@@ -245,6 +247,14 @@ def muladd(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
 def fused(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
     """The value a * b + c, rounded once on every processor."""
     return a.call("llvm.fma", b, c)
+
+
+@cache
+def fuses() -> bool:
+    """Whether this processor has an instruction for `fused`; without it that is a slow call."""
+    if not llvm.get_process_triple().startswith(("x86", "i386", "i686")):
+        return True
+    return bool(llvm.get_host_cpu_features().get("fma"))
 
 
 def polynomial(x: Lane, coefficients: Sequence[float]) -> Lane:

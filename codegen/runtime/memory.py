@@ -36,8 +36,13 @@ if TYPE_CHECKING:
     Values = Sequence[ir.Value]
     Typed = tuple[Signature, Callable[..., ir.Value]]
 
-# Fast-math flags that keep NaN, infinities and the sign of zero: `nsz`, `nnan` and `ninf` do not.
-FAST = {"reassoc", "arcp", "contract"}
+# Fast-math flags of all arithmetic: a product and the sum that takes it in may be rounded once.
+# Others change results without bound: `reassoc` and `arcp` make a / (b c) of (a / b) / c, whose
+# product may overflow, and `nsz`, `nnan`, `ninf` lose signs of zero, NaN and infinities. The order
+# of sums is free where `vector_math.plus` says so.
+FAST = {"contract"}
+# An attribute of functions, for LLVM.
+WIDE_VECTORS = '"prefer-vector-width"="512"'
 # Alias scopes that one kernel may use.
 SCOPES = 32
 
@@ -201,12 +206,17 @@ def st(
 
 @intrinsic
 def kernel_prologue(typing_context: Context) -> Typed:
-    """Keep LLVM from inlining the function in which this stands."""
+    """Keep LLVM from inlining the function in which this stands, and let it use wide vectors.
+
+    Those of 512 bits, which LLVM avoids unless told, are 1.3 to 1.8 times as fast in the nearest
+    cache (Intel Sapphire Rapids); processors without them do not mind.
+    """
 
     def emit(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
     ) -> ir.Value:
         builder.function.attributes.add("noinline")
+        set.add(builder.function.attributes, WIDE_VECTORS)
         return context.get_dummy_value()
 
     return types.void(), emit

@@ -31,6 +31,7 @@ from codegen.runtime import checks, draws, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
+from codegen.tune import totals
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
@@ -388,20 +389,41 @@ class _KernelPrinter(BodyPrinter):
         loops = [s for s in kernel.body if isinstance(s, For)]
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)
+        self.totals = frozenset(totals(kernel.body))
+        self.depth = 1
+        self.defined: dict[str, int] = {}
         self.block(kernel.body, 1)
 
     def load(self, load: Load) -> str:
         self.function.uses.add("ld")
         return f"ld({load.buffer.name}, {self.affine(load.offset)}, {_scope(load.buffer)})"
 
+    def value(self, let: Let) -> str:
+        """The right-hand side of a Let.
+
+        The order of a sum of floats is free; what divides all of a loop's values is inverted once.
+        """
+        v = let.value
+        if let.dtype.kind == "f" and isinstance(v, ir.Apply):
+            steps = {"add": "plus", "mul": "times"} if let.name in self.totals else {}
+            if v.operation == "div" and self.defined.get(v.operands[1], 0) < self.depth:
+                steps["div"] = "ratio"
+            if (operation := steps.get(v.operation)) is not None:
+                self.function.uses.add(operation)
+                return f"{operation}({', '.join(v.operands)})"
+        return super().value(let)
+
     def block(self, body: Sequence[Statement], depth: int) -> None:
+        self.depth = depth
         for s in body:
             if isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
                 self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
                 self.block(s.body, depth + 1)
+                self.depth = depth
             elif isinstance(s, Let):
+                self.defined[s.name] = depth
                 self.put(f"{s.name} = {self.value(s)}", depth)
             elif isinstance(s, ir.Update):
                 self.put(f"{s.name} = {s.value}", depth)
