@@ -7,6 +7,7 @@ from dataclasses import replace
 from codegen.loop_ir import (
     Affine,
     Apply,
+    Call,
     CheckIndex,
     For,
     Kernel,
@@ -88,5 +89,8 @@ def _drop(body: tuple[Statement, ...], outer: str) -> tuple[Statement, ...]:
             payload = s.value.payload
             if isinstance(payload, Affine):
                 s = replace(s, value=replace(s.value, payload=without(payload)))
+        elif isinstance(s, Call):
+            a, b, c = map(without, s.offsets)
+            s = replace(s, offsets=(a, b, c))
         done.append(s)
     return tuple(done)
