@@ -57,9 +57,8 @@ def _joined(node: Map) -> Node:
         if isinstance(arg, Reindex) and _is_piece(arg) and _same_shape(arg.shape, node.shape)
     ]
     # those that few others overlap come first
-    pieces.sort(key=lambda a: sum(not _beside(a, b) for b in pieces))
     taken: list[Reindex] = []
-    for arg in pieces:
+    for arg in sorted(pieces, key=lambda a: sum(not _beside(a, b) for b in pieces)):
         if all(_beside(arg, other) for other in taken):
             taken.append(arg)
     if len(taken) < 2:
