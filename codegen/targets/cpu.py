@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import ClassVar
 
 from codegen import loop_ir as ir
+from codegen.access import ZERO
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
@@ -439,18 +440,19 @@ class _KernelPrinter(BodyPrinter):
         short = SHORT[call.c.dtype]
         self.function.uses |= {f"gemm_{short}", short}
         m, n, k = (self.extent(e, True) for e in (call.m, call.n, call.k))
-        left, right = call.transposed
+        left, right = map(int, call.transposed)
+        lda, ldb, ldc = (self.extent(e, True) for e in call.rows)
         buffers = []
         for buffer, offset in zip((call.a, call.b, call.c), call.offsets, strict=True):
-            if offset.terms:
+            if offset != ZERO:
                 self.function.uses.add("shift")
                 buffers.append(f"shift({buffer.name}, {self.affine(offset)})")
             else:
                 buffers.append(buffer.name)
         a, b, c = buffers
         return (
-            f"gemm_{short}({int(left)}, {int(right)}, {m}, {n}, {k}, {short}(1), "
-            f"{a}, {m if left else k}, {b}, {k if right else n}, {short}(0), {c}, {n})"
+            f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
+            f"{a}, {lda}, {b}, {ldb}, {short}(0), {c}, {ldc})"
         )
 
 
