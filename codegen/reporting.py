@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 SCREEN = 32
 # Seconds that a call takes at least, where the clock cannot tell: on a Sapphire Rapids processor.
 LAUNCH = 1e-8
+# Seconds below which the clock cannot tell.
+SHORTEST = 5e-9
 # Characters of a column at most.
 WIDE = {"kernel": 46, "over": 24}
 
@@ -199,10 +201,15 @@ def kernels_of(
                 counts.bytes * calls,
                 seconds,
                 bound,
-                calls * least / seconds if seconds and machine is not None else None,
+                _share(calls * least, seconds, calls) if machine is not None else None,
             )
         )
     return tuple(rows), row_of
+
+
+def _share(least: float, seconds: float | None, calls: int) -> float | None:
+    """The least time over the measured one, where the clock can tell."""
+    return None if seconds is None or seconds < calls * SHORTEST else least / seconds
 
 
 def bound_of(counts: Counts, machine: Machine, launch: float) -> tuple[str, float]:
@@ -272,7 +279,7 @@ def _head(
 ) -> list[str]:
     """Compilation, program and memory."""
     seconds = f.stages.seconds
-    passes = ", ".join(f"{name} {spent:.3f}" for name, spent in seconds.items() if spent >= 5e-4)
+    passes = ", ".join(f"{name} {spent:.3f}" for name, spent in seconds.items())
     origin = "machine code from the cache" if f.loaded.from_cache else "compiled now"
     given = ", ".join(f"{printable(d.name)}={n}" for d, n in sizes.items())
     at = f" at {given}" if given else ""
@@ -372,8 +379,8 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (1e-9, 3.21e-8, 4.5e-6, 0.0123, 2.0)]
     ['<5 ns', '32.1 ns', '4.5 us', '12.3 ms', '2 s']
     """
-    if seconds < 5e-9:
-        return "<5 ns"
+    if seconds < SHORTEST:
+        return f"<{SHORTEST * 1e9:.0f} ns"
     for unit, size in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * size:
             return f"{seconds / size:.3g} {unit}"
