@@ -1,168 +1,219 @@
-"""Our matrix products: every instruction set of this processor, strides, tails, special values."""
+"""Products on memory as it lies: every layout against `evaluate`, and what is not copied."""
 
 from __future__ import annotations
 
-import ctypes
-import itertools
+from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from codegen.runtime import linalg, products
-from codegen.runtime.microkernels import (
-    INSTRUCTION_SETS,
-    Element,
-    available,
-    instruction_set,
-)
-from tests.scalar_kernels import FLOATS
+import symgrad as sg
+from codegen import loop_ir as ir
+from codegen.pieces import join_pieces
+from codegen.pipeline import compile
+from codegen.products import compact, layout_of, matched
+from codegen.schedule import LoopStage, ProductStage
+from symgrad.graph.graph import Graph
+from symgrad.graph.nodes import Einsum, Input, Node, Reindex
+from tests.ir_interpreter import interpreted
 
-SETS = [
-    pytest.param(
-        name,
-        marks=() if name in available() else pytest.mark.skip(f"this processor has no {name}"),
-    )
-    for name in INSTRUCTION_SETS
+RNG = np.random.default_rng(9)
+# Extents of labels; all distinct, so that no two axes can be exchanged unseen.
+EXTENTS = dict(zip("bhtsdef", (2, 3, 5, 7, 11, 9, 4), strict=True))
+# The operands and the result of contractions, in all the orders that heads and batches lie in.
+SPECS = [
+    "bthd,bshd->bhts",  # scores of heads, side by side in a row
+    "bhts,bshd->bthd",  # the mixture of values, heads side by side
+    "bhts,bthd->bshd",  # and what goes back to the values
+    "bhtd,bhsd->bhts",
+    "bhtd,bhsd->bhst",  # the result lies transposed
+    "tbd,de->bte",  # rows in another order than the result's
+    "btd,ed->bte",
+    "btd,bte->de",  # rows of a whole batch summed
+    "btd,bte->ed",
+    "tbd,bte->de",  # summed in two orders: one is copied
+    "bdt,de->bte",
+    "dbt,de->ebt",
+    "bd,de->be",
+    "btd,d->bt",  # a column
+    "d,btd->tb",
+    "bhtd,hde->bte",  # summed over heads that do not lie side by side
+    "bthd,hde->bte",  # over heads that do
+    "btd,bd->bt",  # a batch of columns: no product
+    "bt,bs->bts",  # nothing summed
+    "hbtd,bhds->tbhs",  # three loops
+    "btd,bsd->ts",
+    "bdf,fe->bde",
 ]
-# below, at and above the widths of vectors, of tiles, of panels and of blocks
-EXTENTS = (1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 31, 33, 64, 65, 100)
-LONG = [
-    *((3, 5, 700), (70, 66, 513), (7, 130, 300), (1100, 18, 20), (2, 3, 2500), (5, 9, 1100)),
-    *((1, 400, 300), (400, 1, 300), (300, 40, 1), (1, 1, 3000)),
-]
 
 
-def short(dtype: type) -> str:
-    return "f32" if dtype is np.float32 else "f64"
+def operand(labels: str, dtype: type, dims: dict[str, Any]) -> tuple[Node, np.ndarray[Any, Any]]:
+    shape = tuple(dims.get(k, EXTENTS[k]) for k in labels)
+    value = RNG.normal(size=[EXTENTS[k] for k in labels]).astype(dtype)
+    return sg.input(f"x_{len(INPUTS)}", shape, dtype=dtype), value
 
 
-def multiply(
-    isa: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, alpha: float = 1, beta: float = 0
-) -> None:
-    """c := alpha * a @ b + beta * c by the compiled function, whatever the strides."""
-    real = ctypes.c_float if a.dtype == np.float32 else ctypes.c_double
-    whole, place = ctypes.c_int64, ctypes.c_void_p
-    kind = ctypes.CFUNCTYPE(None, *[whole] * 3, *[place, whole, whole] * 3, real, real)
-    matrices: list[Any] = []
-    for x in (a, b, c):
-        matrices += [x.ctypes.data, *(step // x.itemsize for step in x.strides)]
-    call = kind(products.link(short(a.dtype.type), INSTRUCTION_SETS[isa]))
-    call(a.shape[0], b.shape[1], a.shape[1], *matrices, alpha, beta)
+INPUTS: dict[str, np.ndarray[Any, Any]] = {}
 
 
-def laid(rng: np.random.Generator, shape: tuple[int, int], how: int, dtype: type) -> np.ndarray:
-    """Random values: rows side by side, transposed, apart in longer rows, or apart both ways."""
-    rows, columns = shape
-    if how == 0:
-        return rng.standard_normal(shape).astype(dtype)
-    if how == 1:
-        return rng.standard_normal((columns, rows)).astype(dtype).T
-    if how == 2:
-        wide = np.full((rows + 1, columns + 3), np.nan, dtype)
-        wide[:rows, :columns] = rng.standard_normal(shape)
-        return wide[:rows, :columns]
-    apart = np.full((2 * rows, 3 * columns), np.nan, dtype)
-    apart[::2, ::3] = rng.standard_normal(shape)
-    return apart[::2, ::3]
+def made(dtype: type, dims: dict[str, Any], wide: bool) -> list[Node]:
+    """All contractions and their gradients, on inputs or on parts of wider arrays."""
+    found: list[Node] = []
+    for spec in SPECS:
+        given, out = spec.split("->")
+        leaves, args = [], []
+        for labels in given.split(","):
+            node, value = operand(labels, dtype, {} if wide else dims)
+            if wide:  # from a part of an array, turned round twice
+                value = np.stack([value, value + 1, value - 1], axis=1)
+                node = sg.input(node.name, value.shape, dtype=dtype)
+            INPUTS[node.name] = value
+            leaves.append(node)
+            args.append(node[:, 1] if wide else node)
+        result = sg.einsum(f"{given}->{out}", *args)
+        found.append(result)
+        loss = sg.square(result).sum()
+        found += sg.grad(loss, leaves)
+    return found
 
 
-def cases() -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """Extents and layouts: every layout of the three matrices with many different extents."""
-    rng = np.random.default_rng(11)
-    found = []
-    for layouts in itertools.product(range(4), repeat=3):
-        for _ in range(8):
-            m, n, k = (int(e) for e in rng.choice(EXTENTS, 3))
-            found.append(((m, n, k), layouts))
-    return found + [(e, s) for e in LONG for s in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1))]
+def agree(nodes: list[Node], f: Callable[..., Any], tolerance: float) -> None:
+    leaves = {leaf: INPUTS[leaf.name] for leaf in Graph.of(nodes).inputs}
+    results = f(**{leaf.name: value for leaf, value in leaves.items()})
+    for node, result, wanted in zip(nodes, results, sg.evaluate(nodes, leaves), strict=True):
+        scale = float(np.abs(wanted).max())
+        np.testing.assert_allclose(result, wanted, atol=tolerance * scale, err_msg=repr(node))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("isa", SETS)
-def test_agrees_with_numpy(isa: str, dtype: type) -> None:
-    rng = np.random.default_rng(5)
-    eps, wide = np.finfo(dtype).eps, np.float64 if dtype is np.float32 else np.longdouble
-    for number, ((m, n, k), layouts) in enumerate(cases()):
-        a, b, c = (
-            laid(rng, shape, how, dtype)
-            for shape, how in zip(((m, k), (k, n), (m, n)), layouts, strict=True)
-        )
-        alpha, beta = dtype((1, 2)[number % 2]), dtype((0, 1, 0.5)[number % 3])
-        before = c.copy()
-        if not beta:
-            c[:] = np.nan  # must not be read
-        around = c.base.copy() if c.base is not None else None
-        multiply(isa, a, b, c, alpha, beta)
-        exact = alpha * (a.astype(wide) @ b.astype(wide)) + beta * before.astype(wide)
-        usual = np.abs(alpha * (a @ b) + beta * before - exact).max()
-        # one rounding more than NumPy for each of the products, the factor and the sum
-        room = 2 * usual + 4 * eps * np.abs(exact).max()
-        assert np.abs(c - exact).max() <= room, (m, n, k, layouts)
-        if around is not None:  # what lies between the elements of c is as it was
-            now = c.base.copy()
-            c[:] = 0
-            left, right = (np.isnan(x) for x in (around, now))
-            inside = c.base == 0
-            np.testing.assert_array_equal(left | inside, right | inside)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["numbers", "dims", "parts"])
+def test_every_layout_in_loop_ir(kind: str, dtype: type) -> None:
+    dims = {k: sg.dim(k.upper()) for k in "bts"} if kind == "dims" else {}
+    nodes = made(dtype, dims, kind == "parts")
+    with interpreted():
+        agree(nodes, compile(nodes), 1e-5 if dtype is np.float32 else 1e-12)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("isa", SETS)
-def test_without_elements(isa: str, dtype: type) -> None:
-    for beta, expected in ((0.0, 0.0), (1.0, 3.0), (0.5, 1.5)):
-        c = np.full((3, 5), np.nan if beta == 0 else 3.0, dtype)
-        multiply(isa, np.empty((3, 0), dtype), np.empty((0, 5), dtype), c, 1, beta)
-        np.testing.assert_array_equal(c, expected)
-    for m, n in ((0, 5), (3, 0)):
-        around = np.full((4, 6), 7.0, dtype)
-        multiply(isa, np.ones((m, 7), dtype), np.ones((7, n), dtype), around[:m, :n])
-        assert (around == 7).all()
+@pytest.mark.parametrize("kind", ["dims", "parts"])
+def test_every_layout_in_machine_code(kind: str) -> None:
+    dims = {k: sg.dim(k.upper()) for k in "bts"} if kind == "dims" else {}
+    nodes = made(np.float32, dims, kind == "parts")
+    agree(nodes, compile(nodes), 1e-5)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("isa", SETS)
-def test_special_values_as_in_numpy(isa: str, dtype: type) -> None:
-    rng = np.random.default_rng(2)
-    for m, n, k in ((3, 5, 7), (1, 17, 33), (17, 1, 33), (20, 33, 40), (2, 3, 90), (40, 2, 90)):
-        for ta, tb in itertools.product((0, 1), repeat=2):
-            a, b = laid(rng, (m, k), ta, dtype), laid(rng, (k, n), tb, dtype)
-            a[rng.integers(m), rng.integers(k)] = np.inf
-            b[rng.integers(k), rng.integers(n)] = np.nan
-            b[:, rng.integers(n)] *= 0  # inf * 0 is NaN
-            c = np.empty((m, n), dtype)
-            multiply(isa, a, b, c)
-            with np.errstate(invalid="ignore"):
-                expected = a.astype(float) @ b.astype(float)
-            np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
-            np.testing.assert_array_equal(np.isinf(c), np.isinf(expected))
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("isa", SETS)
-def test_uses_the_vectors(isa: str, dtype: type) -> None:
-    element = Element(short(dtype), INSTRUCTION_SETS[isa])
-    module = llvm.parse_assembly(products.library_text(element))
-    code = products.machine(element.isa).emit_assembly(module)
-    letter = "s" if dtype is np.float32 else "d"
-    if isa == "neon":
-        assert "fmla" in code
+def attention(by_einsum: bool) -> tuple[Node, list[Node]]:
+    """Two heads of width 3, as a user writes them."""
+    x, mix = sg.input("x", (sg.dim("B"), 5, 6)), sg.input("mix", (sg.dim("B"), 5, 6))
+    w = sg.parameter("w", (6, 18), init=RNG.normal(size=(6, 18)).astype(np.float32) / 2)
+    qkv = (x @ w).reshape((sg.dim("B"), 5, 3, 2, 3))
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    if by_einsum:
+        o = sg.einsum("bhts,bshd->bthd", sg.softmax(sg.einsum("bthd,bshd->bhts", q, k) / 3), v)
     else:
-        register = {"avx512": "%zmm", "avx2": "%ymm", "plain": "%xmm"}[isa]
-        operation = f"vfmadd231p{letter}" if element.isa.fused else f"mulp{letter}"
-        lines = [line for line in code.splitlines() if operation in line]
-        assert sum(register in line for line in lines) > 100
+        q, k, v = (sg.swapaxes(z, 1, 2) for z in (q, k, v))
+        o = sg.swapaxes(sg.softmax(q @ sg.swapaxes(k, -1, -2) / 3) @ v, 1, 2)
+    return (o.reshape((sg.dim("B"), 5, 6)) * mix).sum(), [x, w]
 
 
-def test_the_choice_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SYMGRAD_VECTORS", raising=False)
-    assert instruction_set().name == available()[0]
-    monkeypatch.setenv("SYMGRAD_VECTORS", "plain")
-    assert instruction_set().name == "plain"
-    monkeypatch.setenv("SYMGRAD_VECTORS", "mmx")
-    with pytest.raises(ValueError, match=r"SYMGRAD_VECTORS='mmx': this processor runs .*plain"):
-        instruction_set()
-    monkeypatch.setenv("SYMGRAD_PRODUCTS", "mkl")
-    with pytest.raises(ValueError, match="SYMGRAD_PRODUCTS='mkl': set one of own, blas"):
-        linalg.products_from()
+@pytest.mark.parametrize("by_einsum", [False, True])
+def test_attention_moves_nothing(by_einsum: bool) -> None:
+    loss, leaves = attention(by_einsum)
+    nodes = [loss, *sg.grad(loss, leaves)]
+    INPUTS.update({k: RNG.normal(size=(4, 5, 6)).astype(np.float32) for k in ("x", "mix")})
+    INPUTS["w"] = (RNG.normal(size=(6, 18)) / 2).astype(np.float32)
+    with interpreted():
+        f = compile(nodes)
+        agree(nodes, f, 1e-5)
+    stages = f.stages.schedule.stages
+    assert sum(isinstance(s, ProductStage) for s in stages) == 9
+    # the softmax, its pullback, and the sum of what was mixed
+    assert sum(isinstance(s, LoopStage) for s in stages) == 3, str(f.stages)
+    assert sum(any(isinstance(s, ir.Store) for s in ir.walk(k.body)) for k in f.stages.kernels) == 3
+
+
+def test_attention_at_order_two() -> None:
+    loss, (x, w) = attention(by_einsum=False)
+    (slope,) = sg.grad(loss, [x])
+    nodes = sg.grad(sg.square(slope).sum(), [x, w])
+    INPUTS.update({k: RNG.normal(size=(4, 5, 6)).astype(np.float32) for k in ("x", "mix")})
+    INPUTS["w"] = (RNG.normal(size=(6, 18)) / 2).astype(np.float32)
+    with interpreted():
+        agree(nodes, compile(nodes), 1e-4)
+
+
+def test_a_layer_on_a_batch_of_sequences_is_one_product() -> None:
+    x, w = sg.input("x", (sg.dim("B"), 5, 7)), sg.parameter("w", (7, 3), 0.5)
+    loss = sg.square(x @ w).sum()
+    with interpreted():
+        f = compile([loss, *sg.grad(loss, [w])])
+    products = [s.product for s in f.stages.schedule.stages if isinstance(s, ProductStage)]
+    assert [str(p) for p in products] == ["(5*B, 7) x (7, 3)", "(5*B, 7)^T x (5*B, 3)"]
+
+
+def plan(spec: str, *args: Node) -> Any:
+    node = sg.einsum(spec, *args)
+    assert isinstance(node, Einsum)
+    a, b = (
+        layout_of(arg, labels, lambda n: not isinstance(n, Input))
+        for arg, labels in zip(node.args, node.labels, strict=True)
+    )
+    assert a is not None and b is not None
+    return matched(node, a, b, compact(node, node.out))
+
+
+def test_strides_that_no_product_reads() -> None:
+    x, y = sg.input("x", (5, 6)), sg.input("y", (3, 7))
+    assert plan("ij,jk->ik", x[:, :3], y).rows == (6, 7, 7)
+    assert plan("ij,jk->ik", x[:, 1::2], y) is None  # no stride is 1
+    assert plan("ij,jk->ik", x[::-1, 3:], y) is None  # rows go backwards
+    assert plan("ij,jk->ik", x[::2, 3:], y).rows == (12, 7, 7)
+    assert plan("ij,jk->ik", x[::2, 3:], y).operands[0].start == 3
+
+
+# -- arrays of pieces ------------------------------------------------------------------------------
+def test_what_goes_back_to_slices_is_one_array() -> None:
+    z, other = sg.input("z", (4, 9)), sg.input("other", (4, 9))
+    INPUTS.update({k: RNG.normal(size=(4, 9)).astype(np.float32) for k in ("z", "other")})
+    parts = [z[:, :2], z[:, 2:5], z[:, 5:], z[:, 1:8:3]]  # the last reads what others read
+    total = sum(sg.tanh(part).sum() * k for k, part in enumerate(parts, 1))
+    nodes = [*sg.grad(total, [z]), *sg.grad((z * other).sum() + total, [z])]
+    leaves = {leaf: INPUTS[leaf.name] for leaf in Graph.of(nodes).inputs}
+    joined = join_pieces(nodes)
+    for a, b in zip(sg.evaluate(joined, leaves), sg.evaluate(nodes, leaves), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with interpreted():
+        f = compile(nodes)
+    agree(nodes, f, 1e-6)
+    kinds = [len(n.args) for n in f.stages.schedule.graph.nodes if isinstance(n, Reindex)]
+    assert 3 in kinds, str(f.stages)
+
+
+def test_a_piece_of_negative_zeros_is_of_zeros() -> None:
+    x = sg.input("x", (3,))
+    total = sg.pad(x, (0, 2)) + sg.pad(2 * x[:2], (3, 0))
+    value = np.array([-0.0, 1.0, -0.0], np.float32)
+    wanted = sg.evaluate(total, {x: value})[0]
+    assert not np.signbit(wanted).any()
+    with interpreted():
+        f = compile(total)
+    np.testing.assert_array_equal(np.signbit(f(x=value)), np.signbit(wanted))
+    assert len(f.stages.schedule.stages[-1].nodes[0].args) == 2
+
+
+def test_products_write_where_all_can() -> None:
+    """One of three slices is not a product: all are copied. A product read twice is copied too."""
+    x, w = sg.input("x", (3, 5)), sg.parameter("w", (5, 7), init=RNG.normal(size=(5, 7)))
+    u = x @ sg.astype(w, "float32")
+    INPUTS["x"] = RNG.normal(size=(3, 5)).astype(np.float32)
+    INPUTS["w"] = RNG.normal(size=(5, 7)).astype(w.dtype)
+    nodes = [
+        sg.concatenate([u, x], axis=1),
+        sg.concatenate([u, u], axis=1),
+        sg.stack([x @ x.T, (x * 2) @ x.T], axis=1),
+    ]
+    with interpreted():
+        f = compile(nodes)
+        agree(nodes, f, 1e-5)
+    products = [s for s in f.stages.schedule.stages if isinstance(s, ProductStage)]
+    assert sum(s.product.operands[2].root is not s.node for s in products) == 2

@@ -7,17 +7,18 @@ a user's program gets into the source, so that programs which differ in names al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
 from codegen import loop_ir as ir
+from codegen.access import ZERO
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
-from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
+from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
     BodyPrinter,
@@ -27,16 +28,19 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, draws, linalg, memory, vector_math
+from codegen.runtime import checks, clock, draws, kernels, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
+from codegen.timing import CLOCK
+from codegen.tune import totals
+from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
 
-# So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
+# So many calls in a row, and more, become rows of a table: a call in the program is more code.
 TABLE_FROM = 64
 # Kernels of that table that one function chooses from.
 GROUP = 64
@@ -45,6 +49,8 @@ SHARED_FROM = 4
 SCOPES = 32
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
+# Kernels can be timed one by one.
+TIMED = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -52,7 +58,7 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     return _Printer(plan, dims, key).text()
 
 
-IMPORT = "from numba import cfunc, njit\n"
+IMPORT = "from numba import cfunc\n"
 #: As `loading` sets it: the file is to give the same bits, as fast.
 SETTING = IMPORT + """
 import numba
@@ -69,14 +75,12 @@ numba.config.SLP_VECTORIZE = SLP_VECTORIZE
 
 def execute(leaves, results, n):
     """Run the program on this machine's processor; its report of a bad index."""
-    workspace = np.empty(sum(slot_sizes(n)) + {ALIGNMENT}, np.uint8)
-    place = -(-workspace.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
+    offsets, _, total = place(workspace(n))
+    memory = np.empty(total + {ALIGNMENT}, np.uint8)
+    first = -(-memory.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
     report = np.zeros(4, np.int64)
     table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
-    for size in slot_sizes(n):
-        table.append(place)
-        place += size
-    table = np.array(table, np.int64)
+    table = np.array([*table, *(first + offset for offset in offsets)], np.int64)
     dims = np.array([*n, 0], np.int64)
     program.ctypes(table.ctypes.data, dims.ctypes.data)
     return report
@@ -129,7 +133,6 @@ class _Printer:
         self.lines: list[str] = []
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
-        self.counts: dict[str, str] = {}
         self.checks = False
         self.rows: list[tuple[list[int], str]] = []
         self.codes: dict[Extent, int] = {}
@@ -149,21 +152,25 @@ class _Printer:
         products = sorted(name[-3:] for name in self.uses if name.startswith("gemm_"))
         self.uses |= {"link_products"} if products else set()
         scalars = sorted(n for n in self.uses if n in SCALARS)
-        runtime = self.uses - set(scalars)
+        runtime = self.uses - set(scalars) | {"kernel"}
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
         if scalars or table:
             lines.append("import numpy as np")
-        lines += ["from numba import cfunc, njit", ""]
+        lines += ["from numba import cfunc", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
+<<<<<<< HEAD
         lines += ["", *(SCALARS[name] for name in scalars)]
         lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}']
         lines += [*(f'link_products("{short}")' for short in products), ""]
+=======
+        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
+>>>>>>> main
         for function in self.functions:
-            lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
-            lines.append(function)
-        lines += [*table, "", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)']
-        lines += ["def program(table, dims):", *body]
+            lines += ["", "@kernel", function]
+        lines += [*table, "", "@kernel", "def run(table, dims):", *body, "", ""]
+        lines.append('@cfunc("int64(int64, int64)", cache=True, fastmath=FAST)')
+        lines += ["def program(table, dims):", "    return run(table, dims)"]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
@@ -179,18 +186,11 @@ class _Printer:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
             yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
-        for text, name in self.counts.items():
-            self.uses.add("i64")
-            yield f"    {name} = i64({text})"
 
     def entry(self, entry: int, dtype: DType) -> str:
         """The name of an entry of the table, which the program then reads."""
         self.entries[entry, dtype] = None
         return memory_name(entry, dtype)
-
-    def count(self, text: str) -> str:
-        """A number for a kernel: named, since Numba compiles a function for each literal."""
-        return self.counts.setdefault(text, f"m{text}") if text.isdigit() else text
 
     def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
         """The calls of a program, or of a recurrence's body."""
@@ -238,13 +238,12 @@ class _Printer:
         if not self.rows:
             return []
         wide = max(len(row) for row, _ in self.rows)
-        self.uses |= {"FAST", "i64"}
         lines = ["", "# kernel, places in the table of addresses, extents (negative: see size_of)"]
         lines.append("CALLS = np.array([")
         for row, formula in self.rows:
             padded = row + [0] * (wide - len(row))
             lines.append(f"    {padded},  # {formula}")
-        lines += ["], np.int64)", "", "", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
+        lines += ["], np.int64)", "", "", "@kernel"]
         lines.append("def size_of(code, dims):")
         for extent, k in self.codes.items():
             names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
@@ -254,11 +253,8 @@ class _Printer:
         return [*lines, *self.dispatch()]
 
     def dispatch(self) -> list[str]:
-        """`run_calls`, which runs rows of the table, by groups of kernels.
-
-        Numba walks the blocks of a function recursively, so no function asks for all kernels.
-        """
-        head = "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"
+        """`run_calls`, which runs rows of the table, by groups of kernels."""
+        head = "@kernel"
         lines: list[str] = []
         tests: list[str] = []
         tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
@@ -345,7 +341,7 @@ class _Printer:
             return f"copy_block({', '.join(pointers)}, {extent_text(count, self.dim_names)})"
         name, function = self.define(call.kernel)
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
-        numbers = [self.count(text) for text in (*numbers, *map(str, function.checks))]
+        numbers += map(str, function.checks)
         report = ["status"] if function.status else []
         return f"{name}({', '.join([*pointers, *numbers, *report])})"
 
@@ -362,13 +358,13 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
-    return "\n".join([*head, "    kernel_prologue()", *function.lines]) + "\n"
+    return "\n".join([*head, *function.lines]) + "\n"
 
 
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, linalg, vector_math, draws):
+        for module in (memory, checks, kernels, linalg, vector_math, draws, clock):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -382,29 +378,49 @@ def _print_kernel(kernel: Kernel) -> Function:
 
 
 class _KernelPrinter(BodyPrinter):
-    primitives = PRIMITIVES | DRAWS
+    primitives: ClassVar[Collection[str]] = frozenset({*PRIMITIVES, *DRAWS, CLOCK})
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
-        self.function.uses.add("kernel_prologue")
         loops = [s for s in kernel.body if isinstance(s, For)]
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)
+        self.totals = frozenset(totals(kernel.body))
+        self.depth = 1
+        self.defined: dict[str, int] = {}
         self.block(kernel.body, 1)
 
     def load(self, load: Load) -> str:
         self.function.uses.add("ld")
         return f"ld({load.buffer.name}, {self.affine(load.offset)}, {_scope(load.buffer)})"
 
+    def value(self, let: Let) -> str:
+        """The right-hand side of a Let.
+
+        The order of a sum of floats is free; what divides all of a loop's values is inverted once.
+        """
+        v = let.value
+        if let.dtype.kind == "f" and isinstance(v, ir.Apply):
+            steps = {"add": "plus", "mul": "times"} if let.name in self.totals else {}
+            if v.operation == "div" and self.defined.get(v.operands[1], 0) < self.depth:
+                steps["div"] = "ratio"
+            if (operation := steps.get(v.operation)) is not None:
+                self.function.uses.add(operation)
+                return f"{operation}({', '.join(v.operands)})"
+        return super().value(let)
+
     def block(self, body: Sequence[Statement], depth: int) -> None:
+        self.depth = depth
         for s in body:
             if isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
                 self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
                 self.block(s.body, depth + 1)
+                self.depth = depth
             elif isinstance(s, Let):
+                self.defined[s.name] = depth
                 self.put(f"{s.name} = {self.value(s)}", depth)
             elif isinstance(s, ir.Update):
                 self.put(f"{s.name} = {s.value}", depth)
@@ -435,18 +451,19 @@ class _KernelPrinter(BodyPrinter):
         short = SHORT[call.c.dtype]
         self.function.uses |= {f"gemm_{short}", short}
         m, n, k = (self.extent(e, True) for e in (call.m, call.n, call.k))
-        left, right = call.transposed
+        left, right = map(int, call.transposed)
+        lda, ldb, ldc = (self.extent(e, True) for e in call.rows)
         buffers = []
         for buffer, offset in zip((call.a, call.b, call.c), call.offsets, strict=True):
-            if offset.terms:
+            if offset != ZERO:
                 self.function.uses.add("shift")
                 buffers.append(f"shift({buffer.name}, {self.affine(offset)})")
             else:
                 buffers.append(buffer.name)
         a, b, c = buffers
         return (
-            f"gemm_{short}({int(left)}, {int(right)}, {m}, {n}, {k}, {short}(1), "
-            f"{a}, {m if left else k}, {b}, {k if right else n}, {short}(0), {c}, {n})"
+            f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
+            f"{a}, {lda}, {b}, {ldb}, {short}(0), {c}, {ldc})"
         )
 
 
