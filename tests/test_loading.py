@@ -22,24 +22,13 @@ SOURCE = '''"""Two kernels, one of them called twice, and a product."""
 import numpy as np
 from numba import cfunc
 
-<<<<<<< HEAD
-from codegen.runtime.linalg import gemm_f32, link_products
-from codegen.runtime.memory import (
-    FAST, address, at_f32, extent, kernel_prologue, ld, pointer_f32, st,
-)
-from codegen.runtime.vector_math import tanh
-
-f = np.float32
-link_products("f32")
-kernel = njit(fastmath=FAST, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-=======
 from codegen.runtime.kernels import kernel
-from codegen.runtime.linalg import gemm_f32
+from codegen.runtime.linalg import gemm_f32, link_products
 from codegen.runtime.memory import FAST, address, at_f32, extent, ld, pointer_f32, st
 from codegen.runtime.vector_math import tanh
 
 f = np.float32
->>>>>>> main
+link_products("f32")
 
 
 @kernel

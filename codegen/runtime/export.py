@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-<<<<<<< HEAD
     *("memory", "checks", "assembler", "microkernels", "products", "linalg"),
     *("lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "draws"),
-=======
-    *("memory", "checks", "linalg", "lanes", "coefficients", "rare"),
     *("exponential", "power", "circular", "vector_math", "draws", "kernels"),
->>>>>>> main
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 

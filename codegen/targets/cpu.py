@@ -159,13 +159,9 @@ class _Printer:
         lines += ["from numba import cfunc", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-<<<<<<< HEAD
-        lines += ["", *(SCALARS[name] for name in scalars)]
-        lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}']
-        lines += [*(f'link_products("{short}")' for short in products), ""]
-=======
-        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
->>>>>>> main
+        head = [SCALARS[name] for name in scalars]
+        head += [f'link_products("{short}")' for short in products]
+        lines += ["", *head, *([""] if head else [])]
         for function in self.functions:
             lines += ["", "@kernel", function]
         lines += [*table, "", "@kernel", "def run(table, dims):", *body, "", ""]
