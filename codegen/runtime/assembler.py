@@ -139,6 +139,12 @@ class Routine:
         """A float that is exact in both precisions."""
         return Value(self, kind, repr(float(value)))
 
+    def room(self, kind: str, count: int = 1, align: int = 8) -> Value:
+        """Memory on the stack for `count` values."""
+        place = Value(self, "ptr", f"%{self.fresh()}")
+        self.lines.insert(0, f"  {place.text} = alloca [{count} x {kind}], align {align}")
+        return place
+
     def label(self, name: str) -> None:
         """Begin a block, which whatever comes before runs into."""
         self.block = name
