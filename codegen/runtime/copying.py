@@ -74,14 +74,16 @@ def _transpose_block(element: Element) -> str:
         # a row that is not there is read as the one before: its lanes are never used
         above.append(lanes.at(above[-1], (rows > r).where(source_row, f.number(0))))
     for place in range(0, element.lanes, q):
-        mask = pieces.first(columns - place) if element.isa.masked else None
-        found = []
-        for r in range(q):
-            parts = [pieces.read(lanes.at(row, place), mask) for row in above[r::q]]
-            found.append(_joined(lanes, parts))
-        for x in _transposed_pieces(f, found):
-            lanes.write(x, target)
-            target = lanes.at(target, target_row)
+        with f.when(columns > place):
+            mask = pieces.first(columns - place) if element.isa.masked else None
+            found = []
+            for r in range(q):
+                parts = [pieces.read(lanes.at(row, place), mask) for row in above[r::q]]
+                found.append(_joined(lanes, parts))
+            row = lanes.at(target, target_row * place)
+            for x in _transposed_pieces(f, found):
+                lanes.write(x, row)
+                row = lanes.at(row, target_row)
     return str(f)
 
 
@@ -148,13 +150,17 @@ def _packed_otherwise(f: Routine, lanes: Lanes) -> str:
     b, b_row, b_column, k, columns, panel, width = f.arguments()
     n = lanes.element.lanes
     whole = (columns // n) * n
+    mask = lanes.first(columns - whole) if lanes.element.isa.masked else None
     with f.when(b_column.equals(1)):
         with f.loop(k) as p:
             row, to = lanes.at(b, p * b_row), lanes.at(panel, p * width)
             with f.loop(whole, n) as j:
                 lanes.write(lanes.read(lanes.at(row, j)), lanes.at(to, j))
-            with f.loop(columns, 1, whole) as j:
-                _move(lanes, lanes.at(row, j), lanes.at(to, j))
+            if mask is not None:
+                lanes.write(lanes.read(lanes.at(row, whole), mask), lanes.at(to, whole), mask)
+            else:
+                with f.loop(columns, 1, whole) as j:
+                    _move(lanes, lanes.at(row, j), lanes.at(to, j))
         f.leave()
         f.label(f.fresh())
     with f.loop(k) as p, f.loop(columns) as j:

@@ -14,6 +14,7 @@ from codegen.runtime.microkernels import (
     UNDER_WAY,
     Element,
     Lanes,
+    added,
     product_arguments,
     shuffled,
     table_entry,
@@ -43,10 +44,11 @@ def dot_name(rows: int, columns: int) -> str:
 
 
 def dot_arguments(scalar: str) -> list[tuple[str, str]]:
-    """What it takes: a and b, along whose k elements lie side by side, C, the factors."""
+    """What it takes: a and b with k side by side, C, how many blocks lie below each other, factors."""
     return [
         *(("a", "ptr"), ("a_row", "i64"), ("b", "ptr"), ("b_column", "i64"), ("k", "i64")),
         *(("c", "ptr"), ("c_row", "i64"), ("c_column", "i64")),
+        ("count", "i64"),
         *(("alpha", scalar), ("beta", scalar)),
     ]
 
@@ -55,21 +57,30 @@ def dot(element: Element, rows: int, columns: int) -> str:
     """C[r, j] := alpha * sum_p a[r, p] * b[p, j] + beta * C[r, j], vectors running along p."""
     f = Routine(dot_name(rows, columns), dot_arguments(element.scalar), "internal")
     lanes = Lanes(f, element)
-    a, a_row, b, b_column, k, c, c_row, c_column, alpha, beta = f.arguments()
-    lines = [lanes.at(a, a_row * r) if r else a for r in range(rows)]
-    lines += [lanes.at(b, b_column * j) if j else b for j in range(columns)]
-    at_once = max(1, UNDER_WAY // (rows * columns))
-    n = element.lanes
-    sums = [lanes.zero] * (at_once * rows * columns)
+    a, a_row, b, b_column, k, c, c_row, c_column, count, alpha, beta = f.arguments()
+    with f.loop(count) as t:
+        first = lanes.at(a, t * rows * a_row)
+        lines = [lanes.at(first, a_row * r) if r else first for r in range(rows)]
+        lines += [lanes.at(b, b_column * j) if j else b for j in range(columns)]
+        totals = _totals(lanes, _inner_sums(lanes, rows, lines, k))
+        corner = lanes.at(c, t * rows * c_row)
+        shape = [(r, j) for r in range(rows) for j in range(columns)]
+        places = [lanes.at(corner, c_row * r + c_column * j) for r, j in shape]
+        _flush_scalars(lanes, totals, places, (alpha, beta))
+    return str(f)
+
+
+def _inner_sums(lanes: Lanes, rows: int, lines: list[Value], k: Value) -> list[Value]:
+    """Vectors whose lanes add up to the inner products of the first lines with the others."""
+    f, n = lanes.routine, lanes.element.lanes
+    count = rows * (len(lines) - rows)
+    at_once = max(1, UNDER_WAY // count)
+    sums = [lanes.zero] * (at_once * count)
     place = f.number(0)
     for turn in sorted({1, at_once}, reverse=True):
         end = place + ((k - place) // (n * turn)) * (n * turn)
-        sums = _inner(lanes, rows, lines, sums, place, end, turn)
+        sums = added(f, _inner(lanes, rows, lines, sums, place, end, turn), count)
         place = end
-        while len(sums) > rows * columns:
-            half = len(sums) // 2
-            pairs = zip(sums[:half], sums[half:], strict=True)
-            sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
     before, name = f.block, f.fresh()
     f.branch(place < k, f"{name}.rest", f"{name}.sum")
     f.label(f"{name}.rest")
@@ -78,13 +89,10 @@ def dot(element: Element, rows: int, columns: int) -> str:
     after = f.block
     f.jump(f"{name}.sum")
     f.label(f"{name}.sum")
-    sums = [
+    return [
         f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{after} ]")
         for x, y in zip(sums, rest, strict=True)
     ]
-    places = [lanes.at(c, c_row * r + c_column * j) for r in range(rows) for j in range(columns)]
-    _flush_scalars(lanes, _totals(lanes, sums), places, (alpha, beta))
-    return str(f)
 
 
 def _inner(
@@ -209,15 +217,15 @@ def _dots(element: Element) -> str:
             f.call("@pack", from_, b_column, b_row, n, deep, panel, width)
         source, distance = in_place.where(from_, panel), in_place.where(b_column, width)
         tall = (m // DOT_ROWS) * DOT_ROWS
+        together = (n <= most).where(tall, f.number(DOT_ROWS))  # else A passes by once
         for high, start, stop in ((DOT_ROWS, f.number(0), tall), (1, tall, m)):
-            with f.loop(stop, high, start) as i:
-                left = lanes.at(a, i * a_row + p)
-                with f.loop(n, most) as j:
-                    across = (n - j).least(most)
-                    place = across + (0 if high == 1 else e.dot_columns) - 1
-                    code = table_entry(f, "dot_blocks", "ptr", place)
-                    target = lanes.at(c, i * c_row + j * c_column)
-                    right = lanes.at(source, j * distance)
-                    given = (left, a_row, right, distance, deep, target, c_row, c_column)
-                    f.call(code.text, *given, alpha, kept)
+            step = together if high > 1 else m - tall
+            with f.loop(stop, step, start) as i, f.loop(n, most) as j:
+                across = (n - j).least(most)
+                place = across + (0 if high == 1 else e.dot_columns) - 1
+                code = table_entry(f, "dot_blocks", "ptr", place)
+                left, right = lanes.at(a, i * a_row + p), lanes.at(source, j * distance)
+                target = lanes.at(c, i * c_row + j * c_column)
+                given = (left, a_row, right, distance, deep, target, c_row, c_column)
+                f.call(code.text, *given, step // high, alpha, kept)
     return str(f)

@@ -240,7 +240,9 @@ def table_entry(f: Routine, table: str, kind: str, place: Value) -> Value:
 
 
 def tiles_text(element: Element) -> str:
-    """The functions of all tiles, a table of them, and one of the rows that each width allows."""
+    """The functions of all tiles, and tables: of them; of the rows that each width of a tile allows;
+    of 2^32 over those, rounded up.
+    """
     most, tallest = element.most_vectors, element.most_rows(1)
     known = set(element.shapes())
     table = [
@@ -248,11 +250,14 @@ def tiles_text(element: Element) -> str:
         for v in range(1, most + 1)
         for r in range(1, tallest + 1)
     ]
-    heights = [f"i64 {element.most_rows(v)}" for v in range(1, most + 1)]
+    tall = [element.most_rows(v) for v in range(1, most + 1)]
+    heights = [f"i64 {rows}" for rows in tall]
+    inverses = [f"i64 {-(-(1 << 32) // rows)}" for rows in tall]
     return "\n".join(
         [
             f"@tiles = internal constant [{len(table)} x ptr] [{', '.join(table)}]",
             f"@heights = internal constant [{most} x i64] [{', '.join(heights)}]",
+            f"@inverses = internal constant [{most} x i64] [{', '.join(inverses)}]",
             *(tile(element, r, v) for r, v in element.shapes()),
         ]
     )
@@ -267,42 +272,51 @@ def tile_arguments(scalar: str) -> list[tuple[str, str]]:
     """What the function of a tile takes.
 
     a and the distances between its rows and columns, b and the distance between its rows, how many
-    p, C and the distance between its rows, how many columns of the last vector count, the factors.
+    p, C and the distance between its rows, how many columns of the last vector count, how many
+    tiles lie below each other, the factors.
     """
     return [
         *(("a", "ptr"), ("a_row", "i64"), ("a_column", "i64"), ("b", "ptr"), ("b_row", "i64")),
         *(("k", "i64"), ("c", "ptr"), ("c_row", "i64"), ("last", "i64")),
+        ("count", "i64"),
         *(("alpha", scalar), ("beta", scalar)),
     ]
 
 
 def tile(element: Element, rows: int, vectors: int) -> str:
-    """The function of one tile, k > 0."""
+    """The function of tiles below each other, k > 0."""
     f = Routine(tile_name(rows, vectors), tile_arguments(element.scalar), "internal")
     lanes = Lanes(f, element)
-    a, a_row, _, _, _, k, c, c_row, last, alpha, beta = f.arguments()
+    a, a_row, _, _, _, k, c, c_row, last, count, alpha, beta = f.arguments()
     mask = lanes.first(last) if element.isa.masked else None
     masks = [None] * (vectors - 1) + [mask]
-    above = [a]
-    for _ in range(1, rows):
-        above.append(lanes.at(above[-1], a_row))
     at_once = 1
     while at_once < 4 and at_once * rows * vectors < UNDER_WAY:
         at_once *= 2
-    sums = [lanes.zero] * (at_once * rows * vectors)
-    place = (f.number(0), Value(f, "ptr", "%b"))
-    if at_once > 1:
-        whole = (k // at_once) * at_once
-        sums, place = _sweep(lanes, rows, vectors, above, masks, sums, place, whole, at_once)
-        few = rows * vectors
-        while len(sums) > few:
-            half = len(sums) // 2
-            pairs = zip(sums[:half], sums[half:], strict=True)
-            sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
-        k = k - whole
-    sums, _ = _sweep(lanes, rows, vectors, above, masks, sums, place, k, 1)
-    _flush(lanes, rows, vectors, sums, masks, (c, c_row, alpha, beta))
+    with f.loop(count) as t:
+        above = [lanes.at(a, t * rows * a_row)]
+        for _ in range(1, rows):
+            above.append(lanes.at(above[-1], a_row))
+        sums = [lanes.zero] * (at_once * rows * vectors)
+        place, rest = (f.number(0), Value(f, "ptr", "%b")), k
+        if at_once > 1:
+            whole = (k // at_once) * at_once
+            sums, place = _sweep(lanes, rows, vectors, above, masks, sums, place, whole, at_once)
+            sums = added(f, sums, rows * vectors)
+            rest = k - whole
+        sums, _ = _sweep(lanes, rows, vectors, above, masks, sums, place, rest, 1)
+        target = lanes.at(c, t * rows * c_row)
+        _flush(lanes, rows, vectors, sums, masks, (target, c_row, alpha, beta))
     return str(f)
+
+
+def added(f: Routine, sums: list[Value], count: int) -> list[Value]:
+    """`count` vectors, each the sum of those whose numbers differ by multiples of `count`."""
+    while len(sums) > count:
+        half = len(sums) // 2
+        pairs = zip(sums[:half], sums[half:], strict=True)
+        sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
+    return sums
 
 
 def _sweep(

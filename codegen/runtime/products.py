@@ -125,17 +125,14 @@ def _outer(element: Element) -> str:
     spare = f.room(e.scalar, e.most_rows(1) * wide, e.isa.size)
     slot = f.room("ptr")
     vectors = (n + (e.lanes - 1)) // e.lanes
-    panels, columns = _parts(vectors, f.number(e.most_vectors))
-    blocks = (k + (DEPTH - 1)) // DEPTH
-    depth = (k + (blocks - 1)) // blocks
     room = DEPTH + e.lanes  # rows of the copy of A do not all begin at the same place of the cache
     most = BLOCK // (DEPTH * e.size)
-    packs = a_column.differs(1) & (panels >= PACK_PANELS) & (m >= PACK_ROWS)
+    many = vectors > (PACK_PANELS - 1) * e.most_vectors
+    packs = a_column.differs(1) & many & (m >= PACK_ROWS)
     with f.when(packs):
-        f.call("@take_buffer", slot, f.number(most * room * e.size + room * e.isa.size))
+        f.call("@take_buffer", slot, f.number((most + e.lanes) * room * e.size))
     buffer = f.read(slot, "ptr", 8)
-    with f.loop(k, depth) as p:
-        deep = (k - p).least(depth)
+    with f.parts(k, DEPTH) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         with f.loop(m, most) as top:
             height = (m - top).least(most)
@@ -144,8 +141,7 @@ def _outer(element: Element) -> str:
                 f.call("@pack", block, a_row, a_column, height, deep, buffer, f.number(room))
             block = packs.where(buffer, block)
             block_row, block_column = packs.where(room, a_row), packs.where(1, a_column)
-            with f.loop(panels) as g:
-                v, start = _part(columns, g)
+            with f.parts(vectors, e.most_vectors) as (start, v):
                 j = start * e.lanes
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
@@ -159,33 +155,63 @@ def _outer(element: Element) -> str:
                     f.call("@pack", source, b_row, b_column, deep, across, panel, width)
                 source = in_place.where(source, panel)
                 source_row = in_place.where(b_row, width)
-                tiles, heights = _parts(height, table_entry(f, "heights", "i64", v - 1))
-                with f.loop(tiles) as t:
-                    rows, i = _part(heights, t)
-                    code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
-                    left = lanes.at(block, i * block_row)
-                    target = lanes.at(c, (i + top) * c_row + j * c_column)
-                    given = (left, block_row, block_column, source, source_row, deep)
-                    with f.when(direct):
-                        f.call(code.text, *given, target, c_row, last, alpha, kept)
-                    with f.when(direct.equals("false")):
-                        one, zero = f.real(e.scalar, 1.0), f.real(e.scalar, 0.0)
-                        f.call(code.text, *given, spare, width, f.number(e.lanes), one, zero)
-                        shape = (rows, across, target, c_row, c_column, alpha, kept)
-                        f.call("@merge", spare, width, *shape)
+                corner = lanes.at(c, top * c_row + j * c_column)
+                given = (block, block_row, block_column, source, source_row, deep)
+                with f.when(direct):
+                    _tiles(lanes, v, height, given, (corner, c_row, last, alpha, kept))
+                with f.when(direct.equals("false")):
+                    results = (corner, c_row, c_column, alpha, kept)
+                    _spare_tiles(lanes, v, (height, across), given, spare, results)
     with f.when(packs):
         f.call("@give_buffer", buffer)
     return str(f)
 
 
-def _parts(count: Value, most: Value) -> tuple[Value, tuple[Value, Value]]:
-    """`count` in the fewest parts of at most `most`, nearly equal: how many; size and excess."""
-    parts = (count + (most - 1)) // most
-    size = count // parts
-    return parts, (size, count - size * parts)
+def _tiles(
+    lanes: Lanes, v: Value, height: Value, given: tuple[Value, ...], results: tuple[Value, ...]
+) -> None:
+    """All tiles of a panel: as many whole ones as leave two nearly equal ones."""
+    f, e = lanes.routine, lanes.element
+    block, block_row, *others = given
+    corner, c_row, last, alpha, kept = results
+    tallest = table_entry(f, "heights", "i64", v - 1)
+    more = height - tallest - 1
+    more = (more > 0).where(more, f.number(0))
+    whole = more * table_entry(f, "inverses", "i64", v - 1) // (1 << 32)
+    rest = height - whole * tallest
+    first = (rest <= tallest).where(rest, (rest + 1) // 2)
+    second = rest - first
+    same = first.equals(second)
+    runs = [
+        (whole, tallest, f.number(0)),
+        (same.where(2, f.number(1)), first, whole * tallest),
+        (((second > 0) & first.differs(second)).where(1, f.number(0)), second, height - second),
+    ]
+    for count, rows, i in runs:
+        with f.when(count > 0):
+            code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
+            left, target = lanes.at(block, i * block_row), lanes.at(corner, i * c_row)
+            f.call(code.text, left, block_row, *others, target, c_row, last, count, alpha, kept)
 
 
-def _part(sizes: tuple[Value, Value], k: Value) -> tuple[Value, Value]:
-    """The size of part k, and where it begins: the first parts have one more."""
-    size, excess = sizes
-    return size + (k < excess).where(1, size.routine.number(0)), size * k + k.least(excess)
+def _spare_tiles(
+    lanes: Lanes,
+    v: Value,
+    shape: tuple[Value, Value],
+    given: tuple[Value, ...],
+    spare: Value,
+    results: tuple[Value, ...],
+) -> None:
+    """All tiles of a panel, where they can't be written to C by whole vectors."""
+    f, e = lanes.routine, lanes.element
+    block, block_row, *others = given
+    corner, c_row, c_column, alpha, kept = results
+    height, across = shape
+    width = v * e.lanes
+    with f.parts(height, table_entry(f, "heights", "i64", v - 1)) as (i, rows):
+        code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
+        left, target = lanes.at(block, i * block_row), lanes.at(corner, i * c_row)
+        one, zero, all_lanes = f.real(e.scalar, 1.0), f.real(e.scalar, 0.0), f.number(e.lanes)
+        plain = (spare, width, all_lanes, f.number(1), one, zero)
+        f.call(code.text, left, block_row, *others, *plain)
+        f.call("@merge", spare, width, rows, across, target, c_row, c_column, alpha, kept)
