@@ -44,7 +44,7 @@ def dot_name(rows: int, columns: int) -> str:
 
 
 def dot_arguments(scalar: str) -> list[tuple[str, str]]:
-    """What it takes: a and b with k side by side, C, how many blocks lie below each other, factors."""
+    """What it takes: a and b with k side by side, C, how many blocks there are, the factors."""
     return [
         *(("a", "ptr"), ("a_row", "i64"), ("b", "ptr"), ("b_column", "i64"), ("k", "i64")),
         *(("c", "ptr"), ("c_row", "i64"), ("c_column", "i64")),

@@ -29,8 +29,9 @@ PACK_PANELS = 6
 
 # Costs in eighths of a cycle, by which a form is chosen (measured on Sapphire Rapids): of a vector
 # multiply-add; of an element of B that is transposed in registers, that is copied alone; of an
-# element of C that is written alone; of one that is the total of a vector.
-SUM, TRANSPOSE, GATHER, SCATTER, TOTAL = 4, 3, 12, 8, 16
+# element of C that is written alone; of one that is the total of a vector; of a row of such; of a
+# product more.
+SUM, TRANSPOSE, GATHER, SCATTER, TOTAL, ROW, CALL = 4, 2, 12, 8, 20, 32, 600
 
 
 def products_text(element: Element) -> str:
@@ -66,17 +67,47 @@ def _product(element: Element) -> str:
     a_column, b_row = (one_deep.where(1, distance) for distance in (a_column, b_row))
     along = _cost(e, (m, n, k), (b_row, b_column), c_column)
     across = _cost(e, (n, m, k), (a_column, a_row), c_row)
-    left = (m, a, a_row, a_column)
-    right = (n, b, b_column, b_row)
+    sides = ((m, n), (a, b), (a_row, b_column), (a_column, b_row))
     swap = across < along
     given = [m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta]
     _by_inner_products(lanes, along.least(across), given)
-    tall, *rows = (swap.where(y, x) for x, y in zip(left, right, strict=True))
-    wide, *columns = (swap.where(x, y) for x, y in zip(left, right, strict=True))
+    tall, *rows = (swap.where(y, x) for x, y in sides)
+    wide, *columns = (swap.where(x, y) for x, y in sides)
     columns[1], columns[2] = columns[2], columns[1]
     target = (c, swap.where(c_column, c_row), swap.where(c_row, c_column))
-    f.call("@outer", tall, wide, k, *rows, *columns, *target, alpha, beta)
+    shape = (tall, wide, k)
+    whole = _without_tail(lanes, shape, (rows[1], rows[2]), columns[1], target[2])
+    f.call("@outer", tall, whole, k, *rows, *columns, *target, alpha, beta)
+    with f.when(whole < wide):
+        b_tail = lanes.at(columns[0], whole * columns[2])
+        c_tail = lanes.at(target[0], whole * target[2])
+        others = (*rows, b_tail, *columns[1:], c_tail, *target[1:])
+        f.call(f"@{f.name}", tall, wide - whole, k, *others, alpha, beta)
     return str(f)
+
+
+def _without_tail(
+    lanes: Lanes,
+    shape: tuple[Value, Value, Value],
+    a: tuple[Value, Value],
+    b_row: Value,
+    c_column: Value,
+) -> Value:
+    """How many columns of C are multiplied together.
+
+    All; or whole vectors, where what is left costs less as a product of its own than as one more
+    vector of which a few lanes count.
+    """
+    n = lanes.element.lanes
+    m, wide, k = shape
+    a_row, a_column = a
+    tail = wide - wide // n * n
+    turned = tail * ((m + (n - 1)) // n) * k * SUM + m * tail * SCATTER
+    inner = _inner_cost(lanes.element, (m, tail, k), b_row.differs(1))
+    alone = a_column.equals(1).where(inner, turned) + CALL
+    apart = (a_column.equals(1) | a_row.equals(1)) & (tail > 0) & (wide > n)
+    apart = apart & (alone < m * k * SUM) & c_column.equals(1)
+    return apart.where(wide - tail, wide)
 
 
 def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
@@ -91,13 +122,20 @@ def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
     tall, long, long_row, long_step, to_row = (turned.where(y, x) for x, y in pairs)
     few, short, short_row, short_step, to_column = (turned.where(x, y) for x, y in pairs)
     copied = short_step.differs(1)
-    work = m * n * ((k + (e.lanes - 1)) // e.lanes * SUM + TOTAL)
-    work = work + copied.where(few * k * GATHER, f.number(0))
+    work = _inner_cost(e, (tall, few, k), copied)
     most = copied.where(DOT_COPIED, f.number(DOT_FEW))
     with f.when(long_step.equals(1) & (few <= most) & (work < best)):
         left, right = (long, long_row), (short, short_step, short_row)
         f.call("@dots", tall, few, k, *left, *right, c, to_row, to_column, alpha, beta)
         f.leave()
+
+
+def _inner_cost(element: Element, extents: tuple[Value, Value, Value], copied: Value) -> Value:
+    """About eighths of cycles of a product by inner products, and of a copy of its columns."""
+    m, n, k = extents
+    lanes = element.lanes
+    sums = m * n * ((k + (lanes - 1)) // lanes * SUM + TOTAL)
+    return sums + copied.where(k * (lanes * TRANSPOSE), m.routine.number(0)) + m * ROW
 
 
 def _cost(
