@@ -240,8 +240,9 @@ def table_entry(f: Routine, table: str, kind: str, place: Value) -> Value:
 
 
 def tiles_text(element: Element) -> str:
-    """The functions of all tiles, and tables: of them; of the rows that each width of a tile allows;
-    of 2^32 over those, rounded up.
+    """The functions of all tiles; and tables.
+
+    Of the functions; of the rows that each width of a tile allows; of 2^32 over those, rounded up.
     """
     most, tallest = element.most_vectors, element.most_rows(1)
     known = set(element.shapes())

@@ -65,8 +65,8 @@ def _product(element: Element) -> str:
     a_row, c_row = (one_row.where(1, distance) for distance in (a_row, c_row))
     b_column, c_column = (one_column.where(1, distance) for distance in (b_column, c_column))
     a_column, b_row = (one_deep.where(1, distance) for distance in (a_column, b_row))
-    along = _cost(e, (m, n, k), (b_row, b_column), c_column)
-    across = _cost(e, (n, m, k), (a_column, a_row), c_row)
+    along, whole = _cost(e, (m, n, k), (a_row, a_column), (b_row, b_column), c_column)
+    across, turned = _cost(e, (n, m, k), (b_column, b_row), (a_column, a_row), c_row)
     sides = ((m, n), (a, b), (a_row, b_column), (a_column, b_row))
     swap = across < along
     given = [m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta]
@@ -75,8 +75,7 @@ def _product(element: Element) -> str:
     wide, *columns = (swap.where(x, y) for x, y in sides)
     columns[1], columns[2] = columns[2], columns[1]
     target = (c, swap.where(c_column, c_row), swap.where(c_row, c_column))
-    shape = (tall, wide, k)
-    whole = _without_tail(lanes, shape, (rows[1], rows[2]), columns[1], target[2])
+    whole = swap.where(turned, whole)
     f.call("@outer", tall, whole, k, *rows, *columns, *target, alpha, beta)
     with f.when(whole < wide):
         b_tail = lanes.at(columns[0], whole * columns[2])
@@ -84,30 +83,6 @@ def _product(element: Element) -> str:
         others = (*rows, b_tail, *columns[1:], c_tail, *target[1:])
         f.call(f"@{f.name}", tall, wide - whole, k, *others, alpha, beta)
     return str(f)
-
-
-def _without_tail(
-    lanes: Lanes,
-    shape: tuple[Value, Value, Value],
-    a: tuple[Value, Value],
-    b_row: Value,
-    c_column: Value,
-) -> Value:
-    """How many columns of C are multiplied together.
-
-    All; or whole vectors, where what is left costs less as a product of its own than as one more
-    vector of which a few lanes count.
-    """
-    n = lanes.element.lanes
-    m, wide, k = shape
-    a_row, a_column = a
-    tail = wide - wide // n * n
-    turned = tail * ((m + (n - 1)) // n) * k * SUM + m * tail * SCATTER
-    inner = _inner_cost(lanes.element, (m, tail, k), b_row.differs(1))
-    alone = a_column.equals(1).where(inner, turned) + CALL
-    apart = (a_column.equals(1) | a_row.equals(1)) & (tail > 0) & (wide > n)
-    apart = apart & (alone < m * k * SUM) & c_column.equals(1)
-    return apart.where(wide - tail, wide)
 
 
 def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
@@ -139,17 +114,34 @@ def _inner_cost(element: Element, extents: tuple[Value, Value, Value], copied: V
 
 
 def _cost(
-    element: Element, extents: tuple[Value, Value, Value], b: tuple[Value, Value], c_column: Value
-) -> Value:
-    """About eighths of cycles of a product by tiles whose vectors lie along the columns of C."""
+    element: Element,
+    extents: tuple[Value, Value, Value],
+    a: tuple[Value, Value],
+    b: tuple[Value, Value],
+    c_column: Value,
+) -> tuple[Value, Value]:
+    """A product by tiles whose vectors lie along the rows of C.
+
+    Returns: about eighths of cycles; and how many columns are multiplied together: all, or whole
+    vectors, where what is left costs less as a product of its own than as one more vector of which
+    a few lanes count.
+    """
     m, n, k = extents
-    b_row, b_column = b
-    zero = m.routine.number(0)
-    lanes = element.lanes
-    sums = m * ((n + (lanes - 1)) // lanes) * k * SUM
+    (a_row, a_column), (b_row, b_column) = a, b
+    zero, lanes = m.routine.number(0), element.lanes
+    direct = c_column.equals(1)
+    vectors = n // lanes
+    tail = n - vectors * lanes
+    one = m * k * SUM
+    turned = tail * ((m + (lanes - 1)) // lanes) * k * SUM + m * tail * SCATTER
+    inner = _inner_cost(element, (m, tail, k), b_row.differs(1))
+    alone = a_column.equals(1).where(inner, a_row.equals(1).where(turned, one)) + CALL
+    apart = (vectors > 0) & direct & (alone < one)
+    last = (tail > 0).where(apart.where(alone, one), zero)
     copied = b_row.equals(1).where(n * k * TRANSPOSE, n * k * GATHER)
-    scattered = m * n * SCATTER
-    return sums + b_column.equals(1).where(zero, copied) + c_column.equals(1).where(zero, scattered)
+    copied = b_column.equals(1).where(zero, copied)
+    cost = vectors * one + last + copied + direct.where(zero, m * n * SCATTER)
+    return cost, apart.where(n - tail, n)
 
 
 def _outer(element: Element) -> str:
@@ -246,10 +238,11 @@ def _spare_tiles(
     corner, c_row, c_column, alpha, kept = results
     height, across = shape
     width = v * e.lanes
+    last = across - (width - e.lanes)
     with f.parts(height, table_entry(f, "heights", "i64", v - 1)) as (i, rows):
         code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
         left, target = lanes.at(block, i * block_row), lanes.at(corner, i * c_row)
-        one, zero, all_lanes = f.real(e.scalar, 1.0), f.real(e.scalar, 0.0), f.number(e.lanes)
-        plain = (spare, width, all_lanes, f.number(1), one, zero)
+        one, zero = f.real(e.scalar, 1.0), f.real(e.scalar, 0.0)
+        plain = (spare, width, last, f.number(1), one, zero)
         f.call(code.text, left, block_row, *others, *plain)
         f.call("@merge", spare, width, rows, across, target, c_row, c_column, alpha, kept)
