@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 
 # Rows of the table at most: it fits a screen.
 SCREEN = 32
-# Seconds that a call takes at least, where the clock cannot tell: on a Sapphire Rapids processor.
-LAUNCH = 1e-8
-# Seconds below which the clock cannot tell.
-SHORTEST = 5e-9
+# Seconds below which the clock cannot tell, and which a call takes at least.
+LAUNCH = 5e-9
 # Characters of a column at most.
 WIDE = {"kernel": 46, "over": 24}
 
@@ -209,7 +207,7 @@ def kernels_of(
 
 def _share(least: float, seconds: float | None, calls: int) -> float | None:
     """The least time over the measured one, where the clock can tell."""
-    return None if seconds is None or seconds < calls * SHORTEST else least / seconds
+    return None if seconds is None or seconds < calls * LAUNCH else least / seconds
 
 
 def bound_of(counts: Counts, machine: Machine, launch: float) -> tuple[str, float]:
@@ -379,8 +377,8 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (1e-9, 3.21e-8, 4.5e-6, 0.0123, 2.0)]
     ['<5 ns', '32.1 ns', '4.5 us', '12.3 ms', '2 s']
     """
-    if seconds < SHORTEST:
-        return f"<{SHORTEST * 1e9:.0f} ns"
+    if seconds < LAUNCH:
+        return f"<{LAUNCH * 1e9:.0f} ns"
     for unit, size in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * size:
             return f"{seconds / size:.3g} {unit}"
