@@ -23,8 +23,10 @@ from symgrad.graph.dims import Dim, printable, show, value
 if TYPE_CHECKING:
     from codegen.compiled import Compiled
 
-# Kernels above which equal ones are drawn once, and boxes up to which leaves are drawn.
-FOLDED, WITH_LEAVES = 40, 60
+# Kernels above which equal ones are drawn once.
+FOLDED = 40
+# Leaves are drawn when they are few, or at most two for a kernel and not too many boxes in all.
+FEW_LEAVES, WITH_LEAVES = 12, 60
 # Characters of a formula that are shown in a box, and of a leaf's name.
 LABEL, NAME = 44, 18
 # Fields of the colour bar.
@@ -63,9 +65,13 @@ class _Picture:
     def diagram(self) -> Diagram:
         """Boxes, edges between them, frames of recurrences."""
         groups, row_of = grouped(self.entries)
-        if len(self.entries) <= FOLDED:
-            groups, row_of = [[k] for k in range(len(self.entries))], row_of
         self.box_of = [""] * len(self.entries)
+        if len(self.entries) <= FOLDED:
+            groups = [[k] for k in range(len(self.entries))]
+        else:
+            self._walk()  # for the frames: a box stands in one of them
+            groups = list(self._by_frame(groups))
+            self.flows = {}
         for k, members in enumerate(groups):
             for member in members:
                 self.box_of[member] = f"k{k}"
@@ -75,8 +81,10 @@ class _Picture:
             self._box(f"k{k}", members, row_of, share)
             for k, (members, share) in enumerate(zip(groups, shares, strict=True))
         ]
-        with_leaves = len(boxes) + len(self.plan.leaves) <= WITH_LEAVES
-        leaves = self._leaves() if with_leaves else []
+        leaves = self._leaves()
+        most = min(max(FEW_LEAVES, 2 * len(boxes)), WITH_LEAVES - len(boxes))
+        with_leaves = len(leaves) <= most
+        leaves = leaves if with_leaves else []
         drawn = {box.id for box in (*leaves, *boxes)}
         return Diagram(
             title="kernels",
@@ -149,6 +157,14 @@ class _Picture:
         self.flows = known  # what the second step reads elsewhere, the first step left for it
         self.flows |= {_Flow(f.tail, f.head, True): n for f, n in again.items()}
         return end
+
+    def _by_frame(self, groups: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Groups of kernels, those of different recurrences apart."""
+        for members in groups:
+            frames: dict[str, list[int]] = {}
+            for k in members:
+                frames.setdefault(self.frame_of[k], []).append(k)
+            yield from frames.values()
 
     # -- boxes ------------------------------------------------------------------------------------
     def _shares(self, groups: Sequence[Sequence[int]]) -> list[float | None]:
@@ -246,21 +262,20 @@ class _Picture:
     # -- words ------------------------------------------------------------------------------------
     def _caption(self, boxes: int, with_leaves: bool) -> str:
         report = self.report
-        lines = []
         if report.seconds is not None:
-            lines.append(f"{duration(report.seconds)} a call, measured")
+            first = f"{duration(report.seconds)} a call, measured"
         elif report.least:
-            lines.append("not measured: times are the least that this machine allows")
+            first = "not measured: times are the least that this machine allows"
         else:
-            lines.append("not measured: draw a compiled function after a call of it")
+            first = "not measured: draw a compiled function after a call of it"
         if report.dims:
-            lines[0] += " at " + ", ".join(f"{printable(d)}={n}" for d, n in report.dims.items())
-        lines.append(f"workspace {quantity(report.workspace)}B")
+            first += " at " + ", ".join(f"{printable(d)}={n}" for d, n in report.dims.items())
+        second = [f"workspace {quantity(report.workspace)}B"]
         if boxes < len(self.entries):
-            lines.append(f"{len(self.entries)} kernel calls drawn as {boxes} boxes")
+            second.append(f"{len(self.entries)} kernel calls drawn as {boxes} boxes")
         if not with_leaves:
-            lines.append("inputs and parameters are left out")
-        return "\n".join(lines)
+            second.append("inputs and parameters are left out")
+        return first + "\n" + ", ".join(second)
 
     def _legend(self, shares: Sequence[float | None]) -> Legend:
         swatches = [Swatch("box", palette.FORWARD, "forward kernel")]
