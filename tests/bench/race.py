@@ -30,6 +30,13 @@ CONTESTANTS: dict[str, dict[str, tuple[str, ...]]] = {
         "torch": ("torch_eager",),
         "pytensor": ("pytensor_step",),
     },
+    "attention": {
+        "symgrad": ("symgrad_fit", "symgrad_einsum"),
+        "numpy": (),
+        "jax": ("jax_scan", "jax_step"),
+        "torch": ("torch_eager",),
+        "pytensor": (),
+    },
     "hessian": {
         "symgrad": ("symgrad_hessian",),
         "numpy": ("numpy_hessian",),
@@ -101,10 +108,10 @@ def speed(peers: Sequence[str], rounds: int = 15) -> str:
         entries = measure(name, present, rounds)
         _agreement(entries, spec.agree)
         ratios = {e.name: 1 / e.ratio for e in entries}
-        best = [min(ratios[c] for c in CONTESTANTS[spec.kind][peer]) for peer in present]
+        own = [CONTESTANTS[spec.kind][peer] for peer in present]
+        best = [f"{min(ratios[c] for c in names):.2f} x" if names else "" for names in own]
         lines.append(
-            f"| `{name}`: {spec} | {entries[0].step * 1e6:.4g} us | "
-            f"{' | '.join(f'{ratio:.2f} x' for ratio in best)} |"
+            f"| `{name}`: {spec} | {entries[0].step * 1e6:.4g} us | {' | '.join(best)} |"
         )
     return "\n".join(lines)
 
@@ -240,6 +247,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Entry, int, float], str]], ...] = (
     ("step us", lambda e, flops, peak: f"{e.step * 1e6:.2f}"),
     ("symgrad / it", lambda e, flops, peak: f"{e.ratio:.2f}"),
     ("of FMA peak", lambda e, flops, peak: f"{flops / e.step / peak:.1%}"),
+    ("/ flop floor", lambda e, flops, peak: f"{e.step * peak / flops:.2f}"),
     ("compile s", lambda e, flops, peak: f"{e.compile:.2f}"),
     ("first step cold s", lambda e, flops, peak: f"{e.cold:.2f}"),
     ("warm s", lambda e, flops, peak: f"{e.warm:.2f}"),

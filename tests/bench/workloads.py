@@ -115,10 +115,86 @@ class Hessian:
         return {name: array.astype(np.float32) for name, array in data.items()}
 
 
-SPECIFICATIONS: dict[str, Training | Hessian] = {
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A Transformer's encoder block that reads a sequence and names the next symbol at each place.
+
+        h = E[x] + P;   h = h + attention(norm(h)) Wo + bo;   h = h + gelu(norm(h) W1 + b1) W2 + b2
+
+    and mean(cross_entropy(h Wc + bc, y)), trained by Adam. Queries, keys and values of all heads
+    are one product, norm(h) Wqkv + bqkv; no mask, gelu by tanh.
+
+    Attributes:
+        symbols: in the alphabet.
+        width: of a state; `heads` of `width / heads` each.
+        hidden: width between W1 and W2.
+        length: of a sequence.
+        batch: sequences per step.
+        rows: sequences, drawn from a sparse random Markov chain.
+        rate: Adam's learning rate.
+        agree: epochs after which the losses are compared.
+    """
+
+    symbols: int
+    width: int
+    heads: int
+    hidden: int
+    length: int
+    batch: int
+    rows: int
+    rate: float = 1e-3
+    agree: int = 1
+    kind: str = "attention"
+    optimizer: str = "adam"
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the matrix products in one step.
+
+        Three of each dense layer's; scores and mixtures of values, and two products back of each.
+        """
+        dense = self.width * (4 * self.width + 2 * self.hidden + self.symbols)
+        attention = 2 * self.length * self.width
+        return 2 * self.batch * self.length * 3 * (dense + attention)
+
+    def steps(self, data: Arrays) -> int:
+        """Steps in an epoch."""
+        return len(data["X"]) // self.batch
+
+    def __str__(self) -> str:
+        return (
+            f"an encoder block, width {self.width}, {self.heads} heads, hidden {self.hidden}, "
+            f"{self.batch} sequences of {self.length}, {self.optimizer}"
+        )
+
+    def make(self) -> Arrays:
+        """X, y (rows, length) int32, the parameters in float32, orders (epochs, rows)."""
+        generator = np.random.default_rng(20)
+        follows = generator.integers(0, self.symbols, (self.symbols, 4))
+        text = np.empty((self.rows, self.length + 1), np.int32)
+        text[:, 0] = generator.integers(0, self.symbols, self.rows)
+        for t in range(self.length):
+            text[:, t + 1] = follows[text[:, t], generator.integers(0, 4, self.rows)]
+        data = {"X": text[:, :-1].copy(), "y": text[:, 1:].copy()}
+        n = self.width
+        data["E"] = generator.normal(size=(self.symbols, n)).astype(np.float32)
+        data["P"] = (0.1 * generator.normal(size=(self.length, n))).astype(np.float32)
+        for k in "12":
+            data[f"g{k}"], data[f"c{k}"] = np.ones(n, np.float32), np.zeros(n, np.float32)
+        layers = {"qkv": (n, 3 * n), "o": (n, n), "1": (n, self.hidden), "2": (self.hidden, n)}
+        for name, (fan_in, fan_out) in (layers | {"c": (n, self.symbols)}).items():
+            bound = 1 / math.sqrt(fan_in)
+            data[f"W{name}"] = generator.uniform(-bound, bound, (fan_in, fan_out)).astype("f4")
+            data[f"b{name}"] = generator.uniform(-bound, bound, fan_out).astype(np.float32)
+        data["orders"] = np.stack([row_order(epoch, self.rows) for epoch in range(ORDERS)])
+        return data
+
+
+SPECIFICATIONS: dict[str, Training | Hessian | Attention] = {
     "mlp_small": Training((64, 32, 10), 32, "tanh", "sgd", 0.1),
     "mlp_mid": Training((64, 256, 256, 10), 128, "relu", "adam", 1e-3, agree=3),
     "mlp_large": Training((784, 1024, 1024, 10), 256, "relu", "adam", 1e-3, rows=4096, agree=1),
+    "attention": Attention(64, 128, 4, 512, 128, batch=16, rows=256),
     "logreg_hessian": Hessian(1000, 100),
 }
 
@@ -131,7 +207,7 @@ class Workload:
     data: Arrays
 
     @property
-    def specification(self) -> Training | Hessian:
+    def specification(self) -> Training | Hessian | Attention:
         return SPECIFICATIONS[self.name]
 
     @property
@@ -139,6 +215,13 @@ class Workload:
         """The specification of a network."""
         specification = self.specification
         assert isinstance(specification, Training)
+        return specification
+
+    @property
+    def attention(self) -> Attention:
+        """The specification of an encoder block."""
+        specification = self.specification
+        assert isinstance(specification, Attention)
         return specification
 
     @property
@@ -152,6 +235,11 @@ class Workload:
         return [
             (self.data[f"W{i}"], self.data[f"b{i}"]) for i in range(len(self.training.layers) - 1)
         ]
+
+    @property
+    def parameters(self) -> Arrays:
+        """The initial parameters of an encoder block by name; weights have the shape (in, out)."""
+        return {k: v for k, v in self.data.items() if k not in ("X", "y", "orders")}
 
     @property
     def orders(self) -> list[np.ndarray]:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.workloads import Workload
+from tests.bench.contestants import jax_attention
+from tests.bench.workloads import Attention, Workload
 
 
 def configure() -> None:
@@ -26,10 +27,13 @@ def prepare(workload: Workload) -> tuple[Callable[..., Any], Any]:
     import jax
     import jax.numpy as jnp
 
-    spec = workload.training
-    activation = {"tanh": jnp.tanh, "relu": jax.nn.relu}[spec.activation]
+    spec = workload.specification
+    is_attention = isinstance(spec, Attention)
 
     def loss_of(parameters: Any, x: Any, y: Any) -> Any:
+        if is_attention:
+            return jax_attention.loss_of(spec, parameters, x, y)
+        activation = {"tanh": jnp.tanh, "relu": jax.nn.relu}[spec.activation]
         *hidden, (w, b) = parameters
         for v, c in hidden:
             x = activation(x @ v + c)
@@ -56,7 +60,8 @@ def prepare(workload: Workload) -> tuple[Callable[..., Any], Any]:
         loss, gradient = jax.value_and_grad(loss_of)(state[0], x[rows], y[rows])
         return update(state, gradient), loss
 
-    parameters = jax.tree.map(jnp.asarray, workload.weights)
+    initial = workload.parameters if is_attention else workload.weights
+    parameters = jax.tree.map(jnp.asarray, initial)
     if spec.optimizer == "sgd":
         return step, (parameters,)
     zeros = jax.tree.map(jnp.zeros_like, parameters)

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from tests.bench.workloads import Workload
+from tests.bench.contestants.symgrad_attention import attention_loss
+from tests.bench.workloads import Attention, Workload
 
 
 def run(workload: Workload) -> Callable[[int], list[float]]:
     """Return a function that trains that many epochs and gives their mean losses."""
+    is_attention = isinstance(workload.specification, Attention)
+    return trained(workload, attention_loss(workload) if is_attention else _dense_loss(workload))
+
+
+def trained(workload: Workload, loss: Any) -> Callable[[int], list[float]]:
+    """Return a function that trains a loss of x and y."""
+    import symgrad as sg
+
+    spec = workload.attention if workload.name == "attention" else workload.training
+    optimizer = {"sgd": sg.optim.sgd, "adam": sg.optim.adam}[spec.optimizer]
+    trainer = sg.Trainer(loss, optimizer=optimizer(spec.rate))
+    data = {"x": workload.data["X"], "y": workload.data["y"]}
+
+    def train(epochs: int) -> list[float]:
+        history = trainer.fit(data, epochs=epochs, batch_size=spec.batch, progress=False)
+        return [float(loss) for loss in history.loss][-epochs:]
+
+    return train
+
+
+def _dense_loss(workload: Workload) -> Any:
     import symgrad as sg
 
     spec = workload.training
@@ -23,13 +46,4 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     h = x
     for w, b in hidden:
         h = activation(h @ w + b)
-    loss = sg.cross_entropy(h @ last[0] + last[1], y).mean()
-    optimizer = {"sgd": sg.optim.sgd, "adam": sg.optim.adam}[spec.optimizer]
-    trainer = sg.Trainer(loss, optimizer=optimizer(spec.rate))
-    data = {"x": workload.data["X"], "y": workload.data["y"]}
-
-    def train(epochs: int) -> list[float]:
-        history = trainer.fit(data, epochs=epochs, batch_size=spec.batch, progress=False)
-        return [float(loss) for loss in history.loss][-epochs:]
-
-    return train
+    return sg.cross_entropy(h @ last[0] + last[1], y).mean()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from tests.bench.workloads import Workload
+from tests.bench.workloads import Attention, Workload
 
 
 def run(workload: Workload) -> Callable[[int], list[float]]:
@@ -12,16 +13,8 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     import torch
 
     torch.set_num_threads(1)
-    spec = workload.training
-    activation = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[spec.activation]
-    modules: list[torch.nn.Module] = []
-    for w, b in workload.weights:
-        layer = torch.nn.Linear(*w.shape)
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(w.T))
-            layer.bias.copy_(torch.from_numpy(b))
-        modules += [layer, activation()]
-    model = torch.nn.Sequential(*modules[:-1])
+    spec = workload.specification
+    model = _block(workload) if isinstance(spec, Attention) else _dense(workload)
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     optimizer = optimizers[spec.optimizer](model.parameters(), lr=spec.rate, fused=True)
     x = torch.from_numpy(workload.data["X"])
@@ -36,7 +29,10 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
             losses = []
             for rows in orders[done % len(orders)]:
                 optimizer.zero_grad(set_to_none=True)
-                loss = torch.nn.functional.cross_entropy(model(x[rows]), y[rows])
+                logits = model(x[rows])
+                loss = torch.nn.functional.cross_entropy(
+                    logits.reshape(-1, logits.shape[-1]), y[rows].reshape(-1)
+                )
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
@@ -45,3 +41,52 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
         return means
 
     return train
+
+
+def _linear(w: Any, b: Any) -> Any:
+    import torch
+
+    layer = torch.nn.Linear(*w.shape)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(w.T))
+        layer.bias.copy_(torch.from_numpy(b))
+    return layer
+
+
+def _dense(workload: Workload) -> Any:
+    import torch
+
+    activation = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[workload.training.activation]
+    modules: list[Any] = []
+    for w, b in workload.weights:
+        modules += [_linear(w, b), activation()]
+    return torch.nn.Sequential(*modules[:-1])
+
+
+def _block(workload: Workload) -> Any:
+    """The encoder block, with `scaled_dot_product_attention`."""
+    import torch
+    from torch.nn import functional
+
+    spec, p = workload.attention, workload.parameters
+
+    class Block(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding.from_pretrained(torch.tensor(p["E"]), freeze=False)
+            self.places = torch.nn.Parameter(torch.tensor(p["P"]))
+            self.norm1, self.norm2 = (torch.nn.LayerNorm(spec.width) for _ in range(2))
+            names = ("qkv", "o", "1", "2", "c")
+            layers = [_linear(p["W" + name], p["b" + name]) for name in names]
+            self.qkv, self.out, self.up, self.down, self.named = layers
+
+        def forward(self, x: Any) -> Any:
+            n, t = x.shape
+            h = self.table(x) + self.places
+            qkv = self.qkv(self.norm1(h)).view(n, t, 3, spec.heads, -1)
+            o = functional.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
+            h = h + self.out(o.transpose(1, 2).reshape(n, t, -1))
+            h = h + self.down(functional.gelu(self.up(self.norm2(h)), approximate="tanh"))
+            return self.named(h)
+
+    return Block()
