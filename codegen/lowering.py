@@ -46,7 +46,7 @@ def lower_copy(copy: CopyOf, number: int) -> Lowered:
     n = size(copy.target.shape)
     i = variable("i0")
     body = (Let("v0", source.dtype, Load(source, i)), Store(target, i, "v0"))
-    writer.statements = [ir.For("i0", n, body)]
+    writer.statements = [ir.For("i0", n, body, ir.parts_of(copy.target.shape))]
     return writer.finish((), "copy", {copy.target})
 
 
@@ -68,7 +68,8 @@ class _Moves(Values):
         loops: list[Statement] = []
         if same(covered, total) is not True:
             zero = self.literal(0, node.dtype)
-            loops.append(ir.For("z", total, (Store(buffer, variable("z"), zero),)))
+            fill = (Store(buffer, variable("z"), zero),)
+            loops.append(ir.For("z", total, fill, ir.parts_of(node.shape)))
         for arg, piece in zip(node.args, node.pieces, strict=True):
             self.blocks[1], self.known[1] = [], {}
             k = position_of(piece.count)
@@ -130,6 +131,10 @@ def _lower_product(schedule: Schedule, stage: ProductStage, number: int) -> Lowe
     offsets = (ZERO, ZERO, ZERO)
     if product.batch:
         offsets = (step * size((m, k)), step * size((k, n)), step * size((m, n)))
-    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k)
-    writer.statements = [ir.For("i0", count, (call,))] if product.batch else [call]
+    rows = ir.parts_of([node.extents[label] for label in product.m])
+    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k, rows)
+    writer.statements = [call]
+    if product.batch:
+        batch = ir.parts_of([node.extents[label] for label in product.batch])
+        writer.statements = [ir.For("i0", count, (call,), batch)]
     return writer.finish((node,), "", {node})

@@ -15,9 +15,10 @@ from itertools import pairwise
 from typing import ClassVar
 
 from codegen.access import root_of
-from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
+from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Only, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
+from codegen.sharing import share
 from codegen.values import CopyOf, Lowered, Operand, Scratch, merge_buffers
 from symgrad.graph.dims import Dim, Extent, free_dims, same, size, value
 from symgrad.graph.errors import CompileError
@@ -48,11 +49,15 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Invoked:
-    """One call of a kernel: `entries` are places in the table of addresses, one for each buffer."""
+    """One call of a kernel: `entries` are places in the table of addresses, one for each buffer.
+
+    meet: in a team, whether all workers meet before it.
+    """
 
     kernel: Kernel
     entries: tuple[int, ...]
     nodes: tuple[Node, ...]
+    meet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +91,14 @@ class LoweredLoop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InvokedLoop:
-    """A recurrence in the plan: `entries` are places in the table, one for each operand."""
+    """A recurrence in the plan: `entries` are places in the table, one for each operand.
+
+    meet: in a team, whether all workers meet before it.
+    """
 
     loop: LoweredLoop
     entries: tuple[int, ...]
+    meet: bool = False
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -102,6 +111,7 @@ class Plan:
     """Calls in order, and the table of addresses that a program is given.
 
     The table: the report of bad indices, leaves, constants, results, slots.
+    workers: for a team of so many at most.
     """
 
     calls: tuple[Invoked | InvokedLoop, ...]
@@ -110,6 +120,7 @@ class Plan:
     results: tuple[Node, ...]
     slots: tuple[Slot, ...]
     lifetimes: tuple[tuple[Operand, int, int, int], ...]
+    workers: int = 1
 
     @property
     def first_slot(self) -> int:
@@ -173,6 +184,7 @@ def plan_memory(
     updates: Sequence[tuple[Input, Node]],
     leaves: Sequence[Input],
     may_fail: bool = True,
+    workers: int = 1,
 ) -> Plan:
     """Give every operand a place.
 
@@ -181,8 +193,10 @@ def plan_memory(
         updates: leaves and the nodes whose values they take at the end.
         leaves:  all leaves that the program may be given, in the order of the table.
         may_fail: whether a bad index must leave all leaves as they were.
+        workers: for a team of so many at most.
     """
-    return _Planner(schedule, list(kernels), results, updates, leaves, may_fail).run()
+    planner = _Planner(schedule, list(kernels), results, updates, leaves, may_fail, workers)
+    return planner.run()
 
 
 class _Planner:
@@ -194,10 +208,11 @@ class _Planner:
         updates: Sequence[tuple[Input, Node]],
         leaves: Sequence[Input],
         may_fail: bool,
+        workers: int,
     ) -> None:
         self.schedule = schedule
         self.kernels = kernels
-        self.may_fail = may_fail
+        self.may_fail, self.workers = may_fail, workers
         self.leaves = tuple(leaves)
         self.results = tuple(dict.fromkeys(root_of(n) for n in results))
         self.constants = tuple(
@@ -247,7 +262,8 @@ class _Planner:
                 self.entry[source] = self.entry[leaf]
                 root = source
         number = len(self.schedule.stages)
-        self.kernels.extend(lower_copy(copy, number + k) for k, copy in enumerate(copies))
+        made = [lower_copy(copy, number + k) for k, copy in enumerate(copies)]
+        self.kernels.extend(made if self.workers == 1 else [share(c, self.workers) for c in made])
 
     def _first_writes(self) -> dict[Operand, int]:
         first: dict[Operand, int] = {}
@@ -367,7 +383,7 @@ def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
         nonlocal time
         for s in body:
             time += 1
-            if isinstance(s, For):
+            if isinstance(s, (For, Only)):
                 visit(s.body)
             elif isinstance(s, Let) and isinstance(s.value, Load):
                 if s.value.buffer.name == old.name:

@@ -16,6 +16,7 @@ from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.schedule import FoldStage, Schedule
+from codegen.sharing import share
 from codegen.tune import tune
 from codegen.values import CopyOf, Lowered, Operand, Scratch
 from symgrad.graph.dims import Extent, size
@@ -23,19 +24,23 @@ from symgrad.graph.folds import Proj, projections
 from symgrad.graph.nodes import Node
 
 
-def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered | LoweredLoop]:
+def lower(
+    schedule: Schedule, row_memory: bool = True, workers: int = 1
+) -> list[Lowered | LoweredLoop]:
     """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
 
     Args:
         row_memory: see `lower_stage`.
+        workers:    for a team of so many at most.
     """
     done: list[Lowered | LoweredLoop] = []
     for number, stage in enumerate(schedule.stages):
         if isinstance(stage, FoldStage):
-            done.extend(_lower_fold(schedule, stage, number, row_memory))
+            done.extend(_lower_fold(schedule, stage, number, row_memory, workers))
         else:
             low = lower_stage(schedule, stage, number, row_memory)
-            done.append(replace(low, kernel=tune(low.kernel)))
+            low = replace(low, kernel=tune(low.kernel))
+            done.append(low if workers == 1 else share(low, workers))
     return with_formulas(schedule, done)
 
 
@@ -50,13 +55,13 @@ class _Operands:
 
 
 def _lower_fold(
-    schedule: Schedule, stage: FoldStage, number: int, row_memory: bool
+    schedule: Schedule, stage: FoldStage, number: int, row_memory: bool, workers: int
 ) -> list[Lowered | LoweredLoop]:
     fold = stage.node
     carry, elements, _ = fold.binders
     results = projections(fold)
     n = fold.carries
-    kernels = lower(stage.inner, row_memory)
+    kernels = lower(stage.inner, row_memory, workers)
     emitted = stage.outputs[n:]
     plan = plan_memory(
         stage.inner,
@@ -65,6 +70,7 @@ def _lower_fold(
         list(zip(carry, stage.outputs, strict=False)),
         fold.body.inputs,
         may_fail=False,
+        workers=workers,
     )
     operands = _Operands({})
     places = [InnerPlace(-1, 0)]  # the report of bad indices is the outer one
@@ -95,4 +101,7 @@ def _lower_fold(
         for node, result in zip(emitted, results[n:], strict=True)
         if target[root_of(node)] is not result
     ]
-    return [*(lower_copy(c, number) for c in starts), loop, *(lower_copy(c, number) for c in again)]
+        copies = [[lower_copy(c, number) for c in each] for each in (starts, again)]
+    if workers > 1:
+        copies = [[share(low, workers) for low in each] for each in copies]
+    return [*copies[0], loop, *copies[1]]

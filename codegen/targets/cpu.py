@@ -16,7 +16,7 @@ from codegen import loop_ir as ir
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
-from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
+from codegen.loop_ir import WORKER, WORKERS, For, Kernel, Let, Load, Parts, Statement, Store
 from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
@@ -27,9 +27,10 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, draws, linalg, memory, vector_math
+from codegen.runtime import checks, draws, linalg, memory, teams, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
+from codegen.runtime.teams import SIZE
 from codegen.runtime.vector_math import PRIMITIVES
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
@@ -48,7 +49,10 @@ ROW_MEMORY = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
-    """The source of a plan: constants, kernels, and `program(table, dims)`."""
+    """The source of a plan: constants, kernels, and `program(table, dims)`.
+
+    For a team it is `program(table, dims, team, worker)`, which all of its workers run.
+    """
     return _Printer(plan, dims, key).text()
 
 
@@ -129,6 +133,10 @@ class _Printer:
         self.lines: list[str] = []
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
+        self.team = plan.workers > 1
+        if self.team:
+            self.dim_names |= {WORKER: "worker", WORKERS: "workers"}
+        self.shares: dict[Extent, int] = {}
         self.counts: dict[str, str] = {}
         self.checks = False
         self.rows: list[tuple[list[int], str]] = []
@@ -141,6 +149,8 @@ class _Printer:
         here = _Where(1, self.entry, lambda entry: entry)
         self.block(calls[: last + 1], here)
         if last >= 0:  # no leaf is written before this place
+            if self.team:
+                self.lines.append("    meet(team)")
             self.lines += ["    if reported(status):", "        return reported(status)"]
         self.block(calls[last + 1 :], here)
         body = [*self.pointers(), *self.lines]
@@ -159,16 +169,20 @@ class _Printer:
         for function in self.functions:
             lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
             lines.append(function)
-        lines += [*table, "", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)']
-        lines += ["def program(table, dims):", *body]
+        arguments = ["table", "dims", *(("team", "worker") if self.team else ())]
+        kinds = ", ".join(["int64"] * len(arguments))
+        lines += [*table, "", f'@cfunc("int64({kinds})", cache=True, **OPTIONS)']
+        lines += [f"def program({', '.join(arguments)}):", *body]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
         """What the program reads from its table and its extents."""
         if self.checks:
-            self.uses |= {"address", "clear_report", "reported"}
+            self.uses |= {"address", "reported"}
             yield "    status = address(table, 0)"
-            yield "    clear_report(status)"
+            if not self.team:  # who calls a team has cleared it: workers begin when they can
+                self.uses.add("clear_report")
+                yield "    clear_report(status)"
         for k, _ in enumerate(self.dims):
             self.uses.add("extent")
             yield f"    n{k} = extent(dims, {k})"
@@ -179,6 +193,13 @@ class _Printer:
         for text, name in self.counts.items():
             self.uses.add("i64")
             yield f"    {name} = i64({text})"
+        if self.team:
+            self.uses |= {"address", "meet", "first_of"}
+            yield f"    workers = address(team, {SIZE})"
+        for rows, k in self.shares.items():
+            text = self.count(extent_text(rows, self.dim_names))
+            yield f"    a{k} = first_of({text}, worker, workers)"
+            yield f"    b{k} = first_of({text}, worker + 1, workers)"
 
     def entry(self, entry: int, dtype: DType) -> str:
         """The name of an entry of the table, which the program then reads."""
@@ -189,12 +210,25 @@ class _Printer:
         """A number for a kernel: named, since Numba compiles a function for each literal."""
         return self.counts.setdefault(text, f"m{text}") if text.isdigit() else text
 
+    def share(self, parts: Parts) -> tuple[str, str]:
+        """Where a worker's part of the iterations of a loop begins and ends."""
+        rows, each = parts
+        k = self.shares.setdefault(rows, len(self.shares))
+        self.count(extent_text(rows, self.dim_names))
+        if type(each) is int and each == 1:
+            return f"a{k}", f"b{k}"
+        text = self.count(extent_text(each, self.dim_names))
+        factor = text if text.isidentifier() else f"({text})"
+        return f"a{k} * {factor}", f"b{k} * {factor}"
+
     def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
         """The calls of a program, or of a recurrence's body."""
 
         def kind(call: Invoked | InvokedLoop) -> str:
             if isinstance(call, InvokedLoop):
                 return "loop"
+            if self.team:
+                return "shared"
             moving = any(where.place(entry) is None for entry in call.entries)
             return "moving" if moving else "fixed"
 
@@ -204,12 +238,20 @@ class _Printer:
             if found == "fixed" and len(run) >= TABLE_FROM:
                 self.tabulated(run, where)  # type: ignore[arg-type]
                 continue
+            alone = False
             for call in run:
+                if call.meet:
+                    self.lines.append(f"{pad}meet(team)")
+                    alone = False
                 if isinstance(call, InvokedLoop):
                     self.loop(call, where)
-                else:
-                    self.lines.append(f"{pad}# {call.kernel.formula}")
-                    self.lines.append(pad + self.call(call, where.name))
+                    continue
+                inner = pad + "    " * bool(call.kernel.alone and self.team)
+                if inner != pad and not alone:
+                    self.lines.append(f"{pad}if worker == 0:")
+                alone = inner != pad
+                self.lines.append(f"{inner}# {call.kernel.formula}")
+                self.lines.append(inner + self.call(call, where.name))
 
     def tabulated(self, calls: Sequence[Invoked], where: _Where) -> None:
         """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
@@ -338,13 +380,25 @@ class _Printer:
             for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
         ]
         if (count := call.kernel.copied) is not None:
-            self.uses.add("copy_block")
-            return f"copy_block({', '.join(pointers)}, {extent_text(count, self.dim_names)})"
+            return self.copy(call.kernel, pointers, extent_text(count, self.dim_names))
         name, function = self.define(call.kernel)
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
+        numbers += [text for parts in function.shares for text in self.share(parts)]
         numbers = [self.count(text) for text in (*numbers, *map(str, function.checks))]
-        report = ["status"] if function.status else []
+        report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
         return f"{name}({', '.join([*pointers, *numbers, *report])})"
+
+
+    def copy(self, kernel: Kernel, pointers: Sequence[str], count: str) -> str:
+        """A copy of memory, or of a worker's part of it."""
+        self.uses.add("copy_block")
+        loop = kernel.body[0]
+        if not isinstance(loop, For) or not loop.shared:
+            return f"copy_block({', '.join(pointers)}, {count})"
+        self.uses.add("shift")
+        first, end = self.share(loop.parts or (loop.extent, 1))
+        moved = ", ".join(f"shift({pointer}, {first})" for pointer in pointers)
+        return f"copy_block({moved}, {end} - {first})"
 
 
 def _number(name: str) -> int:
@@ -353,9 +407,10 @@ def _number(name: str) -> int:
 
 
 def _definition(name: str, kernel: Kernel, function: Function) -> str:
-    report = ["status"] if function.status else []
+    report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
     arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
-    arguments += [*function.dims.values(), *function.checks.values(), *report]
+    arguments += [*function.dims.values(), *(n for pair in function.shares.values() for n in pair)]
+    arguments += [*function.checks.values(), *report]
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
@@ -365,7 +420,7 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, linalg, vector_math, draws):
+        for module in (memory, checks, linalg, vector_math, draws, teams):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -398,6 +453,11 @@ class _KernelPrinter(BodyPrinter):
         for s in body:
             if isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
+                if s.shared:
+                    first, end = self.bounds(s.parts or (s.extent, 1))
+                    self.put(f"for i{depth - 1} in range({first}, {end}):", depth)
+                    self.block(s.body, depth + 1)
+                    continue
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
                 self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
                 self.block(s.body, depth + 1)
@@ -418,8 +478,20 @@ class _KernelPrinter(BodyPrinter):
                 number = checks.setdefault(s.node, f"c{len(checks)}")
                 given = f"i64({s.index}), {self.extent(s.extent)}, status, {number}"
                 self.put(f"{s.name} = {check}({given}, {self.affine(s.position)})", depth)
+            elif isinstance(s, ir.Only):
+                self.put(f"if {self.extent(WORKER)} == 0:", depth)
+                self.block(s.body, depth + 1)
+            elif isinstance(s, ir.Wait):
+                self.function.uses.add("meet")
+                self.function.meets = True
+                self.put("meet(team)", depth)
             else:
                 self.put(self.product(s), depth)
+
+    def bounds(self, parts: Parts) -> tuple[str, str]:
+        """The names of where a worker's part of a loop begins and ends."""
+        shares = self.function.shares
+        return shares.setdefault(parts, (f"a{len(shares)}", f"b{len(shares)}"))
 
     def apply(self, operation: str, operands: tuple[str, ...], dtype: DType) -> str:
         """An operation; whole numbers wrap around."""
@@ -433,17 +505,28 @@ class _KernelPrinter(BodyPrinter):
         self.function.uses |= {f"gemm_{short}", short}
         m, n, k = (self.extent(e, True) for e in (call.m, call.n, call.k))
         left, right = call.transposed
+        steps = (m if left else k, k if right else n, n)
+        rows, columns, first = m, n, ""
+        if call.shared:
+            by_rows = call.shared == "m"
+            first, end = self.bounds((call.parts or (call.m, 1)) if by_rows else (call.n, 1))
+            rows, columns = (f"{end} - {first}", n) if by_rows else (m, f"{end} - {first}")
+        moved = {
+            "": ("", "", ""),
+            "m": (first if left else f"{first} * {k}", "", f"{first} * {n}"),
+            "n": ("", f"{first} * {k}" if right else first, first),
+        }[call.shared]
         buffers = []
-        for buffer, offset in zip((call.a, call.b, call.c), call.offsets, strict=True):
-            if offset.terms:
+        for buffer, offset, more in zip((call.a, call.b, call.c), call.offsets, moved, strict=True):
+            places = [self.affine(offset)] if offset.terms else []
+            place = " + ".join([*places, *([more] if more else [])])
+            if place:
                 self.function.uses.add("shift")
-                buffers.append(f"shift({buffer.name}, {self.affine(offset)})")
-            else:
-                buffers.append(buffer.name)
+            buffers.append(f"shift({buffer.name}, {place})" if place else buffer.name)
         a, b, c = buffers
         return (
-            f"gemm_{short}({int(left)}, {int(right)}, {m}, {n}, {k}, {short}(1), "
-            f"{a}, {m if left else k}, {b}, {k if right else n}, {short}(0), {c}, {n})"
+            f"gemm_{short}({int(left)}, {int(right)}, {rows}, {columns}, {k}, {short}(1), "
+            f"{a}, {steps[0]}, {b}, {steps[1]}, {short}(0), {c}, {steps[2]})"
         )
 
 
