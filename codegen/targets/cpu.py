@@ -17,7 +17,7 @@ from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import WORKER, WORKERS, For, Kernel, Let, Load, Parts, Statement, Store
-from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
+from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
     BodyPrinter,
@@ -32,6 +32,7 @@ from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.teams import SIZE
 from codegen.runtime.vector_math import PRIMITIVES
+from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
@@ -73,14 +74,12 @@ numba.config.SLP_VECTORIZE = SLP_VECTORIZE
 
 def execute(leaves, results, n):
     """Run the program on this machine's processor; its report of a bad index."""
-    workspace = np.empty(sum(slot_sizes(n)) + {ALIGNMENT}, np.uint8)
-    place = -(-workspace.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
+    offsets, _, total = place(workspace(n))
+    memory = np.empty(total + {ALIGNMENT}, np.uint8)
+    first = -(-memory.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
     report = np.zeros(4, np.int64)
     table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
-    for size in slot_sizes(n):
-        table.append(place)
-        place += size
-    table = np.array(table, np.int64)
+    table = np.array([*table, *(first + offset for offset in offsets)], np.int64)
     dims = np.array([*n, 0], np.int64)
     program.ctypes(table.ctypes.data, dims.ctypes.data)
     return report

@@ -1,14 +1,15 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, or `vector_math` for the scalar functions.
+`import`, `vector_math` for the scalar functions, or `loops` for everything but matrix products:
+it ends with status 1 where a loop is slow without a known reason.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import growth, vector_math
+from tests.bench import growth, loops, vector_math
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
@@ -18,7 +19,7 @@ GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.impor
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, "vector_math"])
+    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, "vector_math", "loops"])
     parser.add_argument(
         "--peers",
         default="",
@@ -31,10 +32,20 @@ def main() -> None:
         metavar="FILE",
         help="with vector_math: a Python file of functions for Numba, vexp, vlog, .., to compare",
     )
+    parser.add_argument(
+        "--only",
+        default="*",
+        metavar="PATTERN",
+        help="with loops: the cases whose names match, such as 'rows *'",
+    )
     arguments = parser.parse_args()
     if arguments.name == "vector_math":
         print(vector_math.speeds(arguments.prototype, arguments.rounds))
         return
+    if arguments.name == "loops":
+        table, explained = loops.sweep(arguments.only)
+        print(table)
+        raise SystemExit(not explained)
     if arguments.name in GROWTH:
         print(GROWTH[arguments.name]())
         return
