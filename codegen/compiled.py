@@ -125,7 +125,7 @@ class Compiled:
         self,
         stages: Stages,
         target: Target,
-        loaded: Loaded,
+        loaded: Loaded | None,
         outputs: Sequence[Node],
         rebuild: Callable[[Sequence[Any]], Any],
         updated: Sequence[Input],
@@ -134,7 +134,7 @@ class Compiled:
     ) -> None:
         self.stages = stages
         self.target = target
-        self.loaded = loaded
+        self._loaded = loaded
         self._outputs = tuple(outputs)
         self._final = tuple(final)
         self._rebuild = rebuild
@@ -167,6 +167,14 @@ class Compiled:
             else:
                 places.append(("constant", k))
         return places
+
+    @property
+    def loaded(self) -> Loaded:
+        """The program for one worker, compiled if it was not yet."""
+        if self._loaded is None:
+            graph = self.stages.schedule.graph
+            self._loaded = self.target.load_program(self.stages.source, graph.key)
+        return self._loaded
 
     # -- running ---------------------------------------------------------------------------------
     @property
@@ -370,7 +378,14 @@ class Compiled:
         return call
 
     def _prepared(self) -> Invocation:
-        return self.target.prepare(self.stages.plan, self._dims, self.loaded, self.state)
+        def alone() -> Invocation:
+            return self.target.prepare(self.stages.plan, self._dims, self.loaded, self.state)
+
+        if self.stages.team is None:
+            return alone()
+        from codegen.teamwork import TeamInvocation
+
+        return TeamInvocation(self.stages.team, self._dims, alone)
 
     def _empty_results(self, dims: Mapping[Dim, int]) -> list[Array]:
         return [np.empty(dm.values(n.shape, dims), n.dtype) for n in self.stages.plan.results]

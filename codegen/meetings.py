@@ -69,7 +69,7 @@ def conflicting(a: Touch, b: Touch) -> bool:
     return a.owner != b.owner or a.owner == "all" or a.block != b.block
 
 
-def with_meetings(plan: Plan, workers: int) -> Plan:
+def with_meetings(plan: Plan) -> Plan:
     """The plan for a team: meetings before calls and in kernels, small kernels for worker 0."""
     checking = max((k for k, c in enumerate(plan.calls) if _checks(c)), default=-1)
     planner = _Planner()
@@ -77,7 +77,7 @@ def with_meetings(plan: Plan, workers: int) -> Plan:
     if checking >= 0:  # all meet to hear of bad indices
         planner.state = set()
     rest = planner.calls(plan.calls[checking + 1 :], _outermost, planner.state)
-    return replace(plan, calls=(*first, *rest), workers=workers)
+    return replace(plan, calls=(*first, *rest))
 
 
 def _checks(call: Invoked | InvokedLoop) -> bool:

@@ -275,7 +275,8 @@ class _Planner:
             (o, k, begin[o], last[o]) for o, k in zip(self.place, slot, strict=True)
         ]
         return Plan(
-            self._calls(), self.leaves, self.constants, self.results, layout, tuple(lifetimes)
+            *(self._calls(), self.leaves, self.constants, self.results, layout),
+            *(tuple(lifetimes), self.workers),
         )
 
     def _calls(self) -> tuple[Invoked | InvokedLoop, ...]:

@@ -101,7 +101,7 @@ def _lower_fold(
         for node, result in zip(emitted, results[n:], strict=True)
         if target[root_of(node)] is not result
     ]
-        copies = [[lower_copy(c, number) for c in each] for each in (starts, again)]
+    copies = [[lower_copy(c, number) for c in each] for each in (starts, again)]
     if workers > 1:
         copies = [[share(low, workers) for low in each] for each in copies]
     return [*copies[0], loop, *copies[1]]

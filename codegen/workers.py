@@ -25,6 +25,8 @@ import numpy as np
 #: more workers than cores.
 PATIENCE, SPINS = 2500, 1000
 SERVE, POST, LEAD = range(3)
+#: The most workers of a team: mailboxes are made at once, and helpers keep theirs.
+MOST = 64
 SOURCE = '''\
 """What helpers and their leader do; see codegen/workers.py and codegen/runtime/teams.py."""
 
@@ -109,23 +111,20 @@ class _Helper:
 class Team:
     """The workers of this process."""
 
-    #: Mailboxes that are made at once: helpers keep theirs.
-    ROOM = 64
-
     def __init__(self) -> None:
         from codegen.runtime.teams import MAILBOX_WORDS, RECORD_WORDS
 
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
         self._record, self._team = _aligned(RECORD_WORDS)
-        boxes, self._boxes = _aligned(self.ROOM * MAILBOX_WORDS)
-        self._mail = boxes.reshape(self.ROOM, MAILBOX_WORDS)
+        boxes, self._boxes = _aligned(MOST * MAILBOX_WORDS)
+        self._mail = boxes.reshape(MOST, MAILBOX_WORDS)
 
     def run(self, workers: int, program: int, table: int, dims: int) -> int:
         """Run a program on `workers` threads, this one among them; returns its status.
 
         Args:
-            workers: 1 to `ROOM`.
+            workers: 1 to MOST.
             program: address of int64 program(int64 table, int64 dims, int64 team, int64 worker).
         """
         from codegen.runtime import teams
