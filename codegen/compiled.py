@@ -89,11 +89,19 @@ def _span(array: Array) -> tuple[int, int]:
 
 
 class Invocation(Protocol):
-    """The memory of one thread's calls. `arrays` are the leaves' values, `outputs` the results."""
+    """The memory of one thread's calls."""
 
-    arrays: list[Array]
-    outputs: tuple[Array, ...]
-    dims: npt.NDArray[np.int64]
+    @property
+    def arrays(self) -> list[Array]:
+        """The leaves' values."""
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """The results."""
+
+    @property
+    def dims(self) -> npt.NDArray[np.int64]:
+        """The extents."""
 
     @property
     def report(self) -> npt.NDArray[np.int64]:

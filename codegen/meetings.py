@@ -265,8 +265,8 @@ def _touches(
         elif isinstance(s, ir.Call):
             owners = _shared_owners(s) if s.shared else _batch_owners(s, shared)
             in_loop = bool(around) and bool(s.shared)
-            for buffer, owner, writes in zip((s.a, s.b, s.c), owners, (False, False, True), strict=True):
-                yield buffer.name, "all" if in_loop else owner, writes
+            for buffer, owner in zip((s.a, s.b, s.c), owners, strict=True):
+                yield buffer.name, "all" if in_loop else owner, buffer is s.c
 
 
 def _owner(offset: Affine, width: int, loop: For | None, ranges: Mapping[str, Extent]) -> Owner:

@@ -17,7 +17,7 @@ from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Only, Statem
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
 from codegen.sharing import share
-from codegen.values import CopyOf, Lowered, Operand, Scratch, merge_buffers
+from codegen.values import CopyOf, Lowered, Operand, Scratch, Temporary, merge_buffers
 from codegen.workspace import Block, Layout, Slot, alike, laid_out
 from symgrad.graph.dims import Dim, Extent, same, size
 from symgrad.graph.nodes import Constant, Input, Node
@@ -316,9 +316,11 @@ class _Planner:
                 spans = self.blocks[block].spans
                 spans[-1] = (spans[-1][0], last[operand])
                 return block, 0
-        if self.workers > 1:
+        if self.workers > 1 and not isinstance(operand, Temporary):
+            own = {n for o, (n, _) in self.place.items() if isinstance(o, Temporary)}
             for n, free in enumerate(self.blocks):
-                if free.spans[-1][1] < k and alike(free.content, _bytes(operand)):
+                over = n not in own and free.spans[-1][1] < k
+                if over and alike(free.content, _bytes(operand)):
                     free.spans.append((k, last[operand]))
                     return n, 0
         self.blocks.append(Block(_bytes(operand), [(k, last[operand])]))

@@ -13,10 +13,11 @@ from codegen.access import root_of
 from codegen.compiled import Compiled
 from codegen.contractions import order_contractions
 from codegen.fusion import in_memory, make_schedule
+from codegen.loading import Loaded
 from codegen.memory import plan_memory
 from codegen.recurrences import lower
 from codegen.stages import Stages
-from codegen.teamwork import make_team
+from codegen.teamwork import TeamProgram, make_team
 from codegen.workers import MOST
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
@@ -100,7 +101,7 @@ def compile(
     plan = clock("plan memory", lambda: plan_memory(schedule, lowered, results, changes, inputs))
     key = schedule.graph.key
     source = clock("print", lambda: back.print_program(plan, written.dims, key))
-    team = None
+    team: TeamProgram | None = None
     if threads > 1:
         shared = clock("share", lambda: lower(schedule, back.ROW_MEMORY, threads))
         team = clock(
@@ -110,11 +111,14 @@ def compile(
                 *(back, written.dims, key),
             ),
         )
-    alone = team is None or not team.is_worth()
-    loaded = clock("load", lambda: back.load_program(source, key) if alone else team.address())
+    loaded: Loaded | None = None
+    if team is not None and team.is_worth():  # the other one is compiled when it is needed
+        clock("load", team.address)
+    else:
+        loaded = clock("load", lambda: back.load_program(source, key))
     stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds, team)
     owned = [leaf for leaf, _ in pairs]
-    return Compiled(stages, back, loaded if alone else None, nodes, rebuild, owned, final, seed)
+    return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
 
 
 def check_options(target: str, threads: int, seed: int, asked: str = "compile") -> None:
@@ -127,8 +131,8 @@ def check_options(target: str, threads: int, seed: int, asked: str = "compile") 
         )
     if threads > 1 and target != "cpu":
         raise CompileError(
-            f'{asked}: threads={threads} is for target="cpu"; target={target!r:.40} shares its work '
-            "by itself. Use threads=1."
+            f'{asked}: threads={threads} is for target="cpu"; a program with target={target!r:.40} '
+            "shares its work among the device's own threads. Use threads=1."
         )
     streams.as_seed(seed)
 

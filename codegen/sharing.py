@@ -33,7 +33,6 @@ from codegen.loop_ir import (
     Apply,
     Buffer,
     For,
-    Kernel,
     Let,
     Load,
     Only,
@@ -98,7 +97,8 @@ class _Sharer:
         for split in chosen:
             self.privatise(split)
         body: list[Statement] = []
-        last = max((k for k, s in enumerate(kernel.body) if isinstance(s, (For, ir.Call))), default=-1)
+        places = [k for k, s in enumerate(kernel.body) if isinstance(s, (For, ir.Call))]
+        last = max(places, default=-1)
         if last < 0:
             raise _Alone("no loop")
         for k, (s, split) in enumerate(zip(kernel.body[: last + 1], chosen, strict=False)):
@@ -127,7 +127,8 @@ class _Sharer:
         if not carried and not self.touched(loop) & self.rows:
             accesses = list(self.spread.accesses((loop,), {}))
             ways += [_Split(v) for v, _ in loops[1:] if separate(accesses, [v])]
-        extents = {s.var: (s.parts or (s.extent, 1))[0] for s in walk((loop,)) if isinstance(s, For)}
+        inside = [s for s in walk((loop,)) if isinstance(s, For)]
+        extents = {s.var: (s.parts or (s.extent, 1))[0] for s in inside}
         possible = [w for w in ways if isinstance(w, _Split)]
         for way in possible:
             if typical(extents[way.var]) >= FEW_ROWS:
@@ -145,24 +146,9 @@ class _Sharer:
                 return "an iteration needs the one before"
             split.totals.append(total)
         sinks = {s.buffer.name: s for s in walk(loop.body) if isinstance(s, Accumulate)}
-        kept: list[str] = []
-        for name in sinks:
-            if not separate(self.accesses(loop, {name}), [loop.var]):
-                kept.append(name)
+        kept = [n for n in sinks if not separate(self.accesses(loop, {n}), [loop.var])]
         for name in kept:
-            operations = {
-                s.operation
-                for s in walk(loop.body)
-                if isinstance(s, Accumulate) and s.buffer.name == name
-            }
-            others = any(
-                (isinstance(s, Store) and s.buffer.name == name)
-                or (isinstance(s, Let) and isinstance(s.value, Load) and s.value.buffer.name == name)
-                for s in walk(loop.body)
-            )
-            if others or len(operations) != 1:
-                return "its iterations write the same places"
-            (operation,) = operations
+            operation = self.only_operation(loop, name)
             if operation not in ASSOCIATIVE:
                 return "its iterations write the same places"
             elements = typical(self.size_of(name)) * self.workers * ITERATIONS_PER_ELEMENT
@@ -173,6 +159,18 @@ class _Sharer:
         if not separate(self.accesses(loop, rest), [loop.var]):
             return "its iterations write places that others touch"
         return split
+
+    def only_operation(self, loop: For, name: str) -> str:
+        """The operation by which all of a loop's accesses to a buffer add up there; or none."""
+        found: set[str] = set()
+        for s in walk(loop.body):
+            if isinstance(s, Accumulate) and s.buffer.name == name:
+                found.add(s.operation)
+            elif isinstance(v := getattr(s, "value", None), Load) and v.buffer.name == name:
+                found.add("")
+            elif isinstance(s, Store) and s.buffer.name == name:
+                found.add("")
+        return found.pop() if len(found) == 1 else ""
 
     def accesses(self, loop: For, names: set[str]) -> list[Access]:
         """What a loop does in some buffers."""
@@ -261,12 +259,14 @@ class _Sharer:
         """Statements that work on what the worker has of its own."""
         done: list[Statement] = []
         for s in body:
-            if isinstance(s, Store) and s.buffer.name in self.own:
-                own, stride = self.own[s.buffer.name]
-                s = replace(s, buffer=own, offset=s.offset + WORKER * stride)
-            elif isinstance(s, Let) and isinstance(s.value, Load) and s.value.buffer.name in self.own:
-                own, stride = self.own[s.value.buffer.name]
-                s = replace(s, value=Load(own, s.value.offset + WORKER * stride))
+            if isinstance(s, Store) and (place := self.own.get(s.buffer.name)):
+                s = replace(s, buffer=place[0], offset=s.offset + WORKER * place[1])
+            elif (
+                isinstance(s, Let)
+                and isinstance(v := s.value, Load)
+                and (place := self.own.get(v.buffer.name))
+            ):
+                s = replace(s, value=Load(place[0], v.offset + WORKER * place[1]))
             done.append(s)
         return tuple(done)
 
@@ -304,7 +304,7 @@ class _Sharer:
         return self.own[key]
 
     def merged_totals(self, split: _Split) -> list[Statement]:
-        """a := op(.. op(op(start, a of worker 0), a of worker 1) ..)"""
+        """Merge accumulators: a := op(.. op(op(start, a of worker 0), a of worker 1) ..)."""
         done: list[Statement] = []
         for j, total in enumerate(split.totals):
             own, stride = self.totals_memory(total)

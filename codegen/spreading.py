@@ -86,6 +86,7 @@ class Spreader:
 
     # -- one nest of loops, side by side ----------------------------------------------------------
     def nest(self, before: Sequence[Spread], loop: For) -> list[Launch]:
+        """The launches of a loop outside all others."""
         first, main, last = self.split(before, loop)
         middle = [self.spread_nest(before, s) for s in main if isinstance(s, For)]
         return [*first, *middle, *last]
@@ -175,6 +176,7 @@ class Spreader:
         return Total(name, start.dtype, operation)
 
     def neutral(self, start: Let, operation: str) -> bool:
+        """Whether an accumulator starts at what changes nothing."""
         value = start.value
         while isinstance(value, ir.Copy):
             value = self.defined[value.name].value

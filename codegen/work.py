@@ -8,8 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codegen.loop_ir import Apply, Call, CheckIndex, For, Let, Load, Only, Statement, Store
+import sympy
+
 from codegen.injectivity import TYPICAL_EXTENT
+from codegen.loop_ir import (
+    WORKERS,
+    Apply,
+    Call,
+    CheckIndex,
+    For,
+    Let,
+    Load,
+    Only,
+    Statement,
+    Store,
+)
 from codegen.loops import CHEAP
 from symgrad.graph.dims import Extent, free_dims, size, value
 
@@ -22,7 +35,10 @@ CALL, MEETING = 20_000, 400_000
 START = 8_000_000
 #: A kernel that takes less time than this may be left to one worker.
 SMALL = 3_000_000
-_SIMPLE = {"add", "sub", "mul", "div", "neg", "index", "extent", "greatest", "least", "sqrt"} | CHEAP
+_SIMPLE = {
+    *("add", "sub", "mul", "div", "neg", "sqrt"),
+    *("index", "extent", "greatest", "least", *CHEAP),
+}
 
 
 def work_of(body: Sequence[Statement]) -> Extent:
@@ -30,7 +46,7 @@ def work_of(body: Sequence[Statement]) -> Extent:
     total: Extent = 0
     for s in body:
         if isinstance(s, For):
-            total = total + size((s.extent, work_of(s.body)))
+            total = total + size((_for_two(s.extent), work_of(s.body)))
         elif isinstance(s, Only):
             total = total + work_of(s.body)
         elif isinstance(s, Let) and isinstance(s.value, Load):
@@ -44,6 +60,13 @@ def work_of(body: Sequence[Statement]) -> Extent:
         elif isinstance(s, Call):
             total = total + size((s.m, s.n, s.k, PRODUCT * (s.c.dtype.itemsize // 4)))
     return total
+
+
+def _for_two(extent: Extent) -> Extent:
+    """An extent in a team of two workers."""
+    if isinstance(extent, int) or WORKERS not in extent.free_symbols:
+        return extent
+    return int(extent.xreplace({WORKERS: sympy.Integer(2)}))
 
 
 def typical(extent: Extent) -> int:

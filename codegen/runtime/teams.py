@@ -33,8 +33,6 @@ from codegen.runtime.control import flush_to_zero
 from codegen.runtime.memory import address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numba.core.base import BaseContext
     from numba.core.typing.context import Context
     from numba.core.typing.templates import Signature
@@ -62,7 +60,7 @@ WINDOWS = os.name == "nt"
 
 def _register(symbol: str, name: str) -> str:
     """Give a function of the system a name for LLVM: compiled code in a cache refers to that."""
-    system = ctypes.windll.kernel32 if WINDOWS else ctypes.CDLL(None)  # type: ignore[attr-defined]
+    system = ctypes.windll.kernel32 if WINDOWS else ctypes.CDLL(None)
     llvm.add_symbol(symbol, ctypes.cast(getattr(system, name), ctypes.c_void_p).value)
     return symbol
 
