@@ -245,8 +245,9 @@ class For:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`C[c] := op(A[a]) @ op(B[b])`, row-major; the flags transpose, `n` is the row length of C.
+    """`C[c] := op(A[a]) @ op(B[b])`, row-major: (m, k) x (k, n) once the flags have transposed.
 
+    rows:   how far apart the rows of A, B and C lie, as they are stored.
     parts:  what the rows of C consist of.
     shared: "m" or "n" where each worker computes its own rows or columns of C.
     """
@@ -259,6 +260,7 @@ class Call:
     m: Extent
     n: Extent
     k: Extent
+    rows: tuple[Extent, Extent, Extent]
     parts: Parts | None = None
     shared: str = ""
 

@@ -263,23 +263,22 @@ def _touches(
             width = s.buffer.dtype.itemsize
             yield s.buffer.name, _owner(s.offset, width, shared, {**ranges, **around}), True
         elif isinstance(s, ir.Call):
-            owners = _shared_owners(s) if s.shared else _batch_owners(s, shared)
-            in_loop = bool(around) and bool(s.shared)
+            owners = _product_owners(s, shared, around)
             for buffer, owner in zip((s.a, s.b, s.c), owners, strict=True):
-                yield buffer.name, "all" if in_loop else owner, buffer is s.c
+                yield buffer.name, owner, buffer is s.c
 
 
 def _owner(offset: Affine, width: int, loop: For | None, ranges: Mapping[str, Extent]) -> Owner:
     """Who owns an element that is read or written at an offset, in a shared loop."""
     if not isinstance(offset.const, int) and WORKER in offset.const.free_symbols:
         return Own(size((offset.const.coeff(WORKER), width)))
-    if loop is None or offset.const != 0:
+    if loop is None or not nonnegative(offset.const):
         return "all"
     step = offset.coefficient(loop.var)
     if not nonnegative(step) or step == 0:
         return "all"
     rows, each = loop.parts or (loop.extent, 1)
-    below: Extent = 0
+    below: Extent = offset.const
     above: list[Extent] = []
     for var, c in offset.terms:
         if var == loop.var:
@@ -291,42 +290,57 @@ def _owner(offset: Affine, width: int, loop: For | None, ranges: Mapping[str, Ex
             above.append(c)
         else:
             below = below + reach
-    if not nonnegative(step - below - 1) or len(above) > 1:
+    if not nonnegative(step - below - 1) or len(above) > 1 or (above and offset.const != 0):
         return "all"
     period = size((above[0], width)) if above else None
     return Owned(rows, size((each, step, width)), period)
 
 
-def _shared_owners(call: ir.Call) -> tuple[Owner, Owner, Owner]:
-    """Who owns the elements of A, B and C in a product that is shared."""
-    width = call.c.dtype.itemsize
-    m, n, k = (size((e, width)) for e in (call.m, call.n, call.k))
+def _product_owners(
+    call: ir.Call, loop: For | None, around: Mapping[str, Extent]
+) -> tuple[Owner, Owner, Owner]:
+    """Who owns the elements of A, B and C in a product, in a shared loop or shared itself."""
     left, right = call.transposed
-    plain = all(not o.terms and o.const == 0 for o in call.offsets)
-    if not plain:
-        return "all", "all", "all"
-    if call.shared == "m":
-        rows, each = call.parts or (call.m, 1)
-        a = Owned(rows, size((each, width)), m) if left else Owned(rows, size((each, k)))
-        return a, "all", Owned(rows, size((each, n)))
-    columns = Owned(call.n, width, n)
-    return "all", Owned(call.n, k) if right else columns, columns
-
-
-def _batch_owners(call: ir.Call, loop: For | None) -> tuple[Owner, Owner, Owner]:
-    """Who owns the matrices of a batch that is shared."""
-    if loop is None:
-        return "all", "all", "all"
-    rows, each = loop.parts or (loop.extent, 1)
-    width = call.c.dtype.itemsize
-    sizes = ((call.m, call.k), (call.k, call.n), (call.m, call.n))
-
-    def owner(offset: Affine, shape: tuple[Extent, Extent]) -> Owner:
-        step = offset.coefficient(loop.var)
-        alone = set(offset.variables) == {loop.var} and offset.const == 0
-        if alone and nonnegative(step - size(shape)):
-            return Owned(rows, size((each, step, width)))
-        return "all"
-
-    a, b, c = (owner(o, shape) for o, shape in zip(call.offsets, sizes, strict=True))
+    m, n, k = call.m, call.n, call.k
+    stored = ((k, m) if left else (m, k), (n, k) if right else (k, n), (m, n))
+    owners: list[Owner] = []
+    for which, (offset, length, shape) in enumerate(
+        zip(call.offsets, call.rows, stored, strict=True)
+    ):
+        width = (call.a, call.b, call.c)[which].dtype.itemsize
+        if not call.shared:
+            last = offset + (size((length, shape[0] - 1)) + shape[1] - 1)
+            owners.append(_owner(last, width, loop, around) if loop else "all")
+        elif around:
+            owners.append("all")
+        elif call.shared == "m":
+            parts = call.parts or (m, 1)
+            by_columns = (left, None, False)[which]
+            owners.append(_matrix_owner(parts, offset, length, shape[1], width, by_columns))
+        else:
+            by_columns = (None, not right, True)[which]
+            owners.append(_matrix_owner((n, 1), offset, length, shape[1], width, by_columns))
+    a, b, c = owners
     return a, b, c
+
+
+def _matrix_owner(
+    parts: ir.Parts,
+    offset: Affine,
+    length: Extent,
+    columns: Extent,
+    width: int,
+    by_columns: bool | None,
+) -> Owner:
+    """Who owns a matrix that is shared by its stored rows or columns, or not at all (None).
+
+    length: how far apart its rows lie.
+    """
+    inside = not offset.terms and nonnegative(length - columns - offset.const)
+    if by_columns is None or not inside:
+        return "all"
+    rows, each = parts
+    if not by_columns:
+        return Owned(rows, size((each, length, width)))
+    same_place = isinstance(offset.const, int) and offset.const == 0
+    return Owned(rows, size((each, width)), size((length, width))) if same_place else "all"

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from codegen.access import root_of
 from codegen.formulas import formula
 from codegen.schedule import (
     FoldStage,
@@ -91,26 +90,22 @@ def _row(number: str, stage: Stage, names: Mapping[Node, str], why: list[str], b
     lets = [f"{names[n]} = {formula(n, names.__getitem__)}" for n in stage.nodes if n in names]
     if brief and len(lets) > 1:
         more = f" and {len(lets) - 1} more"
-        lets = [_cut(lets[0], WIDE["formula"] - len(more)) + more]
+        lets = [cut(lets[0], WIDE["formula"] - len(more)) + more]
     elif len(lets) > MOST_LETS + 1:
         lets = [*lets[:MOST_LETS], f"and {len(lets) - MOST_LETS} more"]
     lines = why[:1] if brief else [line for reason in why for line in _wrapped(reason)]
     return Row(
         number,
-        _over(stage),
-        tuple(_cut(line, WIDE["formula"]) for line in lets),
-        tuple(_cut(line, WIDE["why"]) for line in lines),
+        over(stage),
+        tuple(cut(line, WIDE["formula"]) for line in lets),
+        tuple(cut(line, WIDE["why"]) for line in lines),
     )
 
 
-def _over(stage: Stage) -> str:
+def over(stage: Stage) -> str:
     """What a stage walks over."""
     if isinstance(stage, ProductStage):
-        left, right = (
-            show(a.shape) + ("^T" if t else "")
-            for a, t in zip(stage.node.args, stage.product.transposed, strict=True)
-        )
-        return f"{left} x {right}"
+        return str(stage.product)
     if isinstance(stage, FoldStage):
         return f"{stage.node.structure.length} steps of {len(stage.inner.stages)} stages"
     if isinstance(stage, MoveStage):
@@ -130,8 +125,8 @@ class _Reasons:
         self.prefix = prefix
         self.products: dict[int, dict[int, None]] = {}  # stage -> the products that read it
         for k, stage in enumerate(schedule.stages):
-            for arg in stage.node.args if isinstance(stage, ProductStage) else ():
-                made = schedule.stage_of.get(root_of(arg))
+            for read in stage.product.operands[:2] if isinstance(stage, ProductStage) else ():
+                made = schedule.stage_of.get(read.root)
                 if made is not None:
                     self.products.setdefault(made, {})[k] = None
 
@@ -139,8 +134,11 @@ class _Reasons:
         """The reasons of stage k."""
         stage = self.schedule.stages[k]
         if isinstance(stage, ProductStage):
-            several = bool(stage.product.batch)
+            several = bool(stage.product.loops)
             yield "matrix products: one call for each" if several else "a matrix product: one call"
+            home = stage.product.operands[2].root
+            if home is not stage.node:
+                yield f"writes its part of {self.names.get(home, '')}"
         elif isinstance(stage, FoldStage):
             yield "a recurrence: the stages of its body, once a step"
         elif isinstance(stage, MoveStage) and isinstance(stage.node, Reduce):
@@ -211,11 +209,12 @@ def _repeat(signs: Sequence[object], start: int) -> tuple[int, int]:
 def _sign(stage: Stage) -> object:
     """What stages that do the like share."""
     kinds = tuple((type(n), getattr(n, "body", None), domain_of(n)) for n in stage.nodes)
-    return type(stage), _over(stage), kinds
+    return type(stage), over(stage), kinds
 
 
 # -- layout ----------------------------------------------------------------------------------------
-def _cut(text: str, wide: int) -> str:
+def cut(text: str, wide: int) -> str:
+    """At most so many characters of a text."""
     return text if len(text) <= wide else text[: wide - 3] + "..."
 
 
@@ -236,11 +235,11 @@ def _height(row: Row) -> int:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    over = max((len(r.over) for r in rows if r.formulas), default=4)
+    space = max((len(r.over) for r in rows if r.formulas), default=4)
     wide = max((len(f) for r in rows for f in r.formulas), default=8)
-    lines = [f"stage  {'over':<{over}}  {'computes':<{wide}}  why"]
+    lines = [f"stage  {'over':<{space}}  {'computes':<{wide}}  why"]
     for row in rows:
         cells = zip_longest((row.number,), (row.over,), row.formulas, row.why, fillvalue="")
-        for number, space, let, reason in cells:
-            lines.append(f"{number:>5}  {space:<{over}}  {let:<{wide}}  {reason}".rstrip())
+        for number, place, let, reason in cells:
+            lines.append(f"{number:>5}  {place:<{space}}  {let:<{wide}}  {reason}".rstrip())
     return "\n".join(lines)

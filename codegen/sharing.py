@@ -166,9 +166,7 @@ class _Sharer:
         for s in walk(loop.body):
             if isinstance(s, Accumulate) and s.buffer.name == name:
                 found.add(s.operation)
-            elif isinstance(v := getattr(s, "value", None), Load) and v.buffer.name == name:
-                found.add("")
-            elif isinstance(s, Store) and s.buffer.name == name:
+            elif name in _plainly_touched(s):
                 found.add("")
         return found.pop() if len(found) == 1 else ""
 
@@ -323,6 +321,14 @@ class _Sharer:
         """A name that nothing has."""
         self.names += 1
         return f"w{self.names - 1}"
+
+
+def _plainly_touched(s: object) -> set[str]:
+    """The buffer that a statement loads from or stores to."""
+    if isinstance(s, Store):
+        return {s.buffer.name}
+    is_load = isinstance(s, Let) and isinstance(s.value, Load)
+    return {s.value.buffer.name} if is_load else set()  # type: ignore[union-attr]
 
 
 def _shared_product(s: Statement) -> Statement:

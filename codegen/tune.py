@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from codegen.loop_ir import (
     Affine,
     Apply,
+    Call,
     CheckIndex,
+    Copy,
     For,
     Kernel,
     Let,
     Load,
     Statement,
     Store,
+    Update,
     parts_of,
     walk,
 )
@@ -46,6 +50,49 @@ def collapse(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
                     s = For(inner.var, joined, dropped, parts)
         done.append(s)
     return tuple(done)
+
+
+def totals(body: tuple[Statement, ...]) -> Iterator[str]:
+    """The names of steps of reductions: an accumulator's next value, which nothing else reads.
+
+    What memory holds is an accumulator too: `v1 := x[k]; v2 := v1 + v0; x[k] := v2`. The order of
+    such steps is free. That of a running sum is not: each of its totals is written out.
+    """
+    lines = list(walk(body))
+    count: dict[str, int] = {}
+    for s in lines:
+        for name in names_read(s):
+            count[name] = count.get(name, 0) + 1
+    made = {s.name: s.value for s in lines if isinstance(s, Let)}
+    for s in lines:
+        if not isinstance(s, (Store, Update)):
+            continue
+        name = s.name if isinstance(s, Store) else s.value
+        step = made.get(name)
+        if count.get(name) != 1 or not isinstance(step, Apply) or not step.operands:
+            continue
+        before = step.operands[0]
+        if isinstance(s, Update):
+            free = before == s.name
+        else:
+            free = made.get(before) == Load(s.buffer, s.offset)
+        if free:
+            yield name
+
+
+def names_read(statement: Statement) -> tuple[str, ...]:
+    """The names that a statement reads, loop variables left out."""
+    if isinstance(statement, Store):
+        return (statement.name,)
+    if isinstance(statement, Update):
+        return (statement.value,)
+    if isinstance(statement, CheckIndex):
+        return (statement.index,)
+    if isinstance(statement, Let) and isinstance(statement.value, Apply):
+        return statement.value.operands
+    if isinstance(statement, Let) and isinstance(statement.value, Copy):
+        return (statement.value.name,)
+    return ()
 
 
 def _affine(statement: Statement) -> tuple[Affine, ...]:
@@ -91,5 +138,8 @@ def _drop(body: tuple[Statement, ...], outer: str) -> tuple[Statement, ...]:
             payload = s.value.payload
             if isinstance(payload, Affine):
                 s = replace(s, value=replace(s.value, payload=without(payload)))
+        elif isinstance(s, Call):
+            a, b, c = map(without, s.offsets)
+            s = replace(s, offsets=(a, b, c))
         done.append(s)
     return tuple(done)

@@ -18,7 +18,7 @@ import pytest
 from codegen import loop_ir as ir, meetings, sharing, teamwork
 from codegen.loop_ir import WORKER, WORKERS
 from codegen.memory import Invoked, InvokedLoop, Plan
-from codegen.runtime.teams import first_of
+from codegen.runtime.teams import GROUP_OF_ROWS
 from symgrad.graph.dims import Dim, value
 from tests.ir_interpreter import (
     Block,
@@ -31,7 +31,11 @@ from tests.ir_interpreter import (
     translated,
 )
 
-FIRST_OF = getattr(first_of, "py_func", first_of)
+
+def first_row(rows: int, worker: int, workers: int) -> int:
+    """As `codegen.runtime.teams.first_of`."""
+    group = GROUP_OF_ROWS if rows >= 2 * GROUP_OF_ROWS * workers else 1
+    return rows if worker == workers else rows // group * worker // workers * group
 
 
 class Log:
@@ -74,34 +78,32 @@ class Tracked(Typed):
         self.note(place, True)
         super().store(place, item)
 
-    def part(self, place: int, shape: tuple[int, int], rows: slice, columns: slice) -> Any:
-        """The places of a part of a matrix."""
-        end = place + shape[0] * shape[1]
-        self.inside(place, end)
-        return np.arange(place, end).reshape(shape)[rows, columns]
-
 
 def _product(
     a: Tracked, at: int, b: Tracked, bt: int, c: Tracked, ct: int,
-    transposed: tuple[bool, bool], m: int, n: int, k: int, rows: slice, columns: slice,
+    transposed: tuple[bool, bool], lengths: tuple[int, int, int], m: int, n: int, k: int,
+    rows: slice, columns: slice,
 ) -> None:  # fmt: skip
-    every = slice(None)
-    left = a.part(at, (k, m), every, rows).T if transposed[0] else a.part(at, (m, k), rows, every)
-    right = b.part(bt, (n, k), columns, every).T if transposed[1] else None
-    right = b.part(bt, (k, n), every, columns) if right is None else right
-    target = c.part(ct, (m, n), rows, columns)
-    if target.size:
-        a.note(left, False)
-        b.note(right, False)
-        c.note(target, True)
-        for typed, places in ((a, left), (b, right)):
-            width = typed.dtype.itemsize
-            written = typed.block.written[: len(typed.items) * width : width]
-            assert written[places].all(), "nothing was written"
-        c.items[target] = a.items[left] @ b.items[right]
-        width = c.dtype.itemsize
+    def places(start: int, length: int, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+        return start + length * np.arange(shape[0])[:, None] + np.arange(shape[1])
+
+    left = places(at, lengths[0], (k, m)).T if transposed[0] else places(at, lengths[0], (m, k))
+    right = places(bt, lengths[1], (n, k)).T if transposed[1] else places(bt, lengths[1], (k, n))
+    left, right = left[rows], right[:, columns]
+    target = places(ct, lengths[2], (m, n))[rows, columns]
+    for typed, own, writes in ((a, left, False), (b, right, False), (c, target, True)):
+        if not own.size or not target.size:
+            continue
+        typed.inside(int(own.min()), int(own.max()) + 1)
+        typed.note(own, writes)
+        width = typed.dtype.itemsize
         for byte in range(width):
-            c.block.written[target * width + byte] = True
+            if writes:
+                typed.block.written[own * width + byte] = True
+            else:
+                assert typed.block.written[own * width + byte].all(), "nothing was written"
+    if target.size:
+        c.items[target] = a.items[left] @ b.items[right]
 
 
 class TeamTranslator(Translator):
@@ -131,12 +133,13 @@ class TeamTranslator(Translator):
     def bounds(self, parts: ir.Parts) -> tuple[int, int]:
         rows, each = (value(e, self.dims) for e in parts)
         worker, workers = self.dims[WORKER], self.dims[WORKERS]
-        first, end = (FIRST_OF(rows, w, workers) for w in (worker, worker + 1))
+        first, end = (first_row(rows, w, workers) for w in (worker, worker + 1))
         return first * each, end * each
 
     def product(self, s: ir.Call) -> str:
         m, n, k = (value(e, self.dims) for e in (s.m, s.n, s.k))
         a, b, c = (self.affine(o) for o in s.offsets)
+        lengths = tuple(value(e, self.dims) for e in s.rows)
         rows = columns = "slice(None)"
         if s.shared == "m":
             rows = "slice({}, {})".format(*self.bounds(s.parts or (s.m, 1)))
@@ -144,7 +147,7 @@ class TeamTranslator(Translator):
             columns = "slice({}, {})".format(*self.bounds((s.n, 1)))
         return (
             f"product({s.a.name}, {a}, {s.b.name}, {b}, {s.c.name}, {c}, "
-            f"{s.transposed}, {m}, {n}, {k}, {rows}, {columns})"
+            f"{s.transposed}, {lengths}, {m}, {n}, {k}, {rows}, {columns})"
         )
 
 

@@ -16,11 +16,10 @@ import symgrad as sg
 from codegen import teamwork, workers
 from codegen.compiled import Compiled
 from codegen.loading import load
-from codegen.runtime.teams import first_of
 from symgrad.graph.errors import CompileError, DataError
 from tests import test_codegen_folds, test_codegen_nodes
 from tests.codegen_cases import Case, call
-from tests.team_interpreter import everything_shared, teams_interpreted
+from tests.team_interpreter import everything_shared, first_row, teams_interpreted
 from tests.test_codegen_random import judge, program_of
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +47,16 @@ def program(table, dims, team, worker):
         if total != workers * (r + 1):
             return 1 + r
         meet(team)
+    return 0
+"""
+
+FIRSTS = MEETINGS.split("@cfunc")[0].replace("meet", "first_of") + """\
+@cfunc("int64(int64, int64, int64, int64)", cache=True)
+def program(table, dims, team, worker):
+    own = pointer_i64(table, 0)
+    workers = extent(dims, 1)
+    for w in range(workers + 1):
+        st(own, w, first_of(extent(dims, 0), w, workers), -1)
     return 0
 """
 
@@ -116,8 +125,12 @@ def test_a_child_process_has_workers_of_its_own(outside: dict[str, str]) -> None
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 31, 64, 100, 1000])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
 def test_rows_are_shared_whole_and_fairly(rows: int, size: int) -> None:
-    function = getattr(first_of, "py_func", first_of)
-    firsts = [function(rows, w, size) for w in range(size + 1)]
+    own = np.zeros(2 * (size + 1), np.int64)
+    table, dims = np.array([own.ctypes.data]), np.array([rows, size])
+    address = load(FIRSTS, "firsts").address
+    assert workers.team().run(1, address, table.ctypes.data, dims.ctypes.data) == 0
+    firsts = own[: size + 1].tolist()
+    assert firsts == [first_row(rows, w, size) for w in range(size + 1)]
     assert firsts[0] == 0 and firsts[-1] == rows
     parts = np.diff(firsts)
     assert (parts >= 0).all() and parts.max() - parts.min() <= (31 if rows >= 32 * size else 1)

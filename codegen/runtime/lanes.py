@@ -14,8 +14,10 @@ without that instruction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from llvmlite.ir.instructions import FastMathFlags
 from numba import types
@@ -247,6 +249,14 @@ def fused(a: Lane, b: Lane | float, c: Lane | float) -> Lane:
     return a.call("llvm.fma", b, c)
 
 
+@cache
+def fuses() -> bool:
+    """Whether this processor has an instruction for `fused`; without it that is a slow call."""
+    if not llvm.get_process_triple().startswith(("x86", "i386", "i686")):
+        return True
+    return bool(llvm.get_host_cpu_features().get("fma"))
+
+
 def polynomial(x: Lane, coefficients: Sequence[float]) -> Lane:
     """The polynomial in x with `coefficients` from the highest power down.
 
@@ -355,7 +365,7 @@ def conversion(name: str, target: types.Type) -> Callable[..., object]:
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
-            return _converted(builder, arguments[0], given, target, context.get_value_type(target))
+            return converted(builder, arguments[0], given, target, context.get_value_type(target))
 
         return target(given), emit
 
@@ -363,7 +373,7 @@ def conversion(name: str, target: types.Type) -> Callable[..., object]:
     return intrinsic(typer)
 
 
-def _converted(
+def converted(
     builder: ir.IRBuilder, x: ir.Value, given: types.Type, target: types.Type, kind: ir.Type
 ) -> ir.Value:
     """The LLVM value x of type `given` as one of type `target`, which LLVM calls `kind`."""

@@ -101,18 +101,6 @@ def publish(
     return types.void(types.int64, types.int64, types.int64), emit
 
 
-@intrinsic
-def count_one(typing_context: Context, record: types.Type, k: types.Type) -> Typed:
-    """Add one to word k, at once for all workers; returns what it was."""
-
-    def emit(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
-    ) -> ir.Value:
-        return builder.atomic_rmw("add", _word(builder, *arguments), I64(1), "acq_rel")
-
-    return types.int64(types.int64, types.int64), emit
-
-
 def _hint() -> tuple[str, list[int]] | None:
     """LLVM's intrinsic by which a core is told that it spins, and its arguments."""
     machine = platform.machine().lower()
@@ -124,6 +112,30 @@ def _hint() -> tuple[str, list[int]] | None:
 HINT = _hint()
 
 
+def _pause(builder: ir.IRBuilder) -> None:
+    """Tell the core that it spins."""
+    if HINT is not None:
+        name, given = HINT
+        kind = ir.FunctionType(ir.VoidType(), [I32] * len(given))
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        builder.call(function, [I32(k) for k in given])
+
+
+def _give_way(builder: ir.IRBuilder) -> None:
+    """Let another thread have this core, if one waits for it."""
+    kind = ir.FunctionType(I32, [])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
+
+
+def _sleep(builder: ir.IRBuilder, microseconds: ir.Value) -> None:
+    """Sleep for about so many microseconds."""
+    unit = 1000 if WINDOWS else 1
+    time = builder.sdiv(builder.add(microseconds, I64(unit - 1)), I64(unit))
+    kind = ir.FunctionType(ir.VoidType() if WINDOWS else I32, [I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, SLEEP)
+    builder.call(function, [builder.trunc(time, I32)])
+
+
 @intrinsic
 def pause(typing_context: Context) -> Typed:
     """Tell the core that it spins."""
@@ -131,45 +143,10 @@ def pause(typing_context: Context) -> Typed:
     def emit(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
     ) -> ir.Value:
-        if HINT is not None:
-            name, given = HINT
-            kind = ir.FunctionType(ir.VoidType(), [I32] * len(given))
-            function = cgutils.get_or_insert_function(builder.module, kind, name)
-            builder.call(function, [I32(k) for k in given])
+        _pause(builder)
         return context.get_dummy_value()
 
     return types.void(), emit
-
-
-@intrinsic
-def give_way(typing_context: Context) -> Typed:
-    """Let another thread have this core, if one waits for it."""
-
-    def emit(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
-    ) -> ir.Value:
-        kind = ir.FunctionType(I32, [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
-        return context.get_dummy_value()
-
-    return types.void(), emit
-
-
-@intrinsic
-def sleep(typing_context: Context, microseconds: types.Type) -> Typed:
-    """Sleep for about so many microseconds."""
-
-    def emit(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
-    ) -> ir.Value:
-        unit = 1000 if WINDOWS else 1
-        time = builder.sdiv(builder.add(arguments[0], I64(unit - 1)), I64(unit))
-        kind = ir.FunctionType(ir.VoidType() if WINDOWS else I32, [I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, SLEEP)
-        builder.call(function, [builder.trunc(time, I32)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), emit
 
 
 @intrinsic
@@ -192,44 +169,112 @@ def run_program(
     return types.int64(*[types.int64] * 5), emit
 
 
-@register_jitable
-def wait_for_change(record, k, value, spins):
-    """Wait while word k has a value."""
-    looks = 0
-    waited = FIRST_WAIT
-    while watch(record, k) == value:
-        looks += 1
-        if looks <= spins:
-            pause()
-        elif looks <= spins + YIELDS:
-            give_way()
-        else:
-            rest = min(waited // 8, LONGEST_SLEEP)
-            sleep(rest)
-            waited += rest
+def _quiet(function: ir.Function) -> ir.Function:
+    """A function of this module only, which is called and not copied into its callers."""
+    function.linkage = "internal"
+    for attribute in ("noinline", "nounwind"):
+        function.attributes.add(attribute)
+    return function
 
 
-@register_jitable
-def meet(team):
+def _meeting(module: ir.Module) -> ir.Function:
+    """The function of a module in which a worker waits for all others."""
+    name = "symgrad_meet"
+    if name in module.globals:
+        return module.globals[name]
+    function = _quiet(ir.Function(module, ir.FunctionType(ir.VoidType(), [I64]), name))
+    (team,) = function.args
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    blocks = ("arrive", "last", "wait", "look", "busy", "polite", "rest", "again", "end")
+    arrive, last, wait, look, busy, polite, rest, again, end = (
+        function.append_basic_block(block) for block in blocks
+    )
+
+    def word(k: int) -> ir.Value:
+        return _word(builder, team, I64(k))
+
+    size = builder.load(word(SIZE))
+    builder.cbranch(builder.icmp_signed(">", size, I64(1)), arrive, end)
+    builder.position_at_end(arrive)
+    turn = builder.load_atomic(word(ROUND), "acquire", 8)
+    before = builder.atomic_rmw("add", word(ARRIVED), I64(1), "acq_rel")
+    builder.cbranch(builder.icmp_signed("==", before, builder.sub(size, I64(1))), last, wait)
+    builder.position_at_end(last)
+    builder.store_atomic(I64(0), word(ARRIVED), "release", 8)
+    builder.store_atomic(builder.add(turn, I64(1)), word(ROUND), "release", 8)
+    builder.branch(end)
+
+    builder.position_at_end(wait)
+    spins = builder.load(word(SPINS))
+    builder.branch(look)
+    builder.position_at_end(look)
+    looks, waited = builder.phi(I64), builder.phi(I64)
+    looks.add_incoming(I64(0), wait)
+    waited.add_incoming(I64(FIRST_WAIT), wait)
+    changed = builder.icmp_signed("!=", builder.load_atomic(word(ROUND), "acquire", 8), turn)
+    builder.cbranch(changed, end, busy)
+    builder.position_at_end(busy)
+    more = builder.add(looks, I64(1))
+    _pause(builder)
+    builder.cbranch(builder.icmp_signed("<=", more, spins), again, polite)
+    builder.position_at_end(polite)
+    _give_way(builder)
+    many = builder.add(spins, I64(YIELDS))
+    builder.cbranch(builder.icmp_signed("<=", more, many), again, rest)
+    builder.position_at_end(rest)
+    part = builder.sdiv(waited, I64(8))
+    long = builder.icmp_signed(">", part, I64(LONGEST_SLEEP))
+    time = builder.select(long, I64(LONGEST_SLEEP), part)
+    _sleep(builder, time)
+    longer = builder.add(waited, time)
+    builder.branch(again)
+    builder.position_at_end(again)
+    after = builder.phi(I64)
+    for block, value in ((busy, waited), (polite, waited), (rest, longer)):
+        after.add_incoming(value, block)
+    looks.add_incoming(more, again)
+    waited.add_incoming(after, again)
+    builder.branch(look)
+    builder.position_at_end(end)
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def meet(typing_context: Context, team: types.Type) -> Typed:
     """Wait until all workers of the team are here; then all see what each wrote before."""
-    size = address(team, SIZE)
-    if size > 1:
-        turn = watch(team, ROUND)
-        if count_one(team, ARRIVED) == size - 1:
-            publish(team, ARRIVED, 0)
-            publish(team, ROUND, turn + 1)
-        else:
-            wait_for_change(team, ROUND, turn, address(team, SPINS))
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        builder.call(_meeting(builder.module), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
 
 
-@register_jitable
-def first_of(rows, worker, workers):
+@intrinsic
+def first_of(
+    typing_context: Context, rows: types.Type, worker: types.Type, workers: types.Type
+) -> Typed:
     """The first of the rows that a worker has; the next worker's first ends them.
 
-    first(0) = 0,  first(workers) = rows; in between whole groups, as equal as can be.
+    first(0) = 0,  first(workers) = rows; in between whole groups, as equal as can be:
+    first(w) = (rows // group) w // workers * group.
     """
-    group = GROUP_OF_ROWS if rows >= 2 * GROUP_OF_ROWS * workers else 1
-    return rows if worker == workers else rows // group * worker // workers * group
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        rows, worker, workers = arguments
+        least = builder.mul(workers, I64(2 * GROUP_OF_ROWS))
+        many = builder.icmp_signed(">=", rows, least)
+        group = builder.select(many, I64(GROUP_OF_ROWS), I64(1))
+        groups = builder.mul(builder.sdiv(rows, group), worker)
+        first = builder.mul(builder.sdiv(groups, workers), group)
+        return builder.select(builder.icmp_signed("==", worker, workers), rows, first)
+
+    return types.int64(types.int64, types.int64, types.int64), emit
 
 
 @register_jitable

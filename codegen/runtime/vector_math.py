@@ -29,8 +29,11 @@ from codegen.runtime.exponential import (
     softplus_of,
     tanh_of,
 )
-from codegen.runtime.lanes import Lane, conversion, elementwise, library, selection
+from codegen.runtime.lanes import Lane, conversion, elementwise, fused, fuses, library, selection
 from codegen.runtime.power import power_of
+
+# Flags of the sums and products of many numbers: their order is free.
+ANY_ORDER = ("reassoc", "contract")
 
 
 def _rsqrt(x: Lane) -> Lane:
@@ -86,6 +89,43 @@ def _greatest(x: Lane, y: Lane) -> Lane:
 def _least(x: Lane, y: Lane) -> Lane:
     """The minimum that takes -0.0 for less than 0.0: the order of many does not matter."""
     return x.call("llvm.minimum", y) if x.is_float else _minimum(x, y)
+
+
+def _plus(x: Lane, y: Lane) -> Lane:
+    """The sum x + y as part of one of many, in any order."""
+    return Lane(x.builder, x.builder.fadd(x.value, y.value, flags=ANY_ORDER))
+
+
+def _times(x: Lane, y: Lane) -> Lane:
+    """The product x y as part of one of many, in any order."""
+    return Lane(x.builder, x.builder.fmul(x.value, y.value, flags=ANY_ORDER))
+
+
+# For a divisor below the first or beyond the second, both sides are scaled by the third or by its
+# inverse.
+_SCALES = {32: (2.0**-64, 2.0**90, 2.0**64), 64: (2.0**-512, 2.0**600, 2.0**512)}
+
+
+def _ratio(x: Lane, s: Lane) -> Lane:
+    """The quotient x / s to 0.5001 units in the last place, quickly where one s divides many x.
+
+    x / s = x r + x d with 1 / s = r + d: r is the number below the rounded inverse, so that d has
+    its sign and is never 0, for which an infinite x would give NaN. Where s or its inverse is too
+    small, x and s are scaled: that changes x / s only where it overflows or is 0 anyway. What
+    depends on s alone leaves the loop.
+    """
+    if not fuses():
+        return x / s
+    small, large, scale = _SCALES[s.width]
+    size = s.call("llvm.fabs")
+    c = (size < small).where(s.of(scale), (size > large).where(s.of(1 / scale), 1.0))
+    divisor = s * c
+    inverse = 1.0 / divisor
+    none = inverse.compare("==", 0)  # s is infinite
+    r = none.where(inverse, (inverse.bits() - 1).as_float(s))
+    d = none.where(inverse, fused(-r, divisor, s.of(1.0)) * inverse)
+    y = x * c
+    return fused(y, r, y * d)
 
 
 def _floor_mod(x: Lane, y: Lane) -> tuple[Lane, Lane]:
@@ -148,6 +188,9 @@ minimum = elementwise("minimum", _minimum, 2)
 whole_add = elementwise("whole_add", lambda x, y: x + y, 2)
 whole_sub = elementwise("whole_sub", lambda x, y: x - y, 2)
 whole_mul = elementwise("whole_mul", lambda x, y: x * y, 2)
+plus = elementwise("plus", _plus, 2)
+times = elementwise("times", _times, 2)
+ratio = elementwise("ratio", _ratio, 2)
 greatest = elementwise("greatest", _greatest, 2)
 least = elementwise("least", _least, 2)
 pow = library("pow", operator.pow, 2, floats=power_of)

@@ -7,12 +7,13 @@ a user's program gets into the source, so that programs which differ in names al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
 from codegen import loop_ir as ir
+from codegen.access import ZERO
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
@@ -27,18 +28,20 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, draws, linalg, memory, teams, vector_math
+from codegen.runtime import checks, clock, draws, kernels, linalg, memory, teams, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.teams import SIZE
 from codegen.runtime.vector_math import PRIMITIVES
+from codegen.timing import CLOCK
+from codegen.tune import totals
 from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
 
-# So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
+# So many calls in a row, and more, become rows of a table: a call in the program is more code.
 TABLE_FROM = 64
 # Kernels of that table that one function chooses from.
 GROUP = 64
@@ -47,6 +50,8 @@ SHARED_FROM = 4
 SCOPES = 32
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
+# Kernels can be timed one by one.
+TIMED = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -57,7 +62,7 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     return _Printer(plan, dims, key).text()
 
 
-IMPORT = "from numba import cfunc, njit\n"
+IMPORT = "from numba import cfunc\n"
 #: As `loading` sets it: the file is to give the same bits, as fast.
 SETTING = IMPORT + """
 import numba
@@ -136,7 +141,6 @@ class _Printer:
         if self.team:
             self.dim_names |= {WORKER: "worker", WORKERS: "workers"}
         self.shares: dict[Extent, int] = {}
-        self.counts: dict[str, str] = {}
         self.checks = False
         self.rows: list[tuple[list[int], str]] = []
         self.codes: dict[Extent, int] = {}
@@ -156,22 +160,21 @@ class _Printer:
         table = self.table_lines()
         body.append("    return 0")
         scalars = sorted(n for n in self.uses if n in SCALARS)
-        runtime = self.uses - set(scalars)
+        runtime = self.uses - set(scalars) | {"kernel"}
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
         if scalars or table:
             lines.append("import numpy as np")
-        lines += ["from numba import cfunc, njit", ""]
+        lines += ["from numba import cfunc", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += ["", *(SCALARS[name] for name in scalars)]
-        lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}', ""]
+        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
         for function in self.functions:
-            lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
-            lines.append(function)
-        arguments = ["table", "dims", *(("team", "worker") if self.team else ())]
-        kinds = ", ".join(["int64"] * len(arguments))
-        lines += [*table, "", f'@cfunc("int64({kinds})", cache=True, **OPTIONS)']
-        lines += [f"def program({', '.join(arguments)}):", *body]
+            lines += ["", "@kernel", function]
+        own = ", ".join(["table", "dims", *(("team", "worker") if self.team else ())])
+        kinds = ", ".join(["int64"] * (4 if self.team else 2))
+        lines += [*table, "", "@kernel", f"def run({own}):", *body, "", ""]
+        lines.append(f'@cfunc("int64({kinds})", cache=True, fastmath=FAST)')
+        lines += [f"def program({own}):", f"    return run({own})"]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
@@ -189,14 +192,11 @@ class _Printer:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
             yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
-        for text, name in self.counts.items():
-            self.uses.add("i64")
-            yield f"    {name} = i64({text})"
         if self.team:
             self.uses |= {"address", "meet", "first_of"}
             yield f"    workers = address(team, {SIZE})"
         for rows, k in self.shares.items():
-            text = self.count(extent_text(rows, self.dim_names))
+            text = extent_text(rows, self.dim_names)
             yield f"    a{k} = first_of({text}, worker, workers)"
             yield f"    b{k} = first_of({text}, worker + 1, workers)"
 
@@ -205,19 +205,14 @@ class _Printer:
         self.entries[entry, dtype] = None
         return memory_name(entry, dtype)
 
-    def count(self, text: str) -> str:
-        """A number for a kernel: named, since Numba compiles a function for each literal."""
-        return self.counts.setdefault(text, f"m{text}") if text.isdigit() else text
-
     def share(self, parts: Parts) -> tuple[str, str]:
         """Where a worker's part of the iterations of a loop begins and ends."""
         rows, each = parts
         k = self.shares.setdefault(rows, len(self.shares))
-        self.count(extent_text(rows, self.dim_names))
         if type(each) is int and each == 1:
             return f"a{k}", f"b{k}"
-        text = self.count(extent_text(each, self.dim_names))
-        factor = text if text.isidentifier() else f"({text})"
+        text = extent_text(each, self.dim_names)
+        factor = text if text.isalnum() else f"({text})"
         return f"a{k} * {factor}", f"b{k} * {factor}"
 
     def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
@@ -276,13 +271,12 @@ class _Printer:
         if not self.rows:
             return []
         wide = max(len(row) for row, _ in self.rows)
-        self.uses |= {"FAST", "i64"}
         lines = ["", "# kernel, places in the table of addresses, extents (negative: see size_of)"]
         lines.append("CALLS = np.array([")
         for row, formula in self.rows:
             padded = row + [0] * (wide - len(row))
             lines.append(f"    {padded},  # {formula}")
-        lines += ["], np.int64)", "", "", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
+        lines += ["], np.int64)", "", "", "@kernel"]
         lines.append("def size_of(code, dims):")
         for extent, k in self.codes.items():
             names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
@@ -292,11 +286,8 @@ class _Printer:
         return [*lines, *self.dispatch()]
 
     def dispatch(self) -> list[str]:
-        """`run_calls`, which runs rows of the table, by groups of kernels.
-
-        Numba walks the blocks of a function recursively, so no function asks for all kernels.
-        """
-        head = "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"
+        """`run_calls`, which runs rows of the table, by groups of kernels."""
+        head = "@kernel"
         lines: list[str] = []
         tests: list[str] = []
         tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
@@ -383,7 +374,7 @@ class _Printer:
         name, function = self.define(call.kernel)
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
         numbers += [text for parts in function.shares for text in self.share(parts)]
-        numbers = [self.count(text) for text in (*numbers, *map(str, function.checks))]
+        numbers += map(str, function.checks)
         report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
         return f"{name}({', '.join([*pointers, *numbers, *report])})"
 
@@ -413,13 +404,13 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
-    return "\n".join([*head, "    kernel_prologue()", *function.lines]) + "\n"
+    return "\n".join([*head, *function.lines]) + "\n"
 
 
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, linalg, vector_math, draws, teams):
+        for module in (memory, checks, kernels, linalg, vector_math, draws, clock, teams):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -433,22 +424,40 @@ def _print_kernel(kernel: Kernel) -> Function:
 
 
 class _KernelPrinter(BodyPrinter):
-    primitives = PRIMITIVES | DRAWS
+    primitives: ClassVar[Collection[str]] = frozenset({*PRIMITIVES, *DRAWS, CLOCK})
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
-        self.function.uses.add("kernel_prologue")
         loops = [s for s in kernel.body if isinstance(s, For)]
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)
+        self.totals = frozenset(totals(kernel.body))
+        self.depth = 1
+        self.defined: dict[str, int] = {}
         self.block(kernel.body, 1)
 
     def load(self, load: Load) -> str:
         self.function.uses.add("ld")
         return f"ld({load.buffer.name}, {self.affine(load.offset)}, {_scope(load.buffer)})"
 
+    def value(self, let: Let) -> str:
+        """The right-hand side of a Let.
+
+        The order of a sum of floats is free; what divides all of a loop's values is inverted once.
+        """
+        v = let.value
+        if let.dtype.kind == "f" and isinstance(v, ir.Apply):
+            steps = {"add": "plus", "mul": "times"} if let.name in self.totals else {}
+            if v.operation == "div" and self.defined.get(v.operands[1], 0) < self.depth:
+                steps["div"] = "ratio"
+            if (operation := steps.get(v.operation)) is not None:
+                self.function.uses.add(operation)
+                return f"{operation}({', '.join(v.operands)})"
+        return super().value(let)
+
     def block(self, body: Sequence[Statement], depth: int) -> None:
+        self.depth = depth
         for s in body:
             if isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
@@ -460,7 +469,9 @@ class _KernelPrinter(BodyPrinter):
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
                 self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
                 self.block(s.body, depth + 1)
+                self.depth = depth
             elif isinstance(s, Let):
+                self.defined[s.name] = depth
                 self.put(f"{s.name} = {self.value(s)}", depth)
             elif isinstance(s, ir.Update):
                 self.put(f"{s.name} = {s.value}", depth)
@@ -503,29 +514,29 @@ class _KernelPrinter(BodyPrinter):
         short = SHORT[call.c.dtype]
         self.function.uses |= {f"gemm_{short}", short}
         m, n, k = (self.extent(e, True) for e in (call.m, call.n, call.k))
-        left, right = call.transposed
-        steps = (m if left else k, k if right else n, n)
-        rows, columns, first = m, n, ""
-        if call.shared:
-            by_rows = call.shared == "m"
-            first, end = self.bounds((call.parts or (call.m, 1)) if by_rows else (call.n, 1))
-            rows, columns = (f"{end} - {first}", n) if by_rows else (m, f"{end} - {first}")
-        moved = {
-            "": ("", "", ""),
-            "m": (first if left else f"{first} * {k}", "", f"{first} * {n}"),
-            "n": ("", f"{first} * {k}" if right else first, first),
-        }[call.shared]
+        left, right = map(int, call.transposed)
+        lda, ldb, ldc = (self.extent(e, True) for e in call.rows)
+        more = ("", "", "")
+        if call.shared == "m":
+            first, end = self.bounds(call.parts or (call.m, 1))
+            m = f"({end} - {first})"
+            more = (first if left else f"{first} * {lda}", "", f"{first} * {ldc}")
+        elif call.shared == "n":
+            first, end = self.bounds((call.n, 1))
+            n = f"({end} - {first})"
+            more = ("", f"{first} * {ldb}" if right else first, first)
         buffers = []
-        for buffer, offset, more in zip((call.a, call.b, call.c), call.offsets, moved, strict=True):
-            places = [self.affine(offset)] if offset.terms else []
-            place = " + ".join([*places, *([more] if more else [])])
-            if place:
+        for buffer, offset, own in zip((call.a, call.b, call.c), call.offsets, more, strict=True):
+            places = [*([self.affine(offset)] if offset != ZERO else []), *([own] if own else [])]
+            if places:
                 self.function.uses.add("shift")
-            buffers.append(f"shift({buffer.name}, {place})" if place else buffer.name)
+                buffers.append(f"shift({buffer.name}, {' + '.join(places)})")
+            else:
+                buffers.append(buffer.name)
         a, b, c = buffers
         return (
-            f"gemm_{short}({int(left)}, {int(right)}, {rows}, {columns}, {k}, {short}(1), "
-            f"{a}, {steps[0]}, {b}, {steps[1]}, {short}(0), {c}, {steps[2]})"
+            f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
+            f"{a}, {lda}, {b}, {ldb}, {short}(0), {c}, {ldc})"
         )
 
 
