@@ -327,8 +327,9 @@ def _plainly_touched(s: object) -> set[str]:
     """The buffer that a statement loads from or stores to."""
     if isinstance(s, Store):
         return {s.buffer.name}
-    is_load = isinstance(s, Let) and isinstance(s.value, Load)
-    return {s.value.buffer.name} if is_load else set()  # type: ignore[union-attr]
+    if isinstance(s, Let) and isinstance(s.value, Load):
+        return {s.value.buffer.name}
+    return set()
 
 
 def _shared_product(s: Statement) -> Statement:
