@@ -159,6 +159,8 @@ class _Printer:
         body = [*self.pointers(), *self.lines]
         table = self.table_lines()
         body.append("    return 0")
+        products = sorted(name[-3:] for name in self.uses if name.startswith("gemm_"))
+        self.uses |= {"link_products"} if products else set()
         scalars = sorted(n for n in self.uses if n in SCALARS)
         runtime = self.uses - set(scalars) | {"kernel"}
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
@@ -167,7 +169,9 @@ class _Printer:
         lines += ["from numba import cfunc", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
+        head = [SCALARS[name] for name in scalars]
+        head += [f'link_products("{short}")' for short in products]
+        lines += ["", *head, *([""] if head else [])]
         for function in self.functions:
             lines += ["", "@kernel", function]
         own = ", ".join(["table", "dims", *(("team", "worker") if self.team else ())])
