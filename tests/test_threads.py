@@ -248,7 +248,6 @@ def test_threads_give_what_one_gives(
     for first, again in zip(got, leaves_of(f(**values)), strict=True):
         np.testing.assert_array_equal(again, first)
     np.testing.assert_array_equal(got[-1], expected[-1])  # the same mask
-    np.testing.assert_array_equal(got[0], expected[0])  # rows are computed alike
     assert f._invocation().current.workers == size
 
 
