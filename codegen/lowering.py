@@ -9,8 +9,6 @@ and stores that stand here.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from codegen import loop_ir as ir
 from codegen.access import ZERO, is_one, root_of
 from codegen.loop_ir import Affine, Apply, Let, Load, Statement, Store, variable
@@ -142,6 +140,4 @@ def _lower_product(schedule: Schedule, stage: ProductStage, number: int) -> Lowe
     m, n, k = product.m, product.n, product.k
     call = ir.Call(a, b, c, offsets, product.transposed, m, n, k, product.rows, product.parts)
     writer.statements = nest([loop.extent for loop in product.loops], 0, (call,))
-    if isinstance(outer := writer.statements[0], ir.For):
-        writer.statements = [replace(outer, parts=product.loops[0].parts)]
     return writer.finish((stage.node,), "", {product.operands[2].root})

@@ -15,6 +15,7 @@ from codegen.access import root_of
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
+from codegen.nests import merge_nests
 from codegen.schedule import FoldStage, Schedule
 from codegen.sharing import share
 from codegen.tune import tune
@@ -30,7 +31,7 @@ def lower(
     """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
 
     Args:
-        row_memory: see `lower_stage`.
+        row_memory: see `lower_stage`; also neighbours become one kernel, see `nests`.
         workers:    for a team of so many at most.
     """
     done: list[Lowered | LoweredLoop] = []
@@ -38,9 +39,14 @@ def lower(
         if isinstance(stage, FoldStage):
             done.extend(_lower_fold(schedule, stage, number, row_memory, workers))
         else:
-            low = lower_stage(schedule, stage, number, row_memory)
-            low = replace(low, kernel=tune(low.kernel))
-            done.append(low if workers == 1 else share(low, workers))
+            done.append(lower_stage(schedule, stage, number, row_memory))
+    if row_memory:
+        done = merge_nests(schedule, done)
+    done = [
+        replace(low, kernel=tune(low.kernel)) if isinstance(low, Lowered) else low for low in done
+    ]
+    if workers > 1:
+        done = [share(low, workers) if isinstance(low, Lowered) else low for low in done]
     return with_formulas(schedule, done)
 
 
@@ -101,7 +107,4 @@ def _lower_fold(
         for node, result in zip(emitted, results[n:], strict=True)
         if target[root_of(node)] is not result
     ]
-    copies = [[lower_copy(c, number) for c in each] for each in (starts, again)]
-    if workers > 1:
-        copies = [[share(low, workers) for low in each] for each in copies]
-    return [*copies[0], loop, *copies[1]]
+    return [*(lower_copy(c, number) for c in starts), loop, *(lower_copy(c, number) for c in again)]

@@ -20,12 +20,21 @@ workers must meet is decided afterwards (`codegen/meetings.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from codegen import loop_ir as ir
 from codegen.injectivity import TYPICAL_EXTENT, Access, separate
-from codegen.launches import ASSOCIATIVE, Accumulate, Total, carried_by, chain, product_of, walk
+from codegen.launches import (
+    ASSOCIATIVE,
+    Accumulate,
+    Spread,
+    Total,
+    carried_by,
+    chain,
+    product_of,
+    walk,
+)
 from codegen.loop_ir import (
     FEW_ROWS,
     WORKER,
@@ -125,7 +134,7 @@ class _Sharer:
         loops, _ = chain(loop)
         ways = [self.outer(loop, carried)]
         if not carried and not self.touched(loop) & self.rows:
-            accesses = list(self.spread.accesses((loop,), {}))
+            accesses = self.accesses(loop)
             ways += [_Split(v) for v, _ in loops[1:] if separate(accesses, [v])]
         inside = [s for s in walk((loop,)) if isinstance(s, For)]
         extents = {s.var: (s.parts or (s.extent, 1))[0] for s in inside}
@@ -170,13 +179,14 @@ class _Sharer:
                 found.add("")
         return found.pop() if len(found) == 1 else ""
 
-    def accesses(self, loop: For, names: set[str]) -> list[Access]:
-        """What a loop does in some buffers."""
-        return [a for a in self.spread.accesses((loop,), {}) if a.buffer in names]
+    def accesses(self, loop: For, names: set[str] | None = None) -> list[Access]:
+        """What a loop does, in all buffers or in some."""
+        found = _accesses((loop,), dict(self.spread.checked))
+        return [a for a in found if names is None or a.buffer in names]
 
     def touched(self, loop: For) -> set[str]:
         """The buffers that a loop reads or writes."""
-        return {a.buffer for a in self.spread.accesses((loop,), {})}
+        return {a.buffer for a in self.accesses(loop)}
 
     def size_of(self, name: str) -> Extent:
         """Elements of a buffer."""
@@ -265,8 +275,20 @@ class _Sharer:
                 and (place := self.own.get(v.buffer.name))
             ):
                 s = replace(s, value=Load(place[0], v.offset + WORKER * place[1]))
+            elif isinstance(s, ir.Call):
+                s = self.moved_call(s)
             done.append(s)
         return tuple(done)
+
+    def moved_call(self, call: ir.Call) -> ir.Call:
+        """A product on what the worker has of its own."""
+        places = [
+            (b, o) if b.name not in self.own else (own[0], o + WORKER * own[1])
+            for b, o in zip((call.a, call.b, call.c), call.offsets, strict=True)
+            for own in [self.own.get(b.name, (b, 0))]
+        ]
+        (a, p), (b, q), (c, r) = places
+        return replace(call, a=a, b=b, c=c, offsets=(p, q, r))
 
     def merged_copy(self, name: str, operation: str) -> list[Statement]:
         """b[z] := copy 0 [z];  b[z] := op(b[z], copy w [z]) for w = 1, 2, .."""
@@ -321,6 +343,25 @@ class _Sharer:
         """A name that nothing has."""
         self.names += 1
         return f"w{self.names - 1}"
+
+
+def _accesses(body: Sequence[Spread], ranges: dict[str, Extent]) -> Iterator[Access]:
+    """All places that are read or written, with the ranges of the variables in them."""
+    for s in body:
+        if isinstance(s, For):
+            yield from _accesses(s.body, {**ranges, s.var: s.extent})
+        elif isinstance(s, Let) and isinstance(s.value, Load):
+            yield Access(s.value.buffer.name, s.value.offset, False, ranges)
+        elif isinstance(s, (Store, Accumulate)):
+            yield Access(s.buffer.name, s.offset, True, ranges)
+        elif isinstance(s, ir.Call):
+            left, right = s.transposed
+            sides = ((s.k, s.m) if left else (s.m, s.k), (s.n, s.k) if right else (s.k, s.n))
+            matrices = zip((s.a, s.b, s.c), s.offsets, s.rows, (*sides, (s.m, s.n)), strict=True)
+            for buffer, offset, length, (rows, columns) in matrices:
+                place = offset + variable("row") * length + variable("column")
+                inside = {**ranges, "row": rows, "column": columns}
+                yield Access(buffer.name, place, buffer is s.c, inside)
 
 
 def _plainly_touched(s: object) -> set[str]:
