@@ -17,6 +17,7 @@ from codegen.loading import Loaded
 from codegen.memory import plan_memory
 from codegen.pieces import join_pieces
 from codegen.recurrences import lower
+from codegen.residuals import read_outputs
 from codegen.stages import Stages
 from codegen.teamwork import TeamProgram, make_team
 from codegen.workers import MOST
@@ -87,6 +88,7 @@ def compile(
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
+    wanted = clock("read outputs", lambda: read_outputs(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [
         in_memory(n) if k >= len(nodes) or root_of(n) in updated else n
