@@ -13,12 +13,12 @@ is copied into one that does. So splitting a state into heads and joining them a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise, permutations
 from typing import TypeAlias
 
 from codegen.access import can_inline, is_one, is_view, reads, root_of, slices
-from codegen.loop_ir import Affine, variable
+from codegen.loop_ir import Affine, Parts, parts_of, variable
 from symgrad.graph.dims import Extent, Shape, same, show, size
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.graph import Graph
@@ -60,6 +60,7 @@ class Product:
         m, n, k:    extents.
         rows:       lengths of the rows of A, B and C in memory.
         transposed: whether A and B lie transposed.
+        parts:      what the rows of C consist of.
     """
 
     operands: tuple[Layout, Layout, Layout]
@@ -69,6 +70,7 @@ class Product:
     k: Extent
     rows: tuple[Extent, Extent, Extent]
     transposed: tuple[bool, bool]
+    parts: Parts | None = None
 
     def __str__(self) -> str:
         count = size(loop.extent for loop in self.loops)
@@ -202,13 +204,11 @@ def matched(node: Node, a: Layout, b: Layout, c: Layout) -> Product | None:
     best: Product | None = None
     for rows, peeled in _axes(m, a.strides, c.strides, extents):
         for columns, also in _axes(n, b.strides, c.strides, extents):
-            loops = _joined(
-                [
-                    Around(extents[x], tuple(z.strides.get(x, 0) for z in (a, b, c)))
-                    for x in sorted([*batch, *peeled, *also], key=node.out.index)
-                ]
+            loops = tuple(
+                Around(extents[x], tuple(z.strides.get(x, 0) for z in (a, b, c)))
+                for x in sorted([*batch, *peeled, *also], key=node.out.index)
             )
-            if len(loops) > MOST_LOOPS or (best is not None and len(loops) >= len(best.loops)):
+            if _many(loops) or (best is not None and len(loops) >= len(best.loops)):
                 continue
             best = _fitted((a, b, c), loops, rows, columns, inner) or best
     return best
@@ -216,11 +216,12 @@ def matched(node: Node, a: Layout, b: Layout, c: Layout) -> Product | None:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Labels that are one axis of two matrices: its extent, and its stride in each."""
+    """Labels that are one axis of two matrices: its extent, its stride in each, its rows."""
 
     extent: Extent
     first: Extent
     second: Extent
+    parts: Parts | None = None
 
 
 def _moves(layout: Layout, labels: Sequence[int]) -> bool:
@@ -241,7 +242,8 @@ def _one_axis(
             for slow, fast in pairwise(order)
             for z in (x, y)
         ):
-            return _Axis(size(extents[z] for z in labels), x[order[-1]], y[order[-1]])
+            parts = parts_of([extents[z] for z in order])
+            return _Axis(size(extents[z] for z in labels), x[order[-1]], y[order[-1]], parts)
     return None
 
 
@@ -257,18 +259,16 @@ def _axes(
                 yield axis, peeled
 
 
-def _joined(loops: Sequence[Around]) -> tuple[Around, ...]:
-    """Loops, neighbours that run through all operands as one axis made one."""
-    done: list[Around] = []
-    for loop in loops:
-        if done and all(
-            same(slow, size((loop.extent, fast))) is True
-            for slow, fast in zip(done[-1].steps, loop.steps, strict=True)
-        ):
-            done[-1] = Around(size((done[-1].extent, loop.extent)), loop.steps)
-        else:
-            done.append(loop)
-    return tuple(done)
+def _many(loops: Sequence[Around]) -> bool:
+    """Whether these are more loops than a target runs, once `tune` has joined neighbours."""
+    count = 0
+    for slow, fast in pairwise([*loops[:1], *loops]):
+        joint = all(
+            same(far, size((fast.extent, near))) is True
+            for far, near in zip(slow.steps, fast.steps, strict=True)
+        )
+        count += 0 if joint and count else 1
+    return count > MOST_LOOPS
 
 
 def _fitted(
@@ -285,7 +285,7 @@ def _fitted(
         # C lies transposed: exchange the factors
         a, b, m, n, has_m, has_n = b, a, n, m, has_n, has_m
         k = _Axis(k.extent, k.second, k.first)
-        loops = tuple(Around(z.extent, (z.steps[1], z.steps[0], z.steps[2])) for z in loops)
+        loops = tuple(replace(z, steps=(z.steps[1], z.steps[0], z.steps[2])) for z in loops)
     if has_n and not is_one(n.second):
         return None
     if is_one(k.first):
@@ -301,4 +301,5 @@ def _fitted(
     else:
         return None
     rows = (lda, ldb, m.second if has_m else n.extent)
-    return Product((a, b, c), loops, m.extent, n.extent, k.extent, rows, (left, right))
+    sizes = (m.extent, n.extent, k.extent)
+    return Product((a, b, c), loops, *sizes, rows, (left, right), m.parts)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from codegen.compiled import Compiled
 from codegen.pipeline import check_options, compile
+from codegen.reporting import Report, make_report
 from symgrad.graph.dims import free_dims, listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
@@ -172,6 +173,8 @@ class Trainer:
         if not is_count(epochs):
             raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
         as_flag("fit: shuffle", shuffle)
+        if progress is not None:
+            as_flag("fit: progress", progress)
         measure = None
         if validation is not None:
             held_out = self._bound_to_measure("fit: validation", validation)
@@ -365,6 +368,22 @@ class Trainer:
         """
         return self._epochs("train")[1]
 
+    def report(self, data: Data | None = None, batch_size: int = 32) -> Report:
+        """Every kernel of a training step: flops, bytes, bound; on data also its measured time.
+
+        Args:
+            data:       as for `fit`: up to 50 batches are timed, and nothing is learned from them.
+            batch_size: rows per step.
+        Returns: text with figures as attributes, as `trainer.program.report()` of a compiled
+            function.
+        """
+        if data is None:
+            why = "Not measured: trainer.report(data, batch_size=32) times steps on data."
+            return make_report(self.program, None, None, why)
+        bound = bind("report", data, self.objective.inputs, self.objective.batch)
+        size = check_batch_size("report", batch_size, bound.n)
+        return self._bound("train", bound, size).report()
+
     def _epochs(self, key: str) -> tuple[Epochs, Compiled]:
         """Epochs of training, or of evaluation, and the program made of them when first needed."""
         if key not in self._programs:
@@ -396,7 +415,7 @@ class Trainer:
         Raises: OSError when it cannot be written.
         """
         record = {
-            "leaves": [_described(leaf) for leaf in self._values],
+            "leaves": [checkpoint.described(leaf) for leaf in self._values],
             "trained": [leaf.name for leaf in self.objective.trained],
             "optimizer": self.optimizer.to_json(),
             "clip_norm": self.clip_norm,
@@ -449,9 +468,9 @@ class Trainer:
                 f"which {os.fspath(path)} trains."
             )
         trainer = cls(loss, chosen, wrt, metrics=metrics, **settings)
-        own = [(leaf.name, str(leaf.dtype), _sizes(leaf)) for leaf in trainer._values]
+        own = [(leaf.name, str(leaf.dtype), checkpoint.sizes(leaf)) for leaf in trainer._values]
         if set(own) != set(stored):
-            raise LeafError(_difference(os.fspath(path), own, stored))
+            raise LeafError(checkpoint.difference(os.fspath(path), own, stored))
         for leaf, value in trainer._values.items():
             value[...] = arrays[leaf.name]
         trainer.epoch, trainer._records = epoch, history
@@ -471,33 +490,9 @@ def _first_value(leaf: Input, seed: int) -> Array:
             f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}\n"
             "  What has a value for each row is data: make it an input."
         )
-    return np.zeros(_sizes(leaf), leaf.dtype) if leaf.kind == "step" else initial_value(leaf, seed)
-
-
-def _sizes(leaf: Input) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in leaf.shape)
-
-
-def _described(leaf: Input) -> dict[str, Any]:
-    return {"name": leaf.name, "dtype": str(leaf.dtype), "shape": list(_sizes(leaf))}
-
-
-Leaf = tuple[str, str, tuple[int, ...]]
-
-
-def _difference(path: str, own: Sequence[Leaf], stored: Sequence[Leaf]) -> str:
-    """Leaves of the trainer and of the file that have no equal on the other side."""
-
-    def lines(leaves: Sequence[Leaf], others: Sequence[Leaf]) -> list[str]:
-        odd = [x for x in leaves if x not in others]
-        return [f"    {printable(repr(name))} {dtype} {shape}" for name, dtype, shape in odd]
-
-    return "\n".join([
-        "load: the leaves of the trainer are not those of the file",
-        "  in the trainer only", *(lines(own, stored) or ["    none"]),
-        f"  in {path} only", *(lines(stored, own) or ["    none"]),
-        "  Load it with the loss and the optimizer that it was saved with.",
-    ])
+    if leaf.kind == "step":
+        return np.zeros(checkpoint.sizes(leaf), leaf.dtype)
+    return initial_value(leaf, seed)
 
 
 def _share(seconds: Array, spent: float, before: int, run: Run) -> None:
