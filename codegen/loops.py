@@ -23,7 +23,7 @@ from codegen.schedule import (
 )
 from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
 from symgrad.graph.dims import size
-from symgrad.graph.dtypes import BOOL, INT32, DType, is_bool, is_float
+from symgrad.graph.dtypes import INT32, DType, is_bool, is_float
 from symgrad.graph.nodes import Gather, Map, Node, Reduce, Scatter
 from symgrad.graph.scalars import operations
 
@@ -234,8 +234,6 @@ class Loops(Values):
 
     def reduce(self, node: Node) -> str:
         """A reduction over the row: an accumulator, updated in the inner loop."""
-        if isinstance(node, Reduce) and node.op in ("argmax", "argmin"):
-            return self.reduce_place(node)
         operation = merge_of(node)
         name = self.start(node, 1)
         value = self.combine(node, member_reads(node, self.where(node)), ())
@@ -270,40 +268,6 @@ class Loops(Values):
         self.blocks[deep].append(Let(total, dtype, Apply(operation, (name, value))))
         self.blocks[deep].append(ir.Update(name, total))
         return total
-
-    def reduce_place(self, node: Reduce) -> str:
-        """Argmax: the first place of the best value; NaN is better than any number."""
-        (arg,) = node.args
-        dtype = arg.dtype
-        sign = "less" if node.op == "argmax" else "greater"
-        best = self.start(node, 1, dtype)
-        place = self.fresh()
-        self.depth[place] = 1
-        self.blocks[1].append(Let(place, INT32, ir.Copy(self.literal(0, INT32))))
-        value = self.combine(node, member_reads(node, self.where(node)), ())
-        operands = (best, value) if sign == "less" else (value, best)
-        wins = self.inner_let("less", operands, BOOL)
-        if is_float(dtype):
-            strange = self.inner_let("isnan", (value,), BOOL)
-            usual = self.inner_let("logical_not", (self.inner_let("isnan", (best,), BOOL),), BOOL)
-            first = self.inner_let("logical_and", (strange, usual), BOOL)
-            wins = self.inner_let("logical_or", (wins, first), BOOL)
-        here = self.where(node)[len(node.shape) :]
-        position = offset_of(tuple(arg.shape[a] for a in node.axes), here)
-        index = self.inner_let("index", (), INT32, position)
-        better = self.inner_let("select", (wins, value, best), dtype)
-        there = self.inner_let("select", (wins, index, place), INT32)
-        self.blocks[2].extend((ir.Update(best, better), ir.Update(place, there)))
-        return place
-
-    def inner_let(
-        self, operation: str, operands: tuple[str, ...], dtype: DType, payload: Affine | None = None
-    ) -> str:
-        """An operation in the inner loop, whatever its operands."""
-        name = self.fresh()
-        self.depth[name] = 2
-        self.blocks[2].append(Let(name, dtype, Apply(operation, operands, payload)))
-        return name
 
     # -- accumulating into memory ------------------------------------------------------------------
     def accumulate(self, node: Node) -> None:
@@ -384,7 +348,7 @@ def start_of(node: Node) -> float | int | bool:
         return -0.0 if is_float(dtype) else 0
     if node.op in ("prod", "cumprod"):
         return 1
-    if node.op in ("max", "argmax", "cummax"):
+    if node.op in ("max", "cummax"):
         return bottom
     return highest(dtype)
 

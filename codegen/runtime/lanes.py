@@ -37,7 +37,7 @@ _KEEP_QUOTIENT = ("contract",)
 _FLOATS = {"float": ("f32", 32), "double": ("f64", 64)}
 
 
-class _NoFlags(FastMathFlags):  # type: ignore[misc]  # llvmlite ships no types
+class _FixedFlags(FastMathFlags):  # type: ignore[misc]  # llvmlite ships no types
     """The flags of a call to which Numba adds none."""
 
     def add(self, name: str) -> None:
@@ -216,7 +216,7 @@ class Lane:
         """How many zeros stand before the first one of an integer's bits."""
         return Lane(self.builder, self.builder.ctlz(self.value, ir.IntType(1)(0)))
 
-    def call(self, name: str, *others: Lane | float) -> Lane:
+    def call(self, name: str, *others: Lane | float, flags: Sequence[str] = ()) -> Lane:
         """LLVM's intrinsic `name` of this lane's type, such as `llvm.sqrt`."""
         lanes = [self, *(self.of(other) for other in others)]
         kind = self.value.type
@@ -226,7 +226,7 @@ class Lane:
         if function is None:
             function = ir.Function(module, ir.FunctionType(kind, [kind] * len(lanes)), symbol)
         result = self.builder.call(function, [lane.value for lane in lanes])
-        result.fastmath = _NoFlags()
+        result.fastmath = _FixedFlags(flags)
         return Lane(self.builder, result)
 
 
