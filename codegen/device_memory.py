@@ -11,7 +11,8 @@ import numpy.typing as npt
 from numba import cuda
 
 from codegen.compiled import Array, State
-from codegen.memory import ALIGNMENT, Plan
+from codegen.memory import Plan
+from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Input
 
@@ -97,14 +98,13 @@ class DeviceInvocation:
             return
         self.current = numbers
         self.dims[: len(numbers)] = numbers
-        offsets, total = self.plan.slot_offsets(dict(zip(self.order, numbers, strict=True)))
+        placed = self.plan.layout.place(dict(zip(self.order, numbers, strict=True)))
+        total = placed.total
         if total + ALIGNMENT > self.capacity:
             self.capacity = total + ALIGNMENT
             self.workspace = cuda.device_array(self.capacity, np.uint8)
-        ends = [*offsets[1:], total]
-        for k, (start, end) in enumerate(zip(offsets, ends, strict=False)):
-            end = max(end, start + ALIGNMENT)  # never nothing: an empty array has no address
-            self.table[self.plan.first_slot + k] = self.workspace[start:end]
+        for k, (start, size) in enumerate(zip(placed.offsets, placed.sizes, strict=True)):
+            self.table[self.plan.first_slot + k] = self.workspace[start : start + size]
 
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Copy the leaves to the device, but for the state, which is there."""

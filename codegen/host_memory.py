@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from codegen.compiled import Array
 from codegen.memory import Plan
-from symgrad.graph.dims import Dim, free_dims
+from symgrad.graph.dims import Dim
 
 _PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
@@ -33,7 +33,7 @@ class HostInvocation:
         self.workspace = np.empty(0, np.uint8)
         self._program = _PROGRAM(address)
         self._addresses = (self.table.ctypes.data, self.dims.ctypes.data)
-        sizing = free_dims(size for slot in plan.slots for size in slot.sizes)
+        sizing = plan.layout.dims
         self._sizing = [k for k, d in enumerate(self.order) if d in sizing]
         self._sized: list[int] | None = None
         self.current: tuple[int, ...] | None = None

@@ -1,17 +1,15 @@
 """The memory plan: where every buffer of every kernel lies.
 
-Leaves, constants and results have memory of their own. Everything else lies in slots of one
-workspace: a slot serves buffers whose lifetimes do not meet, is as large as the largest of them,
-and slots never overlap. A kernel may write into the slot that it reads when each element is read
+Leaves, constants and results have memory of their own. Everything else lies in one workspace, in
+blocks that overlap only where their lifetimes do not meet (`codegen/workspace.py`), so the buffers
+of one kernel never do. A kernel may write into the block that it reads when each element is read
 for the last time before it is written, at the same place; this is read off the loops themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from codegen.access import root_of
@@ -19,31 +17,9 @@ from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, S
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
 from codegen.values import CopyOf, Lowered, Operand, Scratch, merge_buffers
-from symgrad.graph.dims import Dim, Extent, free_dims, same, size, value
-from symgrad.graph.errors import CompileError
+from codegen.workspace import Block, Layout, Slot, laid_out
+from symgrad.graph.dims import Dim, Extent, same, size
 from symgrad.graph.nodes import Constant, Input, Node
-
-# Bytes to which slots are aligned: one cache line.
-ALIGNMENT = 64
-# The extent that stands for a symbolic one when slots are compared.
-TYPICAL_EXTENT = 64
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A block of the workspace: the sizes in bytes of all that it holds, and when it is free."""
-
-    number: int
-    sizes: list[Extent] = field(default_factory=list)
-    busy_until: int = -1
-    typical: int = 0
-
-    def hold(self, sizes: Iterable[Extent]) -> None:
-        """Be large enough for these numbers of bytes too."""
-        for count in sizes:
-            if count not in self.sizes:
-                self.sizes.append(count)
-            self.typical = max(self.typical, _typical(count))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +84,7 @@ class Plan:
     leaves: tuple[Input, ...]
     constants: tuple[Constant, ...]
     results: tuple[Node, ...]
-    slots: tuple[Slot, ...]
+    layout: Layout
     lifetimes: tuple[tuple[Operand, int, int, int], ...]
 
     @property
@@ -116,45 +92,37 @@ class Plan:
         """The table's entry of slot 0."""
         return 1 + len(self.leaves) + len(self.constants) + len(self.results)
 
-    def slot_offsets(self, dims: dict[Dim, int]) -> tuple[list[int], int]:
-        """Byte offsets of the slots, and the size of the workspace."""
-        offsets, total = [], 0
-        for slot in self.slots:
-            offsets.append(total)
-            largest = max(value(s, dims) for s in slot.sizes)
-            total += -(-largest // ALIGNMENT) * ALIGNMENT
-        return offsets, total
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """What the last entries of the table point to."""
+        return self.layout.slots
 
-    def live_bound(self, dims: dict[Dim, int]) -> int:
+    def slot_offsets(self, dims: Mapping[Dim, int]) -> tuple[tuple[int, ...], int]:
+        """Byte offsets of the slots, and the size of the workspace."""
+        placed = self.layout.place(dims)
+        return placed.offsets, placed.total
+
+    def live_bound(self, dims: Mapping[Dim, int]) -> int:
         """The most bytes that live at once, what is written over another value counted once."""
-        change = [0] * (len(self.calls) + 1)
-        ends: dict[tuple[int, int], int] = {}
-        for operand, slot, first, last in self.lifetimes:
-            largest = max(value(s, dims) for s in _sizes(operand))
-            replaced = ends.pop((slot, first), 0)
-            change[first] += largest - replaced
-            change[last + 1] -= largest
-            if replaced:
-                change[first + 1] += replaced
-            ends[slot, last] = largest
-        most = live = 0
-        for step in change:
-            live += step
-            most = max(most, live)
-        return most
+        return self.layout.bound(dims)
 
     def __str__(self) -> str:
-        lines = [
-            f"slot {slot.number:<3} {' | '.join(map(str, slot.sizes))} bytes" for slot in self.slots
-        ]
+        lines = []
+        for slot in self.slots:
+            block = self.layout.blocks[slot.block]
+            calls = ", ".join(f"{a + 1}-{b + 1}" for a, b in sorted(block.spans)[:8])
+            more = ", .." if len(block.spans) > 8 else ""
+            held = f"{block.content} bytes"
+            if isinstance(block.content, Layout):
+                held = f"part {slot.inside} of a recurrence's memory"
+            lines.append(f"slot {slot.number:<3} {held}, calls {calls}{more}")
         return "\n".join(lines) or "no workspace"
 
 
-def _sizes(operand: Operand) -> tuple[Extent, ...]:
-    """The sizes in bytes of what lies in an operand's memory."""
-    if isinstance(operand, Scratch):
-        return operand.sizes
-    return (size((*operand.shape, operand.dtype.itemsize)),)
+def _bytes(operand: Operand) -> Extent:
+    """The size in bytes of an operand that is no scratch."""
+    assert not isinstance(operand, Scratch)
+    return size((*operand.shape, operand.dtype.itemsize))
 
 
 def kernels_of(calls: Iterable[Invoked | InvokedLoop]) -> Iterator[Kernel]:
@@ -206,8 +174,8 @@ class _Planner:
         self.entry: dict[Operand, int] = {}
         for k, own in enumerate((*self.leaves, *self.constants, *self.results), 1):
             self.entry.setdefault(own, k)
-        self.slots: list[Slot] = []
-        self.slot_of: dict[Operand, Slot] = {}
+        self.blocks: list[Block] = []
+        self.place: dict[Operand, tuple[int, int]] = {}  # a block, and a slot inside it
         self._updates(updates)
 
     def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
@@ -273,19 +241,25 @@ class _Planner:
 
     def run(self) -> Plan:
         last = self._last_uses()
-        lifetimes: list[tuple[Operand, int, int, int]] = []
         for k, low in enumerate(self.kernels):
             for operand in low.operands:
-                if operand in self.entry or operand in self.slot_of:
-                    continue
-                slot = self._take(low, operand, k, last)
-                slot.busy_until = last[operand]
-                self.slot_of[operand] = slot
-                lifetimes.append((operand, slot.number, k, last[operand]))
+                if operand not in self.entry and operand not in self.place:
+                    self.place[operand] = self._take(low, operand, k, last)
+        layout, slot = laid_out(self.blocks, list(self.place.values()))
         first = 1 + len(self.leaves) + len(self.constants) + len(self.results)
-        for operand, slot in self.slot_of.items():
-            self.entry[operand] = first + slot.number
-        self._check(lifetimes)
+        self.entry |= {o: first + k for o, k in zip(self.place, slot, strict=True)}
+        begin: dict[Operand, int] = {}
+        for k, low in enumerate(self.kernels):
+            for operand in low.operands:
+                begin.setdefault(operand, k)
+        lifetimes = [
+            (o, k, begin[o], last[o]) for o, k in zip(self.place, slot, strict=True)
+        ]
+        return Plan(
+            self._calls(), self.leaves, self.constants, self.results, layout, tuple(lifetimes)
+        )
+
+    def _calls(self) -> tuple[Invoked | InvokedLoop, ...]:
         calls: list[Invoked | InvokedLoop] = []
         for low in self.kernels:
             entries = [self.entry[o] for o in low.operands]
@@ -296,60 +270,34 @@ class _Planner:
                 continue
             kernel, kept = merge_buffers(low.kernel, entries)
             calls.append(Invoked(kernel, tuple(entries[j] for j in kept), low.nodes))
-        return Plan(
-            tuple(calls),
-            self.leaves,
-            self.constants,
-            self.results,
-            tuple(self.slots),
-            tuple(lifetimes),
-        )
+        return tuple(calls)
 
     def _take(
         self, low: Lowered | LoweredLoop, operand: Operand, k: int, last: dict[Operand, int]
-    ) -> Slot:
-        need = _sizes(operand)
+    ) -> tuple[int, int]:
+        """A new block, or the one of an operand that is read here for the last time."""
+        if isinstance(operand, Scratch):
+            for other, place in self.place.items():
+                if isinstance(other, Scratch) and other.layout is operand.layout:
+                    return place[0], operand.slot
+            self.blocks.append(Block(operand.layout, [(k, k)]))
+            return len(self.blocks) - 1, operand.slot
         for old in low.operands:
-            slot = self.slot_of.get(old)
+            block = self.place.get(old, (-1, 0))[0]
             if (
-                slot is not None
-                and last[old] == k == slot.busy_until
+                block >= 0
                 and not isinstance(old, Scratch)
-                and not isinstance(operand, Scratch)
+                and last[old] == k == self.blocks[block].spans[-1][1]
                 and old.dtype == operand.dtype
-                and same(_sizes(old)[0], need[0]) is True
-                and not any(self.slot_of.get(o) is slot and o is not old for o in low.operands)
+                and same(_bytes(old), _bytes(operand)) is True
+                and not any(self.place.get(o) == (block, 0) and o is not old for o in low.operands)
                 and self._in_place(low, old, operand)
             ):
-                return slot
-        free = [s for s in self.slots if s.busy_until < k]
-        if free:
-            wanted = max(map(_typical, need))
-            best = min(free, key=lambda s: (abs(s.typical - wanted), s.number))
-            best.hold(need)
-            return best
-        slot = Slot(len(self.slots))
-        slot.hold(need)
-        self.slots.append(slot)
-        return slot
-
-    def _check(self, lifetimes: Sequence[tuple[Operand, int, int, int]]) -> None:
-        """Two operands may be in one slot at one time only where one is written over the other."""
-        for number in range(len(self.slots)):
-            here = sorted((f, t) for _, s, f, t in lifetimes if s == number)
-            for (_, end), (start, _) in pairwise(here):
-                if start < end:
-                    raise CompileError(
-                        f"slot {number} is given away at call {start} and needed until {end} "
-                        "(codegen/memory.py)"
-                    )
-
-
-@lru_cache(maxsize=4096)
-def _typical(extent: Extent) -> int:
-    if type(extent) is int:
-        return extent
-    return value(extent, dict.fromkeys(free_dims(extent), TYPICAL_EXTENT))
+                (begun, _), = self.blocks[block].spans
+                self.blocks[block].spans[:] = [(begun, last[operand])]
+                return block, 0
+        self.blocks.append(Block(_bytes(operand), [(k, last[operand])]))
+        return len(self.blocks) - 1, 0
 
 
 def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:

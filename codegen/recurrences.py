@@ -78,7 +78,7 @@ def _lower_fold(
     for node, result in zip(emitted, results[n:], strict=True):
         target.setdefault(root_of(node), result)
     places += [operands.place(target[node], size(node.shape)) for node in plan.results]
-    places += [operands.place(Scratch(tuple(slot.sizes))) for slot in plan.slots]
+    places += [operands.place(Scratch(plan.layout, slot.number)) for slot in plan.slots]
     writes: set[Operand] = {*results[:n], *target.values()}
     loop = LoweredLoop(
         tuple(operands.found),

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codegen.memory import ALIGNMENT
+from codegen.runtime.export import runtime_source
+from codegen.workspace import ALIGNMENT, Layout
 from symgrad.graph.dims import Dim, Extent, Shape
 from symgrad.graph.errors import SymgradError
 
@@ -37,10 +38,12 @@ def result_shapes(n):
     return [{result_shapes}]
 
 
-def slot_sizes(n):
-    """Sizes of the workspace's slots in bytes, given the extents."""
-    return [{slot_sizes}]
+def workspace(n):
+    """Blocks and slots of the workspace, given the extents; see `place`."""
+    return {workspace}
 
+
+{packing}
 
 CONSTANTS = [{constants}]
 RESULT_DTYPES = {result_dtypes}
@@ -121,11 +124,8 @@ def program_text(compiled: Compiled) -> str:
         leaf_shapes=", ".join(_shape(leaf.shape, names) for leaf in plan.leaves),
         result_shapes=", ".join(_shape(n.shape, names) for n in plan.results),
         result_dtypes=_listed(repr(n.dtype.name) for n in plan.results),
-        slot_sizes=", ".join(
-            f"-(-max([{', '.join(_number(s, names) for s in slot.sizes)}]) // "
-            f"{ALIGNMENT}) * {ALIGNMENT}"
-            for slot in plan.slots
-        ),
+        workspace=_workspace(plan.layout, names),
+        packing=runtime_source(["place"], ("packing",)).split("annotations", 1)[1].strip(),
         constants=", ".join(
             f"np.array({c.value.ravel().tolist()!r}, {c.dtype.name!r}).reshape({c.shape!r})"
             for c in plan.constants
@@ -138,6 +138,18 @@ def program_text(compiled: Compiled) -> str:
     if "import numpy as np" not in source:
         harness = "\nimport numpy as np\n" + harness
     return source + "\n" + harness
+
+
+def _workspace(layout: Layout, names: dict[Dim, str]) -> str:
+    """A layout in numbers, as text; see `codegen/runtime/packing.py`."""
+    blocks = [
+        f"({_workspace(block.content, names)}, {block.spans})"
+        if isinstance(block.content, Layout)
+        else f"(max(-(-({_number(block.content, names)}) // {ALIGNMENT}), 1) * {ALIGNMENT}, "
+        f"{block.spans})"
+        for block in layout.blocks
+    ]
+    return f"([{', '.join(blocks)}], {[(s.block, s.inside) for s in layout.slots]})"
 
 
 def _listed(texts: Iterator[str]) -> str:

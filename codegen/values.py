@@ -15,6 +15,7 @@ from codegen.access import ZERO, Index, is_one, is_view, reads, root_of
 from codegen.bodies import BodyWriter
 from codegen.loop_ir import Affine, Apply, Buffer, Kernel, Let, Load, Statement, Store, variable
 from codegen.schedule import Schedule, axis_name, member_reads
+from codegen.workspace import Layout
 from symgrad.graph.dims import Extent, Shape, size
 from symgrad.graph.dtypes import DType, is_bool
 from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node, Scatter
@@ -31,9 +32,10 @@ class Temporary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scratch:
-    """Memory that a recurrence needs while it runs, of the largest of these sizes in bytes."""
+    """A slot of the memory that a recurrence needs while it runs."""
 
-    sizes: tuple[Extent, ...]
+    layout: Layout
+    slot: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -168,7 +168,7 @@ def run(plan: Plan, table: int, dims: Mapping[Dim, int], translate: Translate) -
         int(np.prod([value(e, dims) for e in n.shape], initial=n.dtype.itemsize))
         for n in (*plan.leaves, *plan.constants, *plan.results)
     ]
-    sizes += [max(value(s, dims) for s in slot.sizes) for slot in plan.slots]
+    sizes += plan.layout.place(dims).sizes
     given = 1 + len(plan.leaves) + len(plan.constants)
     blocks = [
         Block(int(a), n, k < given) for k, (a, n) in enumerate(zip(addresses, sizes, strict=True))

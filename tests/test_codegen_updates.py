@@ -279,7 +279,6 @@ def assert_slots_never_overlap(f: Compiled, dims: Mapping[Any, int]) -> None:
     memory = {*plan.leaves, *plan.constants, *plan.results}
     first: dict[Any, int] = {}
     last: dict[Any, int] = {}
-    where: dict[Any, int] = {}
     for k, (low, made) in enumerate(zip(lowered, plan.calls, strict=False)):
         entries = {place: entry for place, entry in enumerate(made.entries)}
         slots = [e - plan.first_slot for e in entries.values() if e >= plan.first_slot]
@@ -288,26 +287,29 @@ def assert_slots_never_overlap(f: Compiled, dims: Mapping[Any, int]) -> None:
                 first.setdefault(operand, k)
                 last[operand] = k
         assert len(set(slots)) == len(slots)
+    placed = plan.layout.place(dims)
+    bytes_of: dict[Any, int] = {}
     for operand, slot, begin, end in plan.lifetimes:
-        where[operand] = slot
         nodes_or_rows = [o for o in first if o is operand or same_node(o, operand)]
         for o in nodes_or_rows:
             assert first[o] == begin
             assert last[o] <= end
         need = int(np.prod([value(e, dims) for e in operand.shape], initial=operand.dtype.itemsize))
-        assert need <= max(value(s, dims) for s in plan.slots[slot].sizes)
+        bytes_of[operand] = need
+        assert need <= placed.sizes[slot]
+        assert placed.offsets[slot] % 64 == 0
+        assert placed.offsets[slot] + placed.sizes[slot] <= placed.total
     for operand, slot, begin, end in plan.lifetimes:
         for other, place, start, stop in plan.lifetimes:
-            if operand is not other and slot == place:
+            low, high = placed.offsets[slot], placed.offsets[place]
+            apart = low + bytes_of[operand] <= high or high + bytes_of[other] <= low
+            if operand is not other and not apart:
                 # one ends where the other begins only when it is written over, element by element
                 assert end <= start or stop <= begin
                 if end == start or stop == begin:
-                    assert operand.dtype == other.dtype
-    offsets, total = plan.slot_offsets(dict(dims))
-    sizes = [max(value(s, dims) for s in slot.sizes) for slot in plan.slots]
-    for k, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
-        assert offset % 64 == 0
-        assert offset + size <= (offsets[k + 1] if k + 1 < len(offsets) else total)
+                    assert operand.dtype == other.dtype and slot == place
+    least = plan.live_bound(dims)
+    assert least <= placed.total <= max(1.1 * least, least + 64)
 
 
 def same_node(a: Any, b: Any) -> bool:

@@ -20,21 +20,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # u = x * 0.5 + tanh(y) * x - 1, v the same with u and x in their places, y = u @ v^T
 SOURCE = '''"""Two kernels, one of them called twice, and a product."""
 import numpy as np
-from numba import cfunc, njit, types
+from numba import cfunc
 
+from codegen.runtime.kernels import kernel
 from codegen.runtime.linalg import gemm_f32
-from codegen.runtime.memory import (
-    FAST, address, at_f32, extent, kernel_prologue, ld, pointer_f32, st,
-)
+from codegen.runtime.memory import FAST, address, at_f32, extent, ld, pointer_f32, st
 from codegen.runtime.vector_math import tanh
 
 f = np.float32
-kernel = njit(fastmath=FAST, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @kernel
 def k0(p0, p1, p2, n):
-    kernel_prologue()
     for i in range(n):
         a = ld(p0, i, 0)
         b = ld(p1, i, 1)
@@ -43,13 +40,12 @@ def k0(p0, p1, p2, n):
 
 @kernel
 def k1(p0, n):
-    kernel_prologue()
     for i in range(n):
         st(p0, i, ld(p0, i, 0) + f(0.25), 0)
 
 
-@cfunc(types.int64(types.int64, types.int64), cache=True, error_model="numpy", fastmath=FAST)
-def program(table, dims):
+@kernel
+def main(table, dims):
     m = extent(dims, 0)
     k = extent(dims, 1)
     w = address(table, 0)
@@ -62,6 +58,11 @@ def program(table, dims):
     gemm_f32(0, 1, m, m, k, f(1.0), u, k, v, k, f(0.0), y, m)
     k1(y, m * m)
     return 0
+
+
+@cfunc("int64(int64, int64)", cache=True, fastmath=FAST)
+def program(table, dims):
+    return main(table, dims)
 '''
 
 USE = """
@@ -189,7 +190,7 @@ def test_numba_settings_are_put_back(fresh: Path) -> None:
 
 
 def test_source_that_does_not_compile_raises_and_leaves_no_module(fresh: Path) -> None:
-    wrong = SOURCE.replace("tanh(b)", "np.float64(b)")
+    wrong = SOURCE.replace("a * f(0.5) + tanh(b) * a - f(1.0)", "1.5")
     with pytest.raises(numba.core.errors.TypingError, match="float64 value into float32 memory"):
         loading.load(wrong, "key")
     assert loading.module_name(wrong, "key") not in sys.modules

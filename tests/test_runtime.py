@@ -16,6 +16,7 @@ import pytest
 from numba import cfunc, njit, types
 from numba.core.errors import TypingError
 
+from codegen import loading
 from codegen.runtime import linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import runtime_source, standalone
@@ -215,41 +216,45 @@ def test_alias_scopes_are_literals_in_range() -> None:
     assert "must be an integer literal" in refuse(computed, pointer, types.int64)
 
 
+SCOPED = """
+from numba import cfunc
+
+from codegen.runtime.kernels import kernel
+from codegen.runtime.memory import extent, ld, pointer_f32, st
+
+
+@kernel
+def add(p, q, n):
+    for i in range(n):
+        st(q, i, ld(p, i, {scope}) + ld(q, i, {other}), {other})
+
+
+@kernel
+def run(table, dims):
+    add(pointer_f32(table, 0), pointer_f32(table, 1), extent(dims, 0))
+    add(pointer_f32(table, 1), pointer_f32(table, 0), extent(dims, 0))
+    return 0
+
+
+@cfunc("int64(int64, int64)")
+def program(table, dims):
+    return run(table, dims)
+"""
+
+
 def test_scopes_let_loops_vectorise_and_kernels_stay_apart() -> None:
-    ld, st, prologue = memory.ld, memory.st, memory.kernel_prologue
-    pointer_f32, extent = memory.pointer_f32, memory.extent
-
-    def kernel(scope: int) -> Callable[..., None]:
-        other = scope if scope < 0 else scope + 1
-
-        @njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-        def add(p, q, n):
-            prologue()
-            for i in range(n):
-                st(q, i, ld(p, i, scope) + ld(q, i, other), other)
-
-        return add
-
-    def program(scope: int) -> object:
-        add = kernel(scope)
-
-        @cfunc(types.int64(types.int64, types.int64))
-        def run(table, dims):
-            add(pointer_f32(table, 0), pointer_f32(table, 1), extent(dims, 0))
-            add(pointer_f32(table, 1), pointer_f32(table, 0), extent(dims, 0))
-            return 0
-
-        return run
-
-    apart, free = program(3), program(-1)
+    apart, free = (
+        loading.run_module(name, SCOPED.format(scope=scope, other=other), f"<{name}>").program
+        for name, scope, other in (("apart", 3, 4), ("free", -1, -1))
+    )
     assert "symgrad slot" in apart.inspect_llvm() and "vector.memcheck" not in apart.inspect_llvm()
     assert "symgrad slot" not in free.inspect_llvm() and "vector.memcheck" in free.inspect_llvm()
-    for run in (apart, free):
-        calls = re.findall(r"call i32 @\S*add\S*\(", run.inspect_llvm())
+    for program in (apart, free):
+        calls = re.findall(r"call [^@\n]*@\S*add", program.inspect_llvm())
         assert len(calls) == 2, "a kernel was inlined"
         x, y = np.arange(7, dtype=np.float32), np.ones(7, np.float32)
         table, dims = np.array([x.ctypes.data, y.ctypes.data]), np.array([7])
-        run.ctypes(table.ctypes.data, dims.ctypes.data)
+        program.ctypes(table.ctypes.data, dims.ctypes.data)
         np.testing.assert_array_equal(y, np.arange(7) + 1)
         np.testing.assert_array_equal(x, 2 * np.arange(7) + 1)
 
@@ -311,23 +316,30 @@ GENERATED = '''"""A program in one kernel."""
 from __future__ import annotations
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import cfunc
 
-from codegen.runtime.memory import FAST, extent, kernel_prologue, ld, pointer_f32, st
+from codegen.runtime.kernels import kernel
+from codegen.runtime.memory import FAST, extent, ld, pointer_f32, st
 from codegen.runtime.vector_math import exp, maximum
 
+f32 = np.float32
 
-@njit(fastmath=FAST, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+@kernel
 def k0(p0, p1, n):
-    kernel_prologue()
     for i in range(n):
-        st(p1, i, maximum(exp(ld(p0, i, 0)), np.float32(1.0)), 1)
+        st(p1, i, maximum(exp(ld(p0, i, 0)), f32(1.0)), 1)
 
 
-@cfunc(types.int64(types.int64, types.int64))
-def program(table, dims):
+@kernel
+def run(table, dims):
     k0(pointer_f32(table, 0), pointer_f32(table, 1), extent(dims, 0))
     return 0
+
+
+@cfunc("int64(int64, int64)", fastmath=FAST)
+def program(table, dims):
+    return run(table, dims)
 '''
 
 USE = """

@@ -365,7 +365,7 @@ def conversion(name: str, target: types.Type) -> Callable[..., object]:
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
-            return _converted(builder, arguments[0], given, target, context.get_value_type(target))
+            return converted(builder, arguments[0], given, target, context.get_value_type(target))
 
         return target(given), emit
 
@@ -373,7 +373,7 @@ def conversion(name: str, target: types.Type) -> Callable[..., object]:
     return intrinsic(typer)
 
 
-def _converted(
+def converted(
     builder: ir.IRBuilder, x: ir.Value, given: types.Type, target: types.Type, kind: ir.Type
 ) -> ir.Value:
     """The LLVM value x of type `given` as one of type `target`, which LLVM calls `kind`."""

@@ -13,8 +13,8 @@ vectorising the loop (0.75 against 0.11 ns per element, Zen 4).
 The last argument of `ld` and `st` is an alias scope. The plan gives every physical block of one
 kernel a number in 0..31, blocks with different numbers do not overlap, and LLVM then vectorises
 without run-time overlap tests. -1 makes no promise. The promise is about *one call* of a kernel:
-two calls may bind the same numbers to other blocks, so a kernel whose accesses carry scopes
-begins with `kernel_prologue()`, which keeps LLVM from inlining it into its caller.
+two calls may bind the same numbers to other blocks, so a function whose accesses carry scopes must
+never be inlined; those that `kernels.kernel` makes are not.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 # product may overflow, and `nsz`, `nnan`, `ninf` lose signs of zero, NaN and infinities. The order
 # of sums is free where `vector_math.plus` says so.
 FAST = {"contract"}
-# An attribute of functions, for LLVM.
-WIDE_VECTORS = '"prefer-vector-width"="512"'
 # Alias scopes that one kernel may use.
 SCOPES = 32
 
@@ -202,24 +200,6 @@ def st(
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64, element, scope), emit
-
-
-@intrinsic
-def kernel_prologue(typing_context: Context) -> Typed:
-    """Keep LLVM from inlining the function in which this stands, and let it use wide vectors.
-
-    Those of 512 bits, which LLVM avoids unless told, are 1.3 to 1.8 times as fast in the nearest
-    cache (Intel Sapphire Rapids); processors without them do not mind.
-    """
-
-    def emit(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
-    ) -> ir.Value:
-        builder.function.attributes.add("noinline")
-        set.add(builder.function.attributes, WIDE_VECTORS)
-        return context.get_dummy_value()
-
-    return types.void(), emit
 
 
 def _pointer(kind: types.Type, asker: str) -> types.CPointer:

@@ -7,24 +7,32 @@ seed and epoch (Steele et al. 2014), taken into a range by multiplication (Lemir
 
 from __future__ import annotations
 
-import numpy as np
-from numba.extending import register_jitable
-
+from codegen.runtime.kernels import kernel
+from codegen.runtime.lanes import Lane, elementwise
 from codegen.runtime.memory import address, at_i32, copy_block, ld, shift, st
 
-U = np.uint64
-GOLDEN = U(0x9E3779B97F4A7C15)
+GOLDEN = 0x9E3779B97F4A7C15
 
 
-@register_jitable
-def mix(z):
+def _mix(z: Lane) -> Lane:
     """The finaliser of splitmix64."""
-    z = (z ^ (z >> U(30))) * U(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> U(27))) * U(0x94D049BB133111EB)
-    return z ^ (z >> U(31))
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return z ^ (z >> 31)
 
 
-@register_jitable
+def _draw(key: Lane, i: Lane) -> Lane:
+    """The draw of number i, a row of 0..i."""
+    return ((_mix(key + i * GOLDEN) >> 32) * (i + 1)) >> 32
+
+
+shuffle_key = elementwise(
+    "shuffle_key", lambda seed, epoch: _mix(_mix(seed + GOLDEN) + epoch * GOLDEN), 2
+)
+drawn_row = elementwise("drawn_row", _draw, 2)
+
+
+@kernel
 def fill_orders(table, numbers):
     """Write the rows of epochs, or of a part of one.
 
@@ -44,19 +52,18 @@ def fill_orders(table, numbers):
     rest = address(numbers, 3)
     start = address(numbers, 4)
     first = address(numbers, 5)
-    seed = mix(U(address(numbers, 6)) + GOLDEN)
+    seed = address(numbers, 6)
     shuffled = address(numbers, 7) != 0
     held = address(numbers, 8)
     for e in range(address(numbers, 1)):
         if held < 0 or (shuffled and held != first + e):
             held = first + e
-            key = mix(seed + U(held) * GOLDEN)
+            key = shuffle_key(seed, held)
             for i in range(n):
                 st(order, i, i, -1)
             if shuffled:
                 for i in range(n - 1, 0, -1):
-                    draw = mix(key + U(i) * GOLDEN) >> U(32)
-                    j = np.int64((draw * U(i + 1)) >> U(32))
+                    j = drawn_row(key, i)
                     row = ld(order, i, -1)
                     st(order, i, ld(order, j, -1), -1)
                     st(order, j, row, -1)

@@ -17,7 +17,7 @@ from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
-from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
+from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
     BodyPrinter,
@@ -27,17 +27,18 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, draws, linalg, memory, vector_math
+from codegen.runtime import checks, draws, kernels, linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
 from codegen.tune import totals
+from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
 
-# So many calls in a row, and more, become rows of a table: Numba's time grows with every statement.
+# So many calls in a row, and more, become rows of a table: a call in the program is more code.
 TABLE_FROM = 64
 # Kernels of that table that one function chooses from.
 GROUP = 64
@@ -53,7 +54,7 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     return _Printer(plan, dims, key).text()
 
 
-IMPORT = "from numba import cfunc, njit\n"
+IMPORT = "from numba import cfunc\n"
 #: As `loading` sets it: the file is to give the same bits, as fast.
 SETTING = IMPORT + """
 import numba
@@ -70,14 +71,12 @@ numba.config.SLP_VECTORIZE = SLP_VECTORIZE
 
 def execute(leaves, results, n):
     """Run the program on this machine's processor; its report of a bad index."""
-    workspace = np.empty(sum(slot_sizes(n)) + {ALIGNMENT}, np.uint8)
-    place = -(-workspace.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
+    offsets, _, total = place(workspace(n))
+    memory = np.empty(total + {ALIGNMENT}, np.uint8)
+    first = -(-memory.ctypes.data // {ALIGNMENT}) * {ALIGNMENT}
     report = np.zeros(4, np.int64)
     table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
-    for size in slot_sizes(n):
-        table.append(place)
-        place += size
-    table = np.array(table, np.int64)
+    table = np.array([*table, *(first + offset for offset in offsets)], np.int64)
     dims = np.array([*n, 0], np.int64)
     program.ctypes(table.ctypes.data, dims.ctypes.data)
     return report
@@ -130,7 +129,6 @@ class _Printer:
         self.lines: list[str] = []
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
-        self.counts: dict[str, str] = {}
         self.checks = False
         self.rows: list[tuple[list[int], str]] = []
         self.codes: dict[Extent, int] = {}
@@ -148,20 +146,19 @@ class _Printer:
         table = self.table_lines()
         body.append("    return 0")
         scalars = sorted(n for n in self.uses if n in SCALARS)
-        runtime = self.uses - set(scalars)
+        runtime = self.uses - set(scalars) | {"kernel"}
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
         if scalars or table:
             lines.append("import numpy as np")
-        lines += ["from numba import cfunc, njit", ""]
+        lines += ["from numba import cfunc", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += ["", *(SCALARS[name] for name in scalars)]
-        lines += ['OPTIONS = {"fastmath": FAST, "error_model": "numpy"}', ""]
+        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
         for function in self.functions:
-            lines += ["", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)"]
-            lines.append(function)
-        lines += [*table, "", '@cfunc("int64(int64, int64)", cache=True, **OPTIONS)']
-        lines += ["def program(table, dims):", *body]
+            lines += ["", "@kernel", function]
+        lines += [*table, "", "@kernel", "def run(table, dims):", *body, "", ""]
+        lines.append('@cfunc("int64(int64, int64)", cache=True, fastmath=FAST)')
+        lines += ["def program(table, dims):", "    return run(table, dims)"]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
@@ -177,18 +174,11 @@ class _Printer:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
             yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
-        for text, name in self.counts.items():
-            self.uses.add("i64")
-            yield f"    {name} = i64({text})"
 
     def entry(self, entry: int, dtype: DType) -> str:
         """The name of an entry of the table, which the program then reads."""
         self.entries[entry, dtype] = None
         return memory_name(entry, dtype)
-
-    def count(self, text: str) -> str:
-        """A number for a kernel: named, since Numba compiles a function for each literal."""
-        return self.counts.setdefault(text, f"m{text}") if text.isdigit() else text
 
     def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
         """The calls of a program, or of a recurrence's body."""
@@ -236,13 +226,12 @@ class _Printer:
         if not self.rows:
             return []
         wide = max(len(row) for row, _ in self.rows)
-        self.uses |= {"FAST", "i64"}
         lines = ["", "# kernel, places in the table of addresses, extents (negative: see size_of)"]
         lines.append("CALLS = np.array([")
         for row, formula in self.rows:
             padded = row + [0] * (wide - len(row))
             lines.append(f"    {padded},  # {formula}")
-        lines += ["], np.int64)", "", "", "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"]
+        lines += ["], np.int64)", "", "", "@kernel"]
         lines.append("def size_of(code, dims):")
         for extent, k in self.codes.items():
             names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
@@ -252,11 +241,8 @@ class _Printer:
         return [*lines, *self.dispatch()]
 
     def dispatch(self) -> list[str]:
-        """`run_calls`, which runs rows of the table, by groups of kernels.
-
-        Numba walks the blocks of a function recursively, so no function asks for all kernels.
-        """
-        head = "@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)"
+        """`run_calls`, which runs rows of the table, by groups of kernels."""
+        head = "@kernel"
         lines: list[str] = []
         tests: list[str] = []
         tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
@@ -343,7 +329,7 @@ class _Printer:
             return f"copy_block({', '.join(pointers)}, {extent_text(count, self.dim_names)})"
         name, function = self.define(call.kernel)
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
-        numbers = [self.count(text) for text in (*numbers, *map(str, function.checks))]
+        numbers += map(str, function.checks)
         report = ["status"] if function.status else []
         return f"{name}({', '.join([*pointers, *numbers, *report])})"
 
@@ -360,13 +346,13 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
-    return "\n".join([*head, "    kernel_prologue()", *function.lines]) + "\n"
+    return "\n".join([*head, *function.lines]) + "\n"
 
 
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, linalg, vector_math, draws):
+        for module in (memory, checks, kernels, linalg, vector_math, draws):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -385,7 +371,6 @@ class _KernelPrinter(BodyPrinter):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
-        self.function.uses.add("kernel_prologue")
         loops = [s for s in kernel.body if isinstance(s, For)]
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)

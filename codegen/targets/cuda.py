@@ -20,7 +20,7 @@ from codegen.compiled import Invocation, State
 from codegen.launches import Accumulate, Cooperate, Launch, Loop, Product, Spread, walk
 from codegen.loading import Loaded, run_module
 from codegen.loop_ir import CheckIndex, For, Kernel, Let, Load, Store, Update
-from codegen.memory import ALIGNMENT, Invoked, InvokedLoop, Plan
+from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     LOGIC,
     OPERATORS,
@@ -33,6 +33,7 @@ from codegen.printing import (
 )
 from codegen.runtime.export import DEVICE_MODULES, standalone
 from codegen.spreading import spread
+from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.dtypes import INT32, INT64, SHORT, DType, is_float
 from symgrad.graph.errors import CompileError
@@ -84,7 +85,9 @@ def execute(leaves, results, n):
     table = [report, *map(upload, leaves), *map(upload, CONSTANTS)]
     first = len(table)
     table += [cuda.device_array(max(r.size, 1), r.dtype) for r in results]
-    table += [cuda.device_array(max(size, {ALIGNMENT}), np.uint8) for size in slot_sizes(n)]
+    offsets, sizes, total = place(workspace(n))
+    memory = cuda.device_array(max(total, {ALIGNMENT}), np.uint8)
+    table += [memory[a : a + size] for a, size in zip(offsets, sizes)]
     memory = [table[k] if table[k].dtype == name else table[k].view(name) for k, name in MEMORY]
     program(memory, [*n, 0], report)
     for k, (name, array) in enumerate(zip(NAMES, leaves), 1):

@@ -1,0 +1,151 @@
+"""The language of generated functions: what it computes, and what it refuses."""
+
+from __future__ import annotations
+
+import ctypes
+from itertools import count
+from textwrap import indent
+
+import numpy as np
+import pytest
+from numba.core.errors import TypingError
+
+from codegen import loading
+
+HEAD = '''
+import numpy as np
+from numba import cfunc
+
+from codegen.runtime.kernels import kernel
+from codegen.runtime.memory import FAST, address, extent, ld, pointer_f32, shift, st
+from codegen.runtime.vector_math import cast_int64, exp, maximum
+
+f32, f64, i32, i64 = np.float32, np.float64, np.int32, np.int64
+nan, half, most = np.nan, 0.5, 9
+TABLE = np.array([[7, -1, 5], [30, 2**40, 9]], np.int64)
+
+
+@kernel
+def twice(x):
+    return x + x
+
+
+@kernel
+def add(p, q, n):
+    for i in range(n):
+        st(p, i, ld(p, i, 0) + ld(q, i, 1), 0)
+'''
+TAIL = '''
+
+@cfunc("int64(int64, int64)", fastmath=FAST)
+def program(table, dims):
+    return run(table, dims)
+'''
+numbers = count()
+
+
+def program(body: str) -> loading.ModuleType:
+    """The module of a program whose function `run` has this body, of n = 3 and p, q float32[4]."""
+    read = "n = extent(dims, 0)\np = pointer_f32(table, 0)\nq = pointer_f32(table, 1)\n"
+    text = f"{HEAD}\n\n@kernel\ndef run(table, dims):\n{indent(read + body, '    ')}\n{TAIL}"
+    name = f"kernels_{next(numbers)}"
+    return loading.run_module(name, text, f"<{name}>")
+
+
+def run(body: str) -> tuple[int, list[float]]:
+    """What a program returns, and what it leaves in p, which begins as 1, 2, 3, 4."""
+    module = program(body)
+    p, q = np.arange(1, 5, dtype=np.float32), np.array([10, 20, 30, 40], np.float32)
+    table, dims = np.array([p.ctypes.data, q.ctypes.data]), np.array([3])
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(module.program.address)
+    return call(table.ctypes.data, dims.ctypes.data), p.tolist()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("n * 7 - 2 + 1", 20),
+        ("-n", -3),
+        ("n + i64(n > 2)", 4),
+        ("twice(n) + twice(5)", 16),
+        ("most + 1", 10),
+        ("TABLE[1, n - 2] + TABLE[0, 0]", 2**40 + 7),
+        ("5 if n == 3 else 6", 5),
+        ("5 if n != 3 else 6", 6),
+        ("i64(i32(2147483647) + i32(1))", 2**31),  # sums are int64
+        ("i64(i32(2147483648))", -(2**31)),
+        ("i64((n > 2) & (n < 3))", 0),
+        ("i64((n > 2) | (n < 3))", 1),
+        ("i64((n > 2) ^ (n >= 3))", 0),
+        ("i64(n > 2 and n <= 3 and not n == 4)", 1),
+        ("i64(n < 2 or n > 5)", 0),
+        ("6 ^ n", 5),
+        ("cast_int64(f64(n) * half / f64(4.0) * 1000.0)", 375),
+        ("cast_int64(f32(n) / f32(8) * f32(1000.0))", 375),
+        ("i64(f32(nan) == f32(nan)) + 2 * i64(f32(nan) != f32(nan))", 2),
+        ("cast_int64(-f32(n) + maximum(f32(2.5), f32(1.5)) * f32(2))", 2),
+        ("cast_int64(ld(shift(p, n), 0, -1) + ld(p, 1, -1))", 6),
+    ],
+)
+def test_values(value: str, expected: int) -> None:
+    assert run(f"if n < 0:\n    return 0\nreturn {value}") == (expected, [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("body", "result", "expected"),
+    [
+        ("add(p, q, n)\nadd(p, q, 1)\nreturn 0", 0, [21, 22, 33, 4]),
+        ("add(p, p, 0)\nadd(p, q, -5)\nreturn 0", 0, [1, 2, 3, 4]),
+        ("for i in range(3, 0, -2):\n    st(p, i, f32(i), 0)\nreturn 1", 1, [1, 1, 3, 3]),
+        ("for i in range(1, 3):\n    st(p, i, f32(0.1), 0)\nreturn 1", 1, [1, 0.1, 0.1, 4]),
+        ("s = 0\nfor i in range(n):\n    for j in range(i):\n        s += 9 * j\nreturn s", 9, []),
+        ("a = 1\nb = 2\nfor i in range(n):\n    c = a\n    a = b\n    b = c + b\nreturn b", 8, []),
+        ("if n > 5:\n    a = 1\nelif n > 2:\n    a = 2\nelse:\n    a = 3\nreturn a", 2, []),
+        ("for i in range(n):\n    if i == 1:\n        return 40 + i\nreturn 0", 41, []),
+        # a name that one loop counts with and another computes
+        (
+            "t = 0\nfor s in range(2):\n    t = 5 - s\n    add(p, q, 1)\n"
+            "for t in range(2):\n    st(p, t, f32(t), 0)\nreturn t",
+            1,
+            [0, 1, 3, 4],
+        ),
+        ("for i in range(n):\n    pass\nfor i in range(2):\n    add(p, q, i)\nreturn 0", 0, [11]),
+    ],
+)
+def test_statements(body: str, result: int, expected: list[float]) -> None:
+    returned, p = run(body)
+    assert returned == result
+    for got, wanted in zip(p, expected or [1, 2, 3, 4], strict=False):
+        assert got == np.float32(wanted)
+
+
+def test_a_function_is_compiled_once_for_each_type() -> None:
+    text = program("return twice(n) + twice(n + 1) + twice(i32(n))").program.inspect_llvm()
+    assert text.count("define internal") == 3  # run, and twice of int64 and of int32
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("while n > 0:\n    pass\nreturn 0", "while n > 0.*no statement of the language"),
+        ("return [n]", r"`\[n\]`: no value of the language"),
+        ("return n // 2", "n // 2.*no such operation on int64"),
+        ("return n / 2", "no such operation on int64"),
+        ("return unknown", "unknown has no value here"),
+        ("return i64(ld(p, 0, 0) + 1.5)", "float32 meets float64"),
+        ("return i64(f64(n) + n)", "float64 meets int64"),
+        ("a = 1\na = f32(2)\nreturn 0", "a was int64 before, and is float32 now"),
+        ("table = 1\nreturn 0", "the argument table is assigned"),
+        ("for i in range(0, 5, n):\n    pass\nreturn 0", "the step of a loop is a number"),
+        ("for i in (1, 2):\n    pass\nreturn 0", "loops run over range"),
+        ("return len(p)", "not a call of an intrinsic, a kernel or a dtype"),
+        ("return TABLE[0]", "a table has two axes"),
+        ("st(p, 0, 1.5, 0)\nreturn 0", "a float64 value into float32 memory"),
+        ("return exp(p)", "exp: arguments of one type are needed"),
+        ("a = b = 1\nreturn 0", "one name is assigned at a time"),
+        ("return 1 < n < 2", "no comparison of two values"),
+    ],
+)
+def test_what_is_not_in_the_language_is_refused(body: str, message: str) -> None:
+    with pytest.raises(TypingError, match=message):
+        program(body)
