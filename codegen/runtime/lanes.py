@@ -40,6 +40,9 @@ _FLOATS = {"float": ("f32", 32), "double": ("f64", 64)}
 class _FixedFlags(FastMathFlags):  # type: ignore[misc]  # llvmlite ships no types
     """The flags of a call to which Numba adds none."""
 
+    def __init__(self, names: Sequence[str]) -> None:
+        set.__init__(self, names)
+
     def add(self, name: str) -> None:
         """Leave the call as it is."""
 
