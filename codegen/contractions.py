@@ -1,4 +1,4 @@
-"""Contractions in the form that matrix products take: pairwise, batch first, rows, columns.
+"""Contractions in the form that matrix products take: pairwise, each axis of a matrix together.
 
 rewrite:  a sum over an axis that always has one element -> no sum: what is one value stays itself,
           so that dropping the axis of x[0] keeps -0.0, which 0.0 + -0.0 would lose
@@ -6,18 +6,19 @@ rewrite:  a sum over an axis that always has one element -> no sum: what is one 
           inline: so readers find the sum in their own row
           an Einsum of several arguments -> Einsums of two, in the order that opt_einsum finds
           a summed label of one argument only -> summed before the product
-          a product with rows or columns -> (batch, m, n) = (batch, m, k) x (batch, k, n), where an
-          argument may also lie transposed; other layouts are permuted by an Einsum of one argument
+          a product with rows or columns that `products.matched` finds none in
+          -> (batch, m, n) = (batch, m, k) x (batch, k, n), where an argument may also lie
+          transposed; other layouts are permuted by an Einsum of one argument
 keeps:    values up to rounding; shapes; products that sum nothing
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from codegen.access import is_one
-from symgrad.graph.dims import Extent, size
+from codegen.products import compact, matched
+from symgrad.graph.dims import Extent
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Node, einsum_node, reshape_node
@@ -26,17 +27,6 @@ from symgrad.graph.traversal import rebuild, reconnect
 
 # The extent that stands for a symbolic one when contraction orders are compared.
 TYPICAL_EXTENT = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """An Einsum as a (batched) matrix product."""
-
-    batch: tuple[int, ...]
-    m: tuple[int, ...]
-    n: tuple[int, ...]
-    k: tuple[int, ...]
-    transposed: tuple[bool, bool]
 
 
 @rewrites
@@ -127,6 +117,9 @@ def _pair(left: _Term, right: _Term, out: tuple[int, ...], extents: dict[int, Ex
     plain = not k or not (m or n) or (batch and not (m and n))
     if plain or not is_float(left[0].dtype) or len({*a, *b}) != len(batch + m + n + k):
         return einsum_node([left[0], right[0]], [left[1], right[1]], out, extents)
+    straight = einsum_node([left[0], right[0]], [left[1], right[1]], out, extents)
+    if _fits(straight):
+        return straight
     if _before(n, m, out):  # the result lies transposed: exchange the factors
         left, right, m, n = right, left, n, m
     if not _laid(left[1], batch, m, k):
@@ -137,6 +130,12 @@ def _pair(left: _Term, right: _Term, out: tuple[int, ...], extents: dict[int, Ex
     if tuple(batch + m + n) == out:
         return product
     return einsum_node([product], [batch + m + n], out, extents)
+
+
+def _fits(node: Einsum) -> bool:
+    """Whether a contraction of operands in memory of their own is matrix products as it stands."""
+    a, b = (compact(arg, labels) for arg, labels in zip(node.args, node.labels, strict=True))
+    return matched(node, a, b, compact(node, node.out)) is not None
 
 
 def _before(n: list[int], m: list[int], out: tuple[int, ...]) -> bool:
@@ -166,37 +165,3 @@ def _permuted(term: _Term, batch: list[int], first: list[int], second: list[int]
 def _presum(term: _Term, needed: set[int]) -> _Term:
     kept = tuple(x for x in term[1] if x in needed)
     return term if kept == term[1] else (einsum_node([term[0]], [term[1]], kept), kept)
-
-
-def product_of(node: Node) -> Product | None:
-    """The matrix product that a node is, None for everything else."""
-    if not isinstance(node, Einsum) or len(node.args) != 2 or not node.summed:
-        return None
-    if not is_float(node.dtype):
-        return None
-    left, right = (list(labels) for labels in node.labels)
-    a, b, out = set(left), set(right), list(node.out)
-    k = [x for x in left if x in b and x not in out]
-    batch = [x for x in out if x in a and x in b]
-    m = [x for x in out if x in a and x not in b]
-    n = [x for x in out if x in b and x not in a]
-    if not k or not (m or n) or (batch and not (m and n)) or out != batch + m + n:
-        return None
-    if left == batch + m + k:
-        first = False
-    elif left == batch + k + m:
-        first = True
-    else:
-        return None
-    if right == batch + k + n:
-        second = False
-    elif right == batch + n + k:
-        second = True
-    else:
-        return None
-    return Product(tuple(batch), tuple(m), tuple(n), tuple(k), (first, second))
-
-
-def extent_of(node: Einsum, labels: Sequence[int]) -> Extent:
-    """The number of index tuples of these labels."""
-    return size(node.extents[k] for k in labels)

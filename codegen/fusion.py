@@ -17,8 +17,8 @@ from codegen.access import (
     reads,
     root_of,
 )
-from codegen.contractions import product_of
 from codegen.loop_ir import Affine
+from codegen.products import Product, compact, homes_of, is_product, layout_of, matched
 from codegen.schedule import (
     Apart,
     Checked,
@@ -99,6 +99,8 @@ class _Scheduler:
         self.stage_of: dict[Node, int] = {}
         self.readers: dict[Node, set[int]] = {}
         self.forced = frozenset(self._must_lie_in_memory())
+        self.joint: set[Node] = set()  # arrays that products write their parts of
+        self.products = self._find_products()
         self.stored: set[Node] = set(self.forced)
         self.wanted = {root_of(o) for o in graph.outputs}
         self.waiting: dict[Node, int] = {}  # and how long a chain of waiting nodes it ends
@@ -107,12 +109,40 @@ class _Scheduler:
         """What a kernel or the caller needs as memory; reshapes show the memory of another."""
         read = [*self.graph.outputs]
         for node in self.graph.nodes:
-            if product_of(node) is not None or is_view(node) or isinstance(node, Fold):
+            if is_view(node) or isinstance(node, Fold):
                 read.extend(node.args)
-            elif isinstance(node, Reindex):
+            elif isinstance(node, Reindex) and not can_inline(node):
                 pieces = zip(node.args, node.pieces, strict=True)
                 read.extend(arg for arg, piece in pieces if piece.view != arg.shape)
         yield from (root for root in map(root_of, read) if can_inline(root))
+
+    def _find_products(self) -> dict[Node, Product]:
+        """All products; what lies so that one cannot read it is forced into memory of its own.
+
+        That may be what another product looked through, so all are looked at again; likewise where
+        one of the products that write into a joint array cannot.
+        """
+        todo = [node for node in self.graph.nodes if isinstance(node, Einsum) and is_product(node)]
+        homes = homes_of(self.graph)
+        while True:
+            found: dict[Node, Product] = {}
+            forced, away = set(self.forced), set()
+            for node in todo:
+                operands = zip(node.args, node.labels, strict=True)
+                a, b = (layout_of(arg, labels, self.inline) for arg, labels in operands)
+                home, own = homes.get(node), compact(node, node.out)
+                product = matched(node, a, b, home or own) if a and b else None
+                if product is not None:
+                    found[node] = product
+                elif home is not None and (not (a and b) or matched(node, a, b, own)):
+                    away.add(home.root)
+                else:
+                    forced.update(root for root in map(root_of, node.args) if can_inline(root))
+            if not away and forced == self.forced:
+                self.joint = {homes[n].root for n in found if n in homes}
+                return found
+            homes = {n: home for n, home in homes.items() if home.root not in away}
+            self.forced = frozenset(forced)
 
     def inline(self, node: Node) -> bool:
         return can_inline(node) and node not in self.forced
@@ -142,8 +172,12 @@ class _Scheduler:
             elif isinstance(node, Proj):
                 self.stage_of[node] = self.stage_of[node.args[0]]
                 self.stored.add(node)
-            elif isinstance(node, Einsum) and (product := product_of(node)) is not None:
-                self._alone(ProductStage(node, product), node)
+            elif node in self.products:
+                assert isinstance(node, Einsum)
+                self._alone(ProductStage(node, self.products[node]), node)
+            elif node in self.joint:
+                self.stage_of[node] = max(self.stage_of[_made_by(arg)] for arg in node.args)
+                self.stored.add(node)
             elif (isinstance(node, Reindex) and not can_inline(node)) or (
                 isinstance(node, Reduce) and node.op in RUNNING and not runs_along_rows(node)
             ):
@@ -386,6 +420,13 @@ class _Scheduler:
             and root not in stage.trailing
             and index[: stage.split] == here[: stage.split]
         )
+
+
+def _made_by(node: Node) -> Node:
+    """The product of which a node shows the result, perhaps transposed."""
+    while not is_product(node):
+        (node,) = node.args
+    return node
 
 
 def _scalars_first(graph: Graph) -> list[Node]:

@@ -1,7 +1,7 @@
 """What loops become when they are spread over threads: records, and how their bodies are cut.
 
 Launch     = loops, body, blocks    body for every index of `loops`, by a thread or block each
-Product    = call, loop             a matrix product, or one for each step of a loop
+Product    = call, loops            a matrix product, or one for each index of two loops at most
 Statement += Cooperate(loops, body, totals)    the threads of a block share the loops, and
                                                merge the totals
            | Accumulate(buffer, offset, operation, value, atomic)    buffer[offset] op= value
@@ -79,10 +79,10 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product, or one for each step of a loop."""
+    """A matrix product, or one for each index of some loops, outermost first."""
 
     call: ir.Call
-    loop: Loop | None
+    loops: tuple[Loop, ...]
 
 
 Spread: TypeAlias = Statement | Cooperate | Accumulate
@@ -103,11 +103,11 @@ def with_body(loop: For, body: Sequence[Spread]) -> For:
 
 def product_of(s: Spread) -> Product | None:
     """A statement as a matrix product, None for all others."""
-    if isinstance(s, ir.Call):
-        return Product(s, None)
-    if isinstance(s, For) and len(s.body) == 1 and isinstance(s.body[0], ir.Call):
-        return Product(s.body[0], (s.var, s.extent))
-    return None
+    loops: list[Loop] = []
+    while isinstance(s, For) and len(s.body) == 1:
+        loops.append((s.var, s.extent))
+        s = s.body[0]
+    return Product(s, tuple(loops)) if isinstance(s, ir.Call) else None
 
 
 def accumulations(body: Sequence[Statement]) -> tuple[Spread, ...]:

@@ -206,7 +206,10 @@ class For:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`C[c] := op(A[a]) @ op(B[b])`, row-major; the flags transpose, `n` is the row length of C."""
+    """`C[c] := op(A[a]) @ op(B[b])`, row-major: (m, k) x (k, n) once the flags have transposed.
+
+    rows: how far apart the rows of A, B and C lie, as they are stored.
+    """
 
     a: Buffer
     b: Buffer
@@ -216,6 +219,7 @@ class Call:
     m: Extent
     n: Extent
     k: Extent
+    rows: tuple[Extent, Extent, Extent]
 
 
 Statement: TypeAlias = For | Let | Update | Store | CheckIndex | Call

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from codegen import loop_ir as ir
-from codegen.access import Index, reads
+from codegen.access import Index, is_one, reads
 from codegen.loop_ir import Affine, Apply, Let, Load, Statement, Store, variable
 from codegen.schedule import (
     LoopStage,
@@ -55,6 +55,13 @@ CHEAP = frozenset(
     }
 )
 
+# A row of at most so many bytes is one vector: four registers of 512 bits; see `row_printing`.
+SHORT_ROW = 256
+# A row of fewer elements leaves much of a vector empty.
+FULL_VECTOR = 16
+# Functions that have no form for whole vectors.
+NO_VECTOR = frozenset({"sin", "cos", "tan"})
+
 
 class Loops(Values):
     """One loop stage."""
@@ -73,7 +80,7 @@ class Loops(Values):
         self.pass_number = 0
         self.after: list[Statement] = []
         self.writing_inner = False
-        self.temporaries = self._temporaries() if row_memory else {}
+        self.temporaries = self._temporaries() if row_memory and not _in_registers(stage) else {}
         self.writes: set[Operand] = set()
 
     # -- which members are sinks -------------------------------------------------------------------
@@ -312,6 +319,25 @@ class Loops(Values):
             label_place[a] if a >= 0 else self.checked(node, node.args[1 + ~a], places[1 + ~a], e)
             for a, e in zip(node.target_axes, node.shape, strict=True)
         )
+
+
+def _in_registers(stage: LoopStage) -> bool:
+    """Whether a whole row fits a few registers, so that no pass computes again what another did."""
+    wide = [e for e in stage.domain[stage.split :] if not is_one(e)]
+    if len(wide) != 1 or type(wide[0]) is not int:
+        return False
+    size = max((m.dtype.itemsize for m in stage.members), default=8) * wide[0]
+    fits = wide[0] >= FULL_VECTOR and size <= SHORT_ROW
+    return fits and not any(_goes_alone(m) for m in stage.members)
+
+
+def _goes_alone(node: Node) -> bool:
+    """Whether a member keeps a loop over a row from becoming one vector."""
+    if isinstance(node, (Gather, Scatter)) or runs_along_rows(node):
+        return True
+    return isinstance(node, Map) and any(
+        step.kind == "call" and step.payload in NO_VECTOR for step in operations(node.body)
+    )
 
 
 def _rows_of_indices(stage: LoopStage) -> LoopStage:

@@ -11,10 +11,17 @@ from __future__ import annotations
 
 from codegen import loop_ir as ir
 from codegen.access import ZERO, is_one, root_of
-from codegen.contractions import extent_of
-from codegen.loop_ir import Apply, Let, Load, Statement, Store, variable
+from codegen.loop_ir import Affine, Apply, Let, Load, Statement, Store, variable
 from codegen.loops import Loops, merge_of, start_of
-from codegen.schedule import LoopStage, MoveStage, ProductStage, Schedule, Stage, position_of
+from codegen.schedule import (
+    LoopStage,
+    MoveStage,
+    ProductStage,
+    Schedule,
+    Stage,
+    axis_name,
+    position_of,
+)
 from codegen.values import CopyOf, Lowered, Values, Writer, nest, offset_of
 from symgrad.graph.dims import Extent, same, size
 from symgrad.graph.nodes import Reduce, Reindex
@@ -121,15 +128,15 @@ class _Running(Values):
 
 
 def _lower_product(schedule: Schedule, stage: ProductStage, number: int) -> Lowered:
-    node, product = stage.node, stage.product
+    product = stage.product
     writer = Writer(schedule, number)
-    a, b, c = (writer.buffer(root_of(x)) for x in (*node.args, node))
-    m, n, k = (extent_of(node, labels) for labels in (product.m, product.n, product.k))
-    count = extent_of(node, product.batch)
-    step = variable("i0")
-    offsets = (ZERO, ZERO, ZERO)
-    if product.batch:
-        offsets = (step * size((m, k)), step * size((k, n)), step * size((m, n)))
-    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k)
-    writer.statements = [ir.For("i0", count, (call,))] if product.batch else [call]
-    return writer.finish((node,), "", {node})
+    a, b, c = (writer.buffer(layout.root) for layout in product.operands)
+    places = [Affine(const=layout.start) for layout in product.operands]
+    for depth, loop in enumerate(product.loops):
+        i = variable(axis_name(depth))
+        places = [place + i * step for place, step in zip(places, loop.steps, strict=True)]
+    offsets = (places[0], places[1], places[2])
+    m, n, k = product.m, product.n, product.k
+    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k, product.rows)
+    writer.statements = nest([loop.extent for loop in product.loops], 0, (call,))
+    return writer.finish((stage.node,), "", {product.operands[2].root})

@@ -14,6 +14,7 @@ from codegen.compiled import Compiled
 from codegen.contractions import order_contractions
 from codegen.fusion import in_memory, make_schedule
 from codegen.memory import plan_memory
+from codegen.pieces import join_pieces
 from codegen.places import places_by_value
 from codegen.recurrences import lower
 from codegen.stages import Stages
@@ -80,6 +81,7 @@ def compile(
     asked = _index_uses(toposort(wanted))
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
+    wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     updated = {leaf for leaf, _ in pairs}
     wanted = [

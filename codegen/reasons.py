@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from codegen.access import root_of
 from codegen.formulas import formula
 from codegen.schedule import (
     FoldStage,
@@ -106,11 +105,7 @@ def _row(number: str, stage: Stage, names: Mapping[Node, str], why: list[str], b
 def _over(stage: Stage) -> str:
     """What a stage walks over."""
     if isinstance(stage, ProductStage):
-        left, right = (
-            show(a.shape) + ("^T" if t else "")
-            for a, t in zip(stage.node.args, stage.product.transposed, strict=True)
-        )
-        return f"{left} x {right}"
+        return str(stage.product)
     if isinstance(stage, FoldStage):
         return f"{stage.node.structure.length} steps of {len(stage.inner.stages)} stages"
     if isinstance(stage, MoveStage):
@@ -130,8 +125,8 @@ class _Reasons:
         self.prefix = prefix
         self.products: dict[int, dict[int, None]] = {}  # stage -> the products that read it
         for k, stage in enumerate(schedule.stages):
-            for arg in stage.node.args if isinstance(stage, ProductStage) else ():
-                made = schedule.stage_of.get(root_of(arg))
+            for read in stage.product.operands[:2] if isinstance(stage, ProductStage) else ():
+                made = schedule.stage_of.get(read.root)
                 if made is not None:
                     self.products.setdefault(made, {})[k] = None
 
@@ -139,8 +134,11 @@ class _Reasons:
         """The reasons of stage k."""
         stage = self.schedule.stages[k]
         if isinstance(stage, ProductStage):
-            several = bool(stage.product.batch)
+            several = bool(stage.product.loops)
             yield "matrix products: one call for each" if several else "a matrix product: one call"
+            home = stage.product.operands[2].root
+            if home is not stage.node:
+                yield f"writes its part of {self.names.get(home, '')}"
         elif isinstance(stage, FoldStage):
             yield "a recurrence: the stages of its body, once a step"
         elif isinstance(stage, MoveStage) and isinstance(stage.node, Reduce):

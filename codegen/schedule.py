@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from codegen.access import ZERO, Index, can_inline, is_one, reads
-from codegen.contractions import Product
 from codegen.loop_ir import variable
+from codegen.products import Product
 from symgrad.graph.dims import Shape, same, show
 from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
@@ -79,7 +79,7 @@ class LoopStage:
 
 @dataclass(eq=False, slots=True)
 class ProductStage:
-    """A matrix product."""
+    """A matrix product, or several in a loop."""
 
     node: Einsum
     product: Product
@@ -158,12 +158,7 @@ class Schedule:
             f"%{number[n]}{'*' if n in self.stored else ''}" for n in stage.nodes if n in number
         )
         if isinstance(stage, ProductStage):
-            e, p = stage.node, stage.product
-            left, right = (
-                show(a.shape) + ("^T" if t else "")
-                for a, t in zip(e.args, p.transposed, strict=True)
-            )
-            return f"gemm   {left} x {right} -> {show(e.shape)}   {done}"
+            return f"gemm   {stage.product}   {done}"
         if isinstance(stage, FoldStage):
             body = str(stage.inner).replace("\n", "\n          ")
             length = stage.node.structure.length

@@ -8,6 +8,7 @@ from dataclasses import replace
 from codegen.loop_ir import (
     Affine,
     Apply,
+    Call,
     CheckIndex,
     Copy,
     For,
@@ -134,5 +135,8 @@ def _drop(body: tuple[Statement, ...], outer: str) -> tuple[Statement, ...]:
             payload = s.value.payload
             if isinstance(payload, Affine):
                 s = replace(s, value=replace(s.value, payload=without(payload)))
+        elif isinstance(s, Call):
+            a, b, c = map(without, s.offsets)
+            s = replace(s, offsets=(a, b, c))
         done.append(s)
     return tuple(done)

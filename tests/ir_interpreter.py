@@ -85,15 +85,26 @@ class Typed:
     def inside(self, first: int, end: int) -> None:
         assert 0 <= first <= end <= len(self.items), (first, end, len(self.items))
 
-    def matrix(self, place: int, rows: int, columns: int, read: bool) -> np.ndarray[Any, Any]:
-        end = place + rows * columns
+    def matrix(
+        self, place: int, rows: int, columns: int, step: int, read: bool
+    ) -> np.ndarray[Any, Any]:
+        if not rows or not columns:
+            return np.empty((rows, columns), self.dtype)
+        assert step >= columns or rows == 1, "rows overlap"
+        end = place + (rows - 1) * step + columns
         self.inside(place, end)
-        width = self.dtype.itemsize
+
+        def seen(items: np.ndarray[Any, Any], width: int) -> np.ndarray[Any, Any]:
+            part = items[place * width : end * width]
+            strides = (step * width * part.itemsize, part.itemsize)
+            return np.lib.stride_tricks.as_strided(part, (rows, columns * width), strides)
+
+        written = seen(self.block.written, self.dtype.itemsize)
         if read:
-            assert self.block.written[place * width : end * width].all(), "nothing was written"
+            assert written.all(), "nothing was written"
         else:
-            self.block.written[place * width : end * width] = True
-        return self.items[place:end].reshape(rows, columns)
+            written[...] = True
+        return seen(self.items, 1)
 
 
 class Target:
@@ -282,9 +293,10 @@ class Translator:
                 assert isinstance(s, ir.Call), s
                 m, n, k = (value(e, self.dims) for e in (s.m, s.n, s.k))
                 a, b, c = (self.affine(o) for o in s.offsets)
+                rows = tuple(value(e, self.dims) for e in s.rows)
                 self.lines.append(
                     f"{pad}product({s.a.name}, {a}, {s.b.name}, {b}, {s.c.name}, {c}, "
-                    f"{s.transposed}, {m}, {n}, {k})"
+                    f"{s.transposed}, {m}, {n}, {k}, {rows})"
                 )
 
     def value(self, let: ir.Let) -> str:
@@ -346,10 +358,12 @@ def _product(
     m: int,
     n: int,
     k: int,
+    rows: tuple[int, int, int],
 ) -> None:
-    left = a.matrix(at, k, m, True).T if transposed[0] else a.matrix(at, m, k, True)
-    right = b.matrix(bt, n, k, True).T if transposed[1] else b.matrix(bt, k, n, True)
-    c.matrix(ct, m, n, False)[...] = left @ right
+    lda, ldb, ldc = rows
+    left = a.matrix(at, k, m, lda, True).T if transposed[0] else a.matrix(at, m, k, lda, True)
+    right = b.matrix(bt, n, k, ldb, True).T if transposed[1] else b.matrix(bt, k, n, ldb, True)
+    c.matrix(ct, m, n, ldc, False)[...] = left @ right
 
 
 _SPACE = {"checked": _checked, "product": _product, "INF": np.inf, "NAN": np.nan}

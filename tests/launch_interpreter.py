@@ -120,8 +120,8 @@ def _launch(
 ) -> tuple[Any, bool]:
     if isinstance(launch, Product):
         body: tuple[ir.Statement, ...] = (launch.call,)
-        if launch.loop is not None:
-            body = (ir.For(*launch.loop, body),)
+        for loop in reversed(launch.loops):
+            body = (ir.For(*loop, body),)
         launch = Launch((), body, False)
         plain = True
     else:

@@ -90,7 +90,7 @@ def test_places_in_a_running_sum_have_a_thread_for_each_row() -> None:
 
 def test_products() -> None:
     (launch,) = launches_of(x @ w)
-    assert isinstance(launch, Product) and launch.loop is None
+    assert isinstance(launch, Product) and launch.loops == ()
 
 
 def test_counts_are_atomic() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from codegen.contractions import order_contractions
+from codegen.pieces import join_pieces
 from codegen.pipeline import compile
 from symgrad.calculus.fold_merging import merge_folds
 from symgrad.calculus.jvp import jvp
@@ -45,6 +46,7 @@ REWRITES: dict[str, Pass] = {
     "simplify": simplify,
     "stabilize": stabilize,
     "order_contractions": order_contractions,
+    "join_pieces": join_pieces,
     "merge_folds": merge_folds,
 }
 

@@ -129,17 +129,24 @@ def product(
     operands: tuple[Any, Any, Any],
     extents: tuple[int, int, int],
     transposed: tuple[int, int],
+    rows: tuple[int, int, int],
     starts: tuple[int, int, int] = (0, 0, 0),
     count: int = 1,
     steps: tuple[int, int, int] = (0, 0, 0),
+    inner_count: int = 1,
+    inner_steps: tuple[int, int, int] = (0, 0, 0),
 ) -> None:
-    """C := op(A) op(B), `count` times; the operands move by `steps` from `starts`."""
+    """C := op(A) op(B), with `rows` elements from row to row, `count * inner_count` times.
+
+    From `starts` on the operands move by `steps`, and within that by `inner_steps`.
+    """
     m, n, k = extents
-    rows = (1, m) if transposed[0] else (k, 1)
-    columns = (1, k) if transposed[1] else (n, 1)
-    tiles = count * -(-m // TILE) * -(-n // TILE)
+    left = (1, rows[0]) if transposed[0] else (rows[0], 1)
+    right = (1, rows[1]) if transposed[1] else (rows[1], 1)
+    tiles = count * inner_count * -(-m // TILE) * -(-n // TILE)
     if tiles > 0:
-        kernel(tiles, TILE * TILE, (*operands, m, n, k, *rows, *columns, *starts, *steps))
+        numbers = (m, n, k, *left, *right, rows[2], *starts, *steps, inner_count, *inner_steps)
+        kernel(tiles, TILE * TILE, (*operands, *numbers))
 
 
 def shift(array: Any, count: int) -> Any:
@@ -155,7 +162,12 @@ def reported(report: Any) -> bool:
 def _gemm(element: Any, name: str) -> DeviceKernel:
     zero = np.dtype(name).type(0)
 
-    def gemm(a, b, c, m, n, k, a_row, a_column, b_row, b_column, a0, b0, c0, a1, b1, c1):
+    # fmt: off
+    def gemm(
+        a, b, c, m, n, k, a_row, a_column, b_row, b_column, c_row,
+        a0, b0, c0, a1, b1, c1, inner, a2, b2, c2,
+    ):
+        # fmt: on
         left = cuda.shared.array((TILE, TILE), element)
         right = cuda.shared.array((TILE, TILE), element)
         i = cuda.threadIdx.x // TILE
@@ -163,25 +175,28 @@ def _gemm(element: Any, name: str) -> DeviceKernel:
         across = (n + TILE - 1) // TILE
         down = (m + TILE - 1) // TILE
         step = cuda.blockIdx.x // (across * down)
+        at_a = a0 + step // inner * a1 + step % inner * a2
+        at_b = b0 + step // inner * b1 + step % inner * b2
+        at_c = c0 + step // inner * c1 + step % inner * c2
         row = cuda.blockIdx.x % (across * down) // across * TILE + i
         column = cuda.blockIdx.x % across * TILE + j
         total = zero
         for start in range(0, k, TILE):
             left[i, j] = zero
             if row < m and start + j < k:
-                left[i, j] = a[a0 + step * a1 + row * a_row + (start + j) * a_column]
+                left[i, j] = a[at_a + row * a_row + (start + j) * a_column]
             right[i, j] = zero
             if column < n and start + i < k:
-                right[i, j] = b[b0 + step * b1 + (start + i) * b_row + column * b_column]
+                right[i, j] = b[at_b + (start + i) * b_row + column * b_column]
             cuda.syncthreads()
             for t in range(TILE):
                 total += left[i, t] * right[t, j]
             cuda.syncthreads()
         if row < m and column < n:
-            c[c0 + step * c1 + row * n + column] = total
+            c[at_c + row * c_row + column] = total
 
     array = f"{name}[::1]"
-    return DeviceKernel(gemm, f"void({', '.join([array] * 3 + ['int64'] * 13)})")
+    return DeviceKernel(gemm, f"void({', '.join([array] * 3 + ['int64'] * 18)})")
 
 
 gemm_f32 = _gemm(types.float32, "float32")

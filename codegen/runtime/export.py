@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 MODULES = (
     *("memory", "checks", "linalg", "lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "draws", "kernels"),
+    *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 

@@ -13,21 +13,23 @@ from itertools import groupby
 from typing import ClassVar
 
 from codegen import loop_ir as ir
+from codegen.access import ZERO
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
+from codegen.loops import FULL_VECTOR
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
-    BodyPrinter,
     Function,
     Place,
     extent_text,
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, draws, kernels, linalg, memory, vector_math
+from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of
+from codegen.runtime import checks, draws, kernels, linalg, memory, rows, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
@@ -44,7 +46,6 @@ TABLE_FROM = 64
 GROUP = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
-SCOPES = 32
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
 
@@ -352,7 +353,7 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, kernels, linalg, vector_math, draws):
+        for module in (memory, checks, kernels, linalg, vector_math, rows, draws):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -365,7 +366,7 @@ def _print_kernel(kernel: Kernel) -> Function:
     return _KernelPrinter(kernel).function
 
 
-class _KernelPrinter(BodyPrinter):
+class _KernelPrinter(RowPrinter):
     primitives = PRIMITIVES | DRAWS
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
@@ -375,13 +376,16 @@ class _KernelPrinter(BodyPrinter):
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)
         self.totals = frozenset(totals(kernel.body))
+        self.shortest = FULL_VECTOR if across_rows(kernel.body) else 2
         self.depth = 1
         self.defined: dict[str, int] = {}
         self.block(kernel.body, 1)
 
     def load(self, load: Load) -> str:
+        if self.row is not None and load.offset.coefficient(self.row.var) != 0:
+            return self.load_row(self.row, load)
         self.function.uses.add("ld")
-        return f"ld({load.buffer.name}, {self.affine(load.offset)}, {_scope(load.buffer)})"
+        return f"ld({load.buffer.name}, {self.affine(load.offset)}, {scope_of(load.buffer)})"
 
     def value(self, let: Let) -> str:
         """The right-hand side of a Let.
@@ -389,6 +393,9 @@ class _KernelPrinter(BodyPrinter):
         The order of a sum of floats is free; what divides all of a loop's values is inverted once.
         """
         v = let.value
+        if self.row is not None and let.name in self.totals:
+            let = self.across(self.row, let)
+            v = let.value
         if let.dtype.kind == "f" and isinstance(v, ir.Apply):
             steps = {"add": "plus", "mul": "times"} if let.name in self.totals else {}
             if v.operation == "div" and self.defined.get(v.operands[1], 0) < self.depth:
@@ -401,7 +408,9 @@ class _KernelPrinter(BodyPrinter):
     def block(self, body: Sequence[Statement], depth: int) -> None:
         self.depth = depth
         for s in body:
-            if isinstance(s, For):
+            if isinstance(s, For) and depth > 1 and is_row(s, self.totals, self.shortest):
+                self.side_by_side(s, depth)
+            elif isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
                 self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
@@ -412,10 +421,12 @@ class _KernelPrinter(BodyPrinter):
                 self.put(f"{s.name} = {self.value(s)}", depth)
             elif isinstance(s, ir.Update):
                 self.put(f"{s.name} = {s.value}", depth)
+            elif isinstance(s, Store) and self.row is not None:
+                self.put(self.store_row(self.row, s), depth)
             elif isinstance(s, Store):
                 self.function.uses.add("st")
                 place = f"{s.buffer.name}, {self.affine(s.offset)}"
-                self.put(f"st({place}, {s.name}, {_scope(s.buffer)})", depth)
+                self.put(f"st({place}, {s.name}, {scope_of(s.buffer)})", depth)
             elif isinstance(s, ir.CheckIndex):
                 self.function.uses.add("i64")
                 self.function.status = True
@@ -439,20 +450,17 @@ class _KernelPrinter(BodyPrinter):
         short = SHORT[call.c.dtype]
         self.function.uses |= {f"gemm_{short}", short}
         m, n, k = (self.extent(e, True) for e in (call.m, call.n, call.k))
-        left, right = call.transposed
+        left, right = map(int, call.transposed)
+        lda, ldb, ldc = (self.extent(e, True) for e in call.rows)
         buffers = []
         for buffer, offset in zip((call.a, call.b, call.c), call.offsets, strict=True):
-            if offset.terms:
+            if offset != ZERO:
                 self.function.uses.add("shift")
                 buffers.append(f"shift({buffer.name}, {self.affine(offset)})")
             else:
                 buffers.append(buffer.name)
         a, b, c = buffers
         return (
-            f"gemm_{short}({int(left)}, {int(right)}, {m}, {n}, {k}, {short}(1), "
-            f"{a}, {m if left else k}, {b}, {k if right else n}, {short}(0), {c}, {n})"
+            f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
+            f"{a}, {lda}, {b}, {ldb}, {short}(0), {c}, {ldc})"
         )
-
-
-def _scope(buffer: ir.Buffer) -> int:
-    return buffer.scope if buffer.scope < SCOPES else -1

@@ -300,12 +300,12 @@ class _Printer:
         flags = row([int(t) for t in call.transposed])
         given = [routine, f"({operands})", row([call.m, call.n, call.k]), flags]
         starts = [o.const for o in call.offsets]
-        if launch.loop is not None:
-            var, extent = launch.loop
-            given += [row(starts), extent_text(extent, names)]
-            given.append(row([o.coefficient(var) for o in call.offsets]))
-        elif any(not (type(s) is int and s == 0) for s in starts):
+        given.append(row(call.rows))
+        if launch.loops or any(not (type(s) is int and s == 0) for s in starts):
             given.append(row(starts))
+        for var, extent in launch.loops:
+            given.append(extent_text(extent, names))
+            given.append(row([o.coefficient(var) for o in call.offsets]))
         return f"product({', '.join(given)})"
 
 
