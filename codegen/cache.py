@@ -1,10 +1,10 @@
 """The folder of compiled programs: where it is, whether it may be trusted, what is in it.
 
 A program is kept as `sg_<hash>.py` with Numba's machine code and its checksum beside it under
-`__pycache__`, so that a second process starts warm. Numba's files are pickles, and loading a
-pickle runs it: the folder must belong to this user, be no symbolic link and be writable by nobody
-else. Where that does not hold, the process takes a temporary folder of its own; where even that
-cannot be made, programs are compiled in memory.
+`__pycache__`, and the matrix products as `sg_<hash>.o`, so that a second process starts warm.
+Numba's files are pickles, and loading a pickle runs it: the folder must belong to this user, be no
+symbolic link and be writable by nobody else. Where that does not hold, the process takes a
+temporary folder of its own; where even that cannot be made, programs are compiled in memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,8 +29,9 @@ from symgrad._version import __version__
 
 # Everything that symgrad or Numba on its behalf writes into the folder: no other file is deleted.
 OURS = re.compile(r"\.?sg_[0-9a-f]{32}\b.*")
-# Settings of Numba that change the code it makes without changing its own cache key.
-NUMBA_SETTINGS = (
+# Settings that change the code of a program: our own, and those of Numba that are not in its key.
+SETTINGS = (
+    *("SYMGRAD_PRODUCTS", "SYMGRAD_VECTORS"),
     *("NUMBA_OPT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_LOOP_VECTORIZE"),
     *("NUMBA_BOUNDSCHECK", "NUMBA_DEBUGINFO", "NUMBA_ENABLE_AVX"),
 )
@@ -110,15 +112,40 @@ def _temporary_path() -> Path:
 
 def write(path: Path, text: str) -> None:
     """Write `text` to `path` so that no reader ever sees a part of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that no reader ever sees a part of it."""
     handle, draft = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content)
         os.replace(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def kept(name: str, make: Callable[[], bytes]) -> bytes:
+    """Bytes that depend on `fingerprint` alone: from the folder, else made and put there.
+
+    A file is the content's hash and the content: a damaged one is made anew.
+    """
+    place = folder().path
+    if place is None:
+        return make()
+    label = hashlib.sha256(f"{name}\0{fingerprint()}".encode()).hexdigest()[:32]
+    path = place / f"sg_{label}.o"
+    with contextlib.suppress(OSError):
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            return content[32:]
+    made = make()
+    with contextlib.suppress(OSError):
+        write_bytes(path, hashlib.sha256(made).digest() + made)
+    return made
 
 
 def clear() -> tuple[int, int]:
@@ -146,7 +173,7 @@ def fingerprint() -> str:
     """A hash of everything that machine code depends on besides its source.
 
     The runtime's own text, since generated code inlines it; the versions of symgrad, Python,
-    Numba, llvmlite, NumPy and SciPy; the CPU and its features; Numba's settings.
+    Numba, llvmlite, NumPy and SciPy; the CPU and its features; settings of the environment.
     """
     from llvmlite import binding as llvm  # a heavy import, needed only where code is loaded
 
@@ -162,7 +189,7 @@ def fingerprint() -> str:
         llvm.get_host_cpu_name(),
         *features,
         *(metadata.version(name) for name in ("numba", "llvmlite", "numpy", "scipy")),
-        *(f"{name}={os.environ.get(name)}" for name in NUMBA_SETTINGS),
+        *(f"{name}={os.environ.get(name)}" for name in SETTINGS),
     ]
     digest.update("\n".join(str(part) for part in parts).encode())
     return digest.hexdigest()

@@ -24,6 +24,9 @@ from types import ModuleType
 import numba
 
 from codegen import cache
+from codegen.runtime import products
+
+products.fetch = cache.kept
 
 _lock = threading.RLock()
 _loaded: dict[str, Loaded] = {}

@@ -18,7 +18,6 @@ treebank, say of the English Web Treebank, with its train, dev and test files in
 
 from __future__ import annotations
 
-import argparse
 import gzip
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import symgrad as sg
+from chapter import BLUE, ORANGE, command_line, save
 
 # A sentence is a list of (word, tag); counts[word][tag] says how often a word was seen with a tag.
 Sentence = list[tuple[str, str]]
@@ -150,8 +150,8 @@ def two_sentences(out: Path) -> None:
     q = np.linspace(0, 1, 201)
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot(q, q * (1 - q), color="#0072B2", lw=2)
-    axes.plot(0.5, 0.25, "o", color="#D55E00", ms=9)
+    axes.plot(q, q * (1 - q), color=BLUE, lw=2)
+    axes.plot(0.5, 0.25, "o", color=ORANGE, ms=9)
     axes.annotate("counting: 1/4 at q = 1/2", (0.5, 0.25), (0.5, 0.195), ha="center")
     axes.set(
         xlabel="q = P(V | walk) = 1 - P(N | walk)",
@@ -333,10 +333,8 @@ def plot_differences(newton: list[float], descent: dict[int, float], out: Path) 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     steps = range(1, len(newton))
-    axes.loglog(
-        *zip(*descent.items(), strict=True), "s-", color="#D55E00", label="gradient descent"
-    )
-    axes.loglog(steps, newton[1:], "o-", color="#0072B2", label="Newton")
+    axes.loglog(*zip(*descent.items(), strict=True), "s-", color=ORANGE, label="gradient descent")
+    axes.loglog(steps, newton[1:], "o-", color=BLUE, label="Newton")
     axes.axhline(1e-6, color="black", lw=1, ls=":")
     axes.set(
         xlabel="steps",
@@ -368,15 +366,6 @@ def plot_table(
     save(figure, out / "tables.png")
 
 
-def save(picture: object, path: Path) -> None:
-    """Write a picture and say so."""
-    if isinstance(picture, Figure):
-        picture.savefig(path, dpi=150)
-    else:
-        picture.save(path)
-    print(f"-> {path}")
-
-
 def treebank(folder: Path) -> list[list[Sentence]]:
     """Find the three parts of a treebank in a folder and read them."""
     parts = []
@@ -390,14 +379,11 @@ def treebank(folder: Path) -> list[list[Sentence]]:
 
 def main() -> None:
     """Run the chapter."""
-    parser = argparse.ArgumentParser(description="A tagger, by counting and as a network.")
-    parser.add_argument("--quick", action="store_true", help="fewer steps of gradient descent")
-    parser.add_argument("--data", type=Path, help="folder of a treebank in CoNLL-U")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "output" / "01_function_approximation"
+    parser = command_line(
+        __file__, "A tagger, by counting and as a network.", quick="fewer steps of gradient descent"
     )
+    parser.add_argument("--data", type=Path, help="folder of a treebank in CoNLL-U")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
 
     two_sentences(arguments.out)
     print("\n== 2. A small corpus, counted\n")

@@ -17,7 +17,6 @@ for the theorems of parts 2 and 4, with a construction of our own in part 2; Han
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +25,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import symgrad as sg
+from chapter import BLUE, GREEN, ORANGE, command_line, grid, missed, save
+from symgrad.insight.plots import plain_ticks
 
 Function = Callable[[np.ndarray], np.ndarray]
-
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 # 1. One hidden layer ------------------------------------------------------------------------------
@@ -139,8 +138,9 @@ def one_hidden_layer(out: Path, quick: bool) -> None:
     right.loglog(widths, by_hand, "s:", color="black", label="staircase")
     right.loglog(widths, trained, "o-", color=BLUE, label="trained")
     right.set(xlabel="width", ylabel="largest error on [0, 1]", title="Wider is closer")
+    plain_ticks(right.yaxis)
     right.set_xticks(widths, map(str, widths))
-    right.minorticks_off()
+    right.xaxis.minorticks_off()
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -248,17 +248,6 @@ def disc(x: np.ndarray) -> np.ndarray:
     return np.where(np.hypot(*(x - 0.5).T) < 0.5, np.sin(2 * np.pi * x[:, 0]), 0.0)
 
 
-def grid(n: int, low: float, high: float, points: int) -> np.ndarray:
-    """Return the middles of points^n equal boxes, (points^n, n)."""
-    middles = low + (np.arange(points) + 0.5) * (high - low) / points
-    return np.stack(np.meshgrid(*[middles] * n, indexing="ij"), axis=-1).reshape(-1, n)
-
-
-def missed(found: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the L1 error as a part of the integral of |f|; the last axis runs over the points."""
-    return np.abs(found - y).mean(axis=-1) / np.abs(y).mean()
-
-
 def deep_and_narrow(out: Path, quick: bool) -> None:
     """Build networks for n = 1 and n = 2 with finer and finer cells, measure, show."""
     print("\n== 2. Width n + 4, built by hand: integral |f - g| / integral |f|\n")
@@ -293,10 +282,8 @@ def deep_and_narrow(out: Path, quick: bool) -> None:
     panels[1].set(title="n = 2: f")
     panels[2].set(title=f"{depths[-1]:,} layers of 6")
     panels[3].set(title="Deeper is closer", xlabel="layers", ylabel="L1 error / integral of |f|")
-    panels[3].set_yticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
-    panels[3].minorticks_off()
-    panels[3].set_ylim(0.015, 1.6)
-    panels[3].legend(loc="upper right")
+    plain_ticks(panels[3].yaxis)
+    panels[3].legend(loc="lower left")
     for axes in (panels[0], panels[3]):
         axes.grid(alpha=0.3)
     save(figure, out / "deep_and_narrow.png")
@@ -498,21 +485,11 @@ def too_narrow(out: Path, quick: bool) -> None:
     save(figure, out / "too_narrow.png")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure and say so."""
-    figure.savefig(path, dpi=150)
-    print(f"-> {path}")
-
-
 def main() -> None:
     """Run the chapter."""
-    parser = argparse.ArgumentParser(description="What wide, deep and narrow networks express.")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer steps")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "output" / "02_expressivity"
-    )
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments = command_line(
+        __file__, "What wide, deep and narrow networks express.", quick="smaller sizes, fewer steps"
+    ).parse_args()
     one_hidden_layer(arguments.out, arguments.quick)
     deep_and_narrow(arguments.out, arguments.quick)
     trained(arguments.out, arguments.quick)

@@ -16,14 +16,13 @@ Derivatives, 2008, for the counts of part 3; Speelpenning 1980 for the growth of
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 import symgrad as sg
-from symgrad.diagram.records import Diagram
+from chapter import BLUE, ORANGE, command_line, save
 from symgrad.graph.traversal import toposort
 
 
@@ -159,8 +158,8 @@ def reverse_against_forward(out: Path, quick: bool) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.loglog(counts, forward, "s-", color="#D55E00", label="forward mode, one walk per weight")
-    axes.loglog(counts, reverse, "o-", color="#0072B2", label="reverse mode, one walk")
+    axes.loglog(counts, forward, "s-", color=ORANGE, label="forward mode, one walk per weight")
+    axes.loglog(counts, reverse, "o-", color=BLUE, label="reverse mode, one walk")
     axes.set(
         xlabel="weights of the network",
         ylabel="operations for the gradient / for the loss",
@@ -199,32 +198,19 @@ def graph_against_tree(out: Path, quick: bool) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.semilogy(depths, trees, "s-", color="#D55E00", label="written out as one formula (tree)")
-    axes.semilogy(depths, nodes, "o-", color="#0072B2", label="with shared parts (graph)")
+    axes.semilogy(depths, trees, "s-", color=ORANGE, label="written out as one formula (tree)")
+    axes.semilogy(depths, nodes, "o-", color=BLUE, label="with shared parts (graph)")
     axes.set(xlabel="depth of the composition", ylabel="size", title="The size of a derivative")
     axes.grid(alpha=0.3)
     axes.legend()
     save(figure, out / "graph_against_tree.png")
 
 
-def save(picture: Diagram | Figure, path: Path) -> None:
-    """Write a picture and say so."""
-    if isinstance(picture, Figure):
-        picture.savefig(path, dpi=150)
-    else:
-        picture.save(path)
-    print(f"-> {path}")
-
-
 def main() -> None:
     """Run the chapter."""
-    parser = argparse.ArgumentParser(description="Backpropagation, from one neuron to a network.")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "output" / "03_backpropagation"
-    )
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments = command_line(
+        __file__, "Backpropagation, from one neuron to a network.", quick="smaller sizes"
+    ).parse_args()
     one_neuron(arguments.out)
     small_network(arguments.out)
     reverse_against_forward(arguments.out, arguments.quick)

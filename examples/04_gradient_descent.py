@@ -16,7 +16,6 @@ Rosenbrock 1960 for the valley.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +26,8 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 import symgrad as sg
-
-BLACK, BLUE, ORANGE, GREEN, PURPLE, SKY = (
-    "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9",
-)  # fmt: skip
+from chapter import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, command_line, save
+from symgrad.insight.plots import plain_ticks
 
 
 # What the first two parts share: a walk -----------------------------------------------------------
@@ -331,7 +328,7 @@ def digits(out: Path, quick: bool) -> None:
         middle.loglog(rates, ends, "o-", color=color, label=name)
     middle.axhline(math.log(10), color=BLACK, ls=":", lw=1)
     middle.annotate(
-        "guessing: log 10", (rates[0], math.log(10)), (0, 4), textcoords="offset points", fontsize=8
+        "guessing: log 10", (rates[0], math.log(10)), (8, 4), textcoords="offset points", fontsize=8
     )
     middle.set(xlabel="learning rate", ylabel=f"loss, epoch {epochs}", title="Learning rates")
 
@@ -345,27 +342,19 @@ def digits(out: Path, quick: bool) -> None:
         label = f"{size:,} rows"
         right.semilogy(range(1, epochs + 1), losses, color=color, label=label)
     right.set(xlabel="epoch", ylabel="training loss", title="Batch sizes, sgd at rate 0.1")
+    for axes in (left, right):
+        plain_ticks(axes.yaxis)
     for axes in (left, middle, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     save(figure, out / "digits.png")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure and say so."""
-    figure.savefig(path, dpi=150)
-    print(f"-> {path}")
-
-
 def main() -> None:
     """Run the chapter."""
-    parser = argparse.ArgumentParser(description="Gradient descent and its relatives.")
-    parser.add_argument("--quick", action="store_true", help="fewer runs on the digits")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "output" / "04_gradient_descent"
-    )
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments = command_line(
+        __file__, "Gradient descent and its relatives.", quick="fewer runs on the digits"
+    ).parse_args()
     bowl(arguments.out)
     valley(arguments.out)
     stochastic(arguments.out, arguments.quick)

@@ -24,6 +24,7 @@ import numpy as np
 import symgrad as sg
 from symgrad.diagram.rendering import RenderError
 from symgrad.insight.explosion import explosion_figure
+from symgrad.insight.plots import plain_ticks
 
 if TYPE_CHECKING:
     from codegen.compiled import Compiled
@@ -282,7 +283,10 @@ def plot_training(history: History, path: Path) -> None:
         if test is not None:
             axes.plot(history.epochs, test, color="#D55E00", label="test")
             axes.legend()
-        axes.set(title=title, xlabel="epoch", yscale="linear" if title == "accuracy" else "log")
+        axes.set(title=title, xlabel="epoch")
+        if title != "accuracy":
+            axes.set_yscale("log")
+            plain_ticks(axes.yaxis)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

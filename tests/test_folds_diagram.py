@@ -161,3 +161,12 @@ def test_pictures_have_no_fold_and_the_same_text_each_time():
         assert not any(isinstance(n, Fold) for n in toposort(drawn))
         assert set(cells.home.values()) == set(cells.titles)
     assert sg.draw((last, ys)).dot == sg.draw((last, ys)).dot
+
+
+def test_carries_without_a_key_are_numbered():
+    x = input("x", (T, 3))
+    (last, _), ys = scan(lambda c, x: ((c[0] * c[1], x), c[0]), (x[0], x[1]), x)
+    assert {"carry0[t]", "carry1[t]"} <= set(labels(sg.draw([last, ys])))
+    (a, _), _ = scan(lambda c, x: (x, ()), (x[0], {"h": x[1]}), (x, {"h": x}))
+    names = [leaf.name for leaf in a.args[0].body.inputs]
+    assert names[:4] == ["carry0", "carry1.h", "x0", "x1.h"]

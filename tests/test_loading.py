@@ -23,11 +23,12 @@ import numpy as np
 from numba import cfunc
 
 from codegen.runtime.kernels import kernel
-from codegen.runtime.linalg import gemm_f32
+from codegen.runtime.linalg import gemm_f32, link_products
 from codegen.runtime.memory import FAST, address, at_f32, extent, ld, pointer_f32, st
 from codegen.runtime.vector_math import tanh
 
 f = np.float32
+link_products("f32")
 
 
 @kernel

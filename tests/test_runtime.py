@@ -259,11 +259,13 @@ def test_scopes_let_loops_vectorise_and_kernels_stay_apart() -> None:
         np.testing.assert_array_equal(x, 2 * np.arange(7) + 1)
 
 
-# -- BLAS -----------------------------------------------------------------------------------------
+# -- products -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("whose", linalg.PRODUCTS)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_gemm(dtype: type) -> None:
+def test_gemm(dtype: type, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYMGRAD_PRODUCTS", whose)
     gemm = linalg.gemm_f32 if dtype is np.float32 else linalg.gemm_f64
     pointer = memory.pointer_f32 if dtype is np.float32 else memory.pointer_f64
 

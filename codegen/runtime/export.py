@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("memory", "checks", "linalg", "lanes", "coefficients", "rare"),
+    *("memory", "checks", "assembler", "microkernels", "products", "linalg"),
+    *("lanes", "coefficients", "rare"),
     *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")

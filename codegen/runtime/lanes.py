@@ -103,7 +103,7 @@ def each(like: types.Type, element: types.Type) -> types.Type:
     return like.of(element) if isinstance(like, Row) else element
 
 
-def _part(kind: ir.Type) -> ir.Type:
+def part_of(kind: ir.Type) -> ir.Type:
     """The type of a vector's elements; a scalar type itself."""
     return kind.element if isinstance(kind, ir.VectorType) else kind
 
@@ -115,7 +115,7 @@ def _shaped(like: ir.Type, element: ir.Type) -> ir.Type:
 
 def suffix(kind: ir.Type) -> str:
     """A type as it ends the names of LLVM's intrinsics: f32, i64, v16f32."""
-    element = _part(kind)
+    element = part_of(kind)
     text = _FLOATS[str(element)][0] if str(element) in _FLOATS else str(element)
     return f"v{kind.count}{text}" if isinstance(kind, ir.VectorType) else text
 
@@ -135,7 +135,7 @@ class Lane:
     @property
     def is_float(self) -> bool:
         """Whether this is a float; else it is an integer or a truth value."""
-        return str(_part(self.value.type)) in _FLOATS
+        return str(part_of(self.value.type)) in _FLOATS
 
     @property
     def format(self) -> Format:
@@ -145,7 +145,7 @@ class Lane:
     @property
     def width(self) -> int:
         """Bits of a float: 32 or 64."""
-        return _FLOATS[str(_part(self.value.type))][1]
+        return _FLOATS[str(part_of(self.value.type))][1]
 
     def of(self, number: Lane | float) -> Lane:
         """`number` as a constant of this lane's type."""
@@ -214,7 +214,7 @@ class Lane:
         """The truth of `self relation other`; false where either is NaN, except for '!='."""
         left, right, build = self.value, self.of(other).value, self.builder
         if not self.is_float:
-            truth = _part(left.type) == ir.IntType(1)  # as a signed number, true is -1
+            truth = part_of(left.type) == ir.IntType(1)  # as a signed number, true is -1
             ask = build.icmp_unsigned if truth else build.icmp_signed
             return Lane(build, ask(relation, left, right))
         ask = build.fcmp_unordered if relation == "!=" else build.fcmp_ordered
@@ -264,7 +264,7 @@ class Lane:
     def resized(self, bits: int) -> Lane:
         """A nonnegative integer in so many bits; higher ones are cut."""
         kind, build = _shaped(self.value.type, ir.IntType(bits)), self.builder
-        wider = bits > _part(self.value.type).width
+        wider = bits > part_of(self.value.type).width
         return Lane(build, (build.zext if wider else build.trunc)(self.value, kind))
 
     def as_number(self, like: Lane) -> Lane:
@@ -455,7 +455,7 @@ def converted(
     if isinstance(given, types.Float) and isinstance(target, types.Float):
         return (builder.fpext if target == types.float64 else builder.fptrunc)(x, kind)
     if isinstance(given, types.Integer) and isinstance(target, types.Integer):
-        wider = element.width > _part(x.type).width
+        wider = element.width > part_of(x.type).width
         return (builder.sext if wider else builder.trunc)(x, kind)
     if isinstance(given, types.Integer):
         return builder.sitofp(x, kind)

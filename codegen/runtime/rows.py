@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     Typed = tuple[Signature, Callable[..., ir.Value]]
 
 
-def _width(kind: types.Type) -> int:
+def row_width(kind: types.Type) -> int:
     """The value of a width, which must be a literal."""
     if not isinstance(kind, types.IntegerLiteral) or kind.literal_value < 1:
         raise TypingError(f"a row's width must be a positive integer literal, got {kind}")
     return int(kind.literal_value)
 
 
-def _resized(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
+def row_resized(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
     """A vector of the first `count` elements, and zeros where it had fewer."""
     have = value.type.count
     if have == count:
@@ -62,7 +62,7 @@ def ld_row(
     scope: types.Type,
 ) -> Typed:
     """The row of `width` elements from `pointer[index]` on, read in alias scope `scope`."""
-    row = Row(pointer_type(pointer, "ld_row").dtype, _width(width))
+    row = Row(pointer_type(pointer, "ld_row").dtype, row_width(width))
     number = scope_number(scope, "ld_row")
 
     def emit(
@@ -73,7 +73,7 @@ def ld_row(
         place = builder.bitcast(place, ir.VectorType(element, row.width).as_pointer())
         value = builder.load(place, align=context.get_abi_sizeof(element))
         promise(builder, value, number)
-        value = _resized(builder, value, row.lanes)
+        value = row_resized(builder, value, row.lanes)
         if row.element == types.boolean:
             return builder.icmp_unsigned("!=", value, ir.Constant(value.type, 0))
         return value
@@ -91,7 +91,7 @@ def st_row(
     scope: types.Type,
 ) -> Typed:
     """Write the row `value`, or one number everywhere, from `pointer[index]` on."""
-    row = Row(pointer_type(pointer, "st_row").dtype, _width(width))
+    row = Row(pointer_type(pointer, "st_row").dtype, row_width(width))
     number = scope_number(scope, "st_row")
     given = element_of(types.unliteral(value))
     if given != row.element:
@@ -103,7 +103,7 @@ def st_row(
         place, index, value, _, _ = arguments
         if row.element == types.boolean:
             value = builder.zext(value, ir.VectorType(I8, row.lanes))
-        value = _resized(builder, value, row.width)
+        value = row_resized(builder, value, row.width)
         place = builder.gep(place, [index])
         size = context.get_abi_sizeof(place.type.pointee)
         place = builder.bitcast(place, value.type.as_pointer())
@@ -116,7 +116,7 @@ def st_row(
 @intrinsic(prefer_literal=True)
 def places(typing_context: Context, width: types.Type) -> Typed:
     """The row 0, 1, .., width - 1."""
-    row = Row(types.int64, _width(width))
+    row = Row(types.int64, row_width(width))
 
     def emit(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
@@ -126,7 +126,7 @@ def places(typing_context: Context, width: types.Type) -> Typed:
     return row(width), emit
 
 
-def _across(
+def merged_across(
     name: str,
     floats: tuple[str, float],
     integers: tuple[str, Callable[[int], int]],
@@ -141,7 +141,7 @@ def _across(
     """
 
     def typer(typing_context: Context, value: types.Type, width: types.Type) -> Typed:
-        count = _width(width)
+        count = row_width(width)
         element = element_of(types.unliteral(value))
         row = Row(element, count)
         is_float = isinstance(element, types.Float)
@@ -182,11 +182,11 @@ def _across(
     return intrinsic(prefer_literal=True)(typer)
 
 
-row_sum = _across("row_sum", ("fadd", -0.0), ("add", lambda bits: 0), ("or", 0))
-row_product = _across("row_product", ("fmul", 1.0), ("mul", lambda bits: 1), ("and", 1))
-row_max = _across(
+row_sum = merged_across("row_sum", ("fadd", -0.0), ("add", lambda bits: 0), ("or", 0))
+row_product = merged_across("row_product", ("fmul", 1.0), ("mul", lambda bits: 1), ("and", 1))
+row_max = merged_across(
     "row_max", ("fmax", -math.inf), ("smax", lambda bits: -(2 ** (bits - 1))), ("or", 0)
 )
-row_min = _across(
+row_min = merged_across(
     "row_min", ("fmin", math.inf), ("smin", lambda bits: 2 ** (bits - 1) - 1), ("and", 1)
 )

@@ -7,7 +7,7 @@ a user's program gets into the source, so that programs which differ in names al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
@@ -29,10 +29,11 @@ from codegen.printing import (
     memory_name,
 )
 from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of
-from codegen.runtime import checks, draws, kernels, linalg, memory, rows, vector_math
+from codegen.runtime import checks, clock, draws, kernels, linalg, memory, rows, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.vector_math import PRIMITIVES
+from codegen.timing import CLOCK
 from codegen.tune import totals
 from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent
@@ -48,6 +49,8 @@ GROUP = 64
 SHARED_FROM = 4
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
+# Kernels can be timed one by one.
+TIMED = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -146,6 +149,8 @@ class _Printer:
         body = [*self.pointers(), *self.lines]
         table = self.table_lines()
         body.append("    return 0")
+        products = sorted(name[-3:] for name in self.uses if name.startswith("gemm_"))
+        self.uses |= {"link_products"} if products else set()
         scalars = sorted(n for n in self.uses if n in SCALARS)
         runtime = self.uses - set(scalars) | {"kernel"}
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
@@ -154,7 +159,9 @@ class _Printer:
         lines += ["from numba import cfunc", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
+        head = [SCALARS[name] for name in scalars]
+        head += [f'link_products("{short}")' for short in products]
+        lines += ["", *head, *([""] if head else [])]
         for function in self.functions:
             lines += ["", "@kernel", function]
         lines += [*table, "", "@kernel", "def run(table, dims):", *body, "", ""]
@@ -353,7 +360,7 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, kernels, linalg, vector_math, rows, draws):
+        for module in (memory, checks, kernels, linalg, vector_math, rows, draws, clock):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -367,7 +374,7 @@ def _print_kernel(kernel: Kernel) -> Function:
 
 
 class _KernelPrinter(RowPrinter):
-    primitives = PRIMITIVES | DRAWS
+    primitives: ClassVar[Collection[str]] = frozenset({*PRIMITIVES, *DRAWS, CLOCK})
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
     def __init__(self, kernel: Kernel) -> None:

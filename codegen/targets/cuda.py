@@ -58,6 +58,8 @@ OF_INTEGERS = frozenset({"floor", "isfinite", "floor_divide", "mod", "pow"})
 DRAWS = frozenset(name for name, function in FUNCTIONS.items() if function.result == "draw")
 # Rows run side by side, so they cannot share a row of memory.
 ROW_MEMORY = False
+# Kernels cannot be timed one by one.
+TIMED = False
 ELSE = '`symgrad doctor` says what is missing; target="cpu" runs everywhere.'
 
 

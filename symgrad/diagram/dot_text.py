@@ -39,8 +39,10 @@ _OUTLINE = {
     "carry": "ellipse",
     "element": "ellipse",
     "shared": "box",
-    "between": "plain",
+    "between": "box",
 }
+# A space of a larger size keeps the line of a detail clear of the letters above it.
+_STRUT = '<FONT POINT-SIZE="12">&#160;</FONT>'
 _STRONG = ("input", "parameter", "result", "carry")
 _EDGE_COLOR = {"forward": FORWARD, "backward": BACKWARD, "residual": RESIDUAL}
 
@@ -135,8 +137,8 @@ def _cluster(cluster: Cluster, boxes: dict[str, Box]) -> graphviz.Digraph:
         f"cluster_{cluster.id}",
         graph_attr={
             "label": f"<{_markup(label, 12, MUTED, bold=True)}>",
-            "labelloc": "b",
-            "labeljust": "r",
+            "labelloc": "t",
+            "labeljust": "l",
             "style": "rounded,filled",
             "fillcolor": CLUSTER_FILL,
             "color": CLUSTER_LINE if cluster.times == 1 else INK,
@@ -169,7 +171,7 @@ def _add_box(graph: graphviz.Digraph, box: Box) -> None:
     detail = MUTED if box.fill is None else ink
     label = _markup(box.label, 13, ink, bold=box.kind in _STRONG)
     if box.detail:
-        label += f"<BR/>{_markup(box.detail, 9, detail)}"
+        label += f"<BR/>{_STRUT}{_markup(box.detail, 9, detail)}{_STRUT}"
     style = "filled" if box.kind in ("input", "parameter") else "rounded,filled"
     if box.kind == "shared":
         style = "filled,dashed"
@@ -230,8 +232,8 @@ _MARKS = {"box": "■", "oval": "○", "frame": "▣", "dashes": "╌╌"}
 
 
 def _swatches(legend: Legend) -> str:
-    cells = "".join(f"<TD>{_swatch(s)}</TD>" for s in legend.swatches)
-    return f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6"><TR>{cells}</TR></TABLE>'
+    # One line of text: cells of a table would be spread over the width of a colour bar below.
+    return "&#160;&#160;&#160; ".join(_swatch(s) for s in legend.swatches)
 
 
 def _swatch(swatch: Swatch) -> str:

@@ -106,9 +106,10 @@ def _check_supported(truncate: object, lengths: object) -> None:
 
 
 def _named(structure: Any, nodes: Sequence[Node], alone: str) -> Iterator[tuple[str, Node]]:
-    """Names of the binders: the keys and positions where the nodes stand."""
+    """Names of the binders: the keys and positions of the nodes, `carry0` without a key."""
     for path, node in zip(_paths(structure), nodes, strict=True):
-        yield path.replace("[", "").replace("]", "") or alone, node
+        key = path.replace("[", "").replace("]", "")
+        yield alone + key if not key or key[0].isdigit() else key, node
 
 
 def _length(sequences: Sequence[Node]) -> Extent:

@@ -17,6 +17,7 @@ from symgrad.insight.mean_field import chi_1, critical_sigma_w2
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from symgrad.insight.explosion import Growth
@@ -40,6 +41,16 @@ def new_figure(width: float, height: float) -> Figure:
             'plot: Matplotlib is not installed. Install it with  pip install "symgrad[demo]"'
         ) from None
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis of few decades with plain numbers: 0.1, 0.2, 0.5, 1."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=range(1, 10)))
+    axis.set_minor_formatter("")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
