@@ -68,6 +68,7 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
             start = time.perf_counter()
             with _numba_settings(slp):
                 module, path = _import(name, source)
+            _release(module)
             _loaded[name] = Loaded(
                 address=module.program.address,
                 module=module,
@@ -76,6 +77,18 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
                 seconds=time.perf_counter() - start,
             )
         return _loaded[name]
+
+
+def _release(module: ModuleType) -> None:
+    """Let go of what only a further compilation would need: LLVM's code before it is machine code.
+
+    That is a copy for other functions to link with, which no function does, and the source's lines.
+    """
+    library = getattr(module.program, "_library", None)
+    if library is not None and getattr(library, "_shared_module", None) is not None:
+        library._shared_module = None
+    if module.__file__ is not None and Path(module.__file__).is_file():
+        linecache.cache.pop(module.__file__, None)
 
 
 def module_name(source: str, key: str, *, slp: bool = True) -> str:

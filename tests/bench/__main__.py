@@ -1,8 +1,9 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `vector_math` for the scalar functions, or `loops` for everything but matrix products:
-it ends with status 1 where a loop is slow without a known reason.
+`import`, `programs` for the memory of one more program, `vector_math` for the scalar functions, or
+`loops` for everything but matrix products: it ends with status 1 where a loop is slow without a
+known reason.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import argparse
 
 from tests.bench import growth, loops, vector_math
+from tests.bench.programs import programs
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
+NAMES = [*SPECIFICATIONS, "speed", "programs", "chain", "layers", "import", "vector_math", "loops"]
 GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
 
 
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, "vector_math", "loops"])
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument(
         "--peers",
         default="",
@@ -52,7 +55,9 @@ def main() -> None:
     peers = [peer for peer in arguments.peers.split(",") if peer]
     if unknown := sorted(set(peers) - set(PEERS)):
         parser.error(f"unknown peers {', '.join(unknown)}; known: {', '.join(PEERS)}")
-    if arguments.name == "speed":
+    if arguments.name == "programs":
+        print(programs(peers))
+    elif arguments.name == "speed":
         print(speed(peers, arguments.rounds))
     else:
         print(race(arguments.name, peers, arguments.rounds))
