@@ -1,10 +1,9 @@
 """The folder of compiled programs: where it is, whether it may be trusted, what is in it.
 
-A program is kept as `sg_<hash>.py` with Numba's machine code and its checksum beside it under
-`__pycache__`, so that a second process starts warm. Numba's files are pickles, and loading a
-pickle runs it: the folder must belong to this user, be no symbolic link and be writable by nobody
-else. Where that does not hold, the process takes a temporary folder of its own; where even that
-cannot be made, programs are compiled in memory.
+A program is kept as `sg_<hash>.py` with its machine code beside it in `sg_<hash>.o`, so that a
+second process starts warm. That code is run as it is: the folder must belong to this user, be no
+symbolic link and be writable by nobody else. Where that does not hold, the process takes a
+temporary folder of its own; where even that cannot be made, programs are compiled in memory.
 """
 
 from __future__ import annotations
@@ -26,13 +25,10 @@ from pathlib import Path
 
 from symgrad._version import __version__
 
-# Everything that symgrad or Numba on its behalf writes into the folder: no other file is deleted.
+# Everything that symgrad writes into the folder: no other file is deleted.
 OURS = re.compile(r"\.?sg_[0-9a-f]{32}\b.*")
-# Settings of Numba that change the code it makes without changing its own cache key.
-NUMBA_SETTINGS = (
-    *("NUMBA_OPT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_LOOP_VECTORIZE"),
-    *("NUMBA_BOUNDSCHECK", "NUMBA_DEBUGINFO", "NUMBA_ENABLE_AVX"),
-)
+# Settings of Numba that say for which processor to compile.
+NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ def folder() -> Folder:
         wanted = configured()
     except RuntimeError as error:  # no home folder is known
         return _temporary(str(error))
-    doubt = _doubt(wanted) or _doubt(wanted / "__pycache__")
+    doubt = _doubt(wanted)
     return _temporary(doubt) if doubt else Folder(wanted, shared=True)
 
 
@@ -108,12 +104,12 @@ def _temporary_path() -> Path:
     return path
 
 
-def write(path: Path, text: str) -> None:
-    """Write `text` to `path` so that no reader ever sees a part of it."""
+def write(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that no reader ever sees a part of it."""
     handle, draft = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content)
         os.replace(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -128,16 +124,15 @@ def clear() -> tuple[int, int]:
     except RuntimeError:
         return 0, 0
     files = total = 0
-    for place in (root / "__pycache__", root):
-        if place.is_symlink() or not place.is_dir():
+    if root.is_symlink() or not root.is_dir():
+        return 0, 0
+    for path in sorted(root.iterdir()):
+        status = path.lstat()
+        if not OURS.fullmatch(path.name) or not stat.S_ISREG(status.st_mode):
             continue
-        for path in sorted(place.iterdir()):
-            status = path.lstat()
-            if not OURS.fullmatch(path.name) or not stat.S_ISREG(status.st_mode):
-                continue
-            with contextlib.suppress(OSError):
-                path.unlink()
-                files, total = files + 1, total + status.st_size
+        with contextlib.suppress(OSError):
+            path.unlink()
+            files, total = files + 1, total + status.st_size
     return files, total
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("memory", "checks", "linalg", "lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "draws", "kernels"),
+    *("linking", "memory", "checks", "linalg", "lanes", "coefficients", "rare"),
+    *("exponential", "power", "circular", "vector_math", "draws", "kernels", "machine"),
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 
@@ -61,14 +61,17 @@ def runtime_source(names: Iterable[str], modules: tuple[str, ...] = MODULES) -> 
     return "\n\n\n".join([header, *(statement.text for statement in statements)]) + "\n"
 
 
-def standalone(source: str, modules: tuple[str, ...] = MODULES) -> str:
+def standalone(
+    source: str, modules: tuple[str, ...] = MODULES, besides: Iterable[str] = ()
+) -> str:
     """The generated module `source` with its imports from `codegen.runtime` written out.
 
-    The docstring stays at the top, then come the runtime's definitions, then the program.
+    The docstring stays at the top, then come the runtime's definitions, those of `besides` among
+    them, then the program.
     """
     lines = source.splitlines()
     body = ast.parse(source).body
-    names: list[str] = []
+    names = list(besides)
     dropped: set[int] = set()
     docstring = ""
     for statement in body:

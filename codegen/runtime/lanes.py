@@ -413,6 +413,8 @@ def library(
         ) -> ir.Value:
             if floats is not None and isinstance(kind, types.Float):
                 return floats(*(Lane(builder, argument) for argument in arguments)).value
+            context.refresh()  # load Numba's own functions
+            context.typing_context.refresh()
             return context.get_function(function, signature)(builder, arguments)
 
         return kind(*[kind] * arity), emit

@@ -6,8 +6,7 @@ Matrices are row-major. BLAS is column-major and reads each as its transpose, an
 C^T = op(B)^T @ op(A)^T, so the operands change places and nothing is copied. Where C is one column
 or one row, the matrix-vector routine is called, which is up to four times as fast.
 
-The address of a BLAS routine differs in every process. Compiled code that goes into a cache file
-must not hold it: the address is registered with LLVM under a name and the code refers to the name.
+Machine code refers to a BLAS routine by its name, see `linking`.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.extending import get_cython_function_address, intrinsic
+from numba.extending import intrinsic
+
+from codegen.runtime.linking import blas_symbol
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -32,13 +32,6 @@ if TYPE_CHECKING:
 
 LETTER = ir.IntType(8)
 COUNT = ir.IntType(32)
-
-
-def _blas_symbol(routine: str) -> str:
-    """The name under which SciPy's `routine` is known to LLVM in this process."""
-    symbol = f"symgrad_{routine}"
-    llvm.add_symbol(symbol, get_cython_function_address("scipy.linalg.cython_blas", routine))
-    return symbol
 
 
 def _call_blas(builder: ir.IRBuilder, symbol: str, *arguments: ir.Value) -> None:
@@ -61,8 +54,6 @@ def _gemm(name: str, routine: str, element: types.Type) -> Callable[..., object]
     ta and tb are 1 where A or B is stored transposed, else 0; lda, ldb and ldc are the distances
     between rows as they are stored. With beta = 0, C is not read.
     """
-    matrix, vector = _blas_symbol(f"{routine}gemm"), _blas_symbol(f"{routine}gemv")
-
     def typer(
         typing_context: Context,
         ta: types.Type,
@@ -90,6 +81,7 @@ def _gemm(name: str, routine: str, element: types.Type) -> Callable[..., object]
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
+            matrix, vector = blas_symbol(f"{routine}gemm"), blas_symbol(f"{routine}gemv")
             one, zero = context.get_constant(integer, 1), context.get_constant(integer, 0)
             ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
             # a distance of 0, as of an empty matrix, is refused by BLAS
