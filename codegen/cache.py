@@ -1,9 +1,10 @@
 """The folder of compiled programs: where it is, whether it may be trusted, what is in it.
 
-A program is kept as `sg_<hash>.py` with its machine code beside it in `sg_<hash>.o`, so that a
-second process starts warm. That code is run as it is: the folder must belong to this user, be no
-symbolic link and be writable by nobody else. Where that does not hold, the process takes a
-temporary folder of its own; where even that cannot be made, programs are compiled in memory.
+A program is kept as `sg_<hash>.py` with its machine code beside it in `sg_<hash>.o`, and so are the
+matrix products, so that a second process starts warm. The code is run as it is: the folder must
+belong to this user, be no symbolic link and be writable by nobody else. Where that does not hold,
+the process takes a temporary folder of its own; where even that cannot be made, programs are
+compiled in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,8 +29,8 @@ from symgrad._version import __version__
 
 # Everything that symgrad writes into the folder: no other file is deleted.
 OURS = re.compile(r"\.?sg_[0-9a-f]{32}\b.*")
-# Settings of Numba that say for which processor to compile.
-NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
+# Settings that change the code of a program: our own, and those of Numba that name a processor.
+SETTINGS = ("SYMGRAD_PRODUCTS", "SYMGRAD_VECTORS", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,12 @@ def _temporary_path() -> Path:
     return path
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, text: str) -> None:
+    """Write `text` to `path` so that no reader ever sees a part of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that no reader ever sees a part of it."""
     handle, draft = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
     try:
@@ -115,6 +122,36 @@ def write(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write `content` behind its hash, so that damage shows."""
+    write_bytes(path, hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What `write_sealed` wrote; None where it is missing or damaged."""
+    try:
+        found = path.read_bytes()
+    except OSError:
+        return None
+    content = found[32:]
+    return content if hashlib.sha256(content).digest() == found[:32] else None
+
+
+def kept(name: str, make: Callable[[], bytes]) -> bytes:
+    """Bytes that depend on `fingerprint` alone: from the folder, else made and put there."""
+    place = folder().path
+    if place is None:
+        return make()
+    label = hashlib.sha256(f"{name}\0{fingerprint()}".encode()).hexdigest()[:32]
+    path = place / f"sg_{label}.o"
+    found = read_sealed(path)
+    if found is None:
+        found = make()
+        with contextlib.suppress(OSError):
+            write_sealed(path, found)
+    return found
 
 
 def clear() -> tuple[int, int]:
@@ -141,7 +178,7 @@ def fingerprint() -> str:
     """A hash of everything that machine code depends on besides its source.
 
     The runtime's own text, since generated code inlines it; the versions of symgrad, Python,
-    Numba, llvmlite, NumPy and SciPy; the CPU and its features; Numba's settings.
+    Numba, llvmlite, NumPy and SciPy; the CPU and its features; settings of the environment.
     """
     from llvmlite import binding as llvm  # a heavy import, needed only where code is loaded
 
@@ -157,7 +194,7 @@ def fingerprint() -> str:
         llvm.get_host_cpu_name(),
         *features,
         *(metadata.version(name) for name in ("numba", "llvmlite", "numpy", "scipy")),
-        *(f"{name}={os.environ.get(name)}" for name in NUMBA_SETTINGS),
+        *(f"{name}={os.environ.get(name)}" for name in SETTINGS),
     ]
     digest.update("\n".join(str(part) for part in parts).encode())
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -27,7 +26,10 @@ from symgrad.graph.streams import supplied
 from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
+    from codegen.memory import Plan
+    from codegen.reporting import Report
     from codegen.targets import Target
+    from codegen.timing import Timed
 
 Array = npt.NDArray[Any]
 
@@ -149,6 +151,7 @@ class Compiled:
         self._steps = 0
         self._lock = threading.RLock()
         self._local = threading.local()
+        self._timed: Timed | None = None
         self._places = self._result_places()
         kept = set(self._updated)
         self._held_places = [(k, leaf) for k, leaf in enumerate(self._leaves) if leaf in kept]
@@ -225,13 +228,7 @@ class Compiled:
         return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
 
     def _called(self, values: Mapping[str, Any], told: Mapping[Dim, int]) -> Any:
-        given = {**self._held(), **values}
-        arrays, dims = self._binding(given, 0, self._steps, told, draws=self._seed)
-        for d, n in told.items():
-            if dims[d] != n:
-                raise DataShapeError(
-                    f"the dim {quoted(d.name)} is {n} by name and {dims[d]} by the leaves' shapes."
-                )
+        arrays, dims = self._bound(values, told)
         if self._updated:
             self._take_state(arrays)
         call = self._invocation()
@@ -241,6 +238,22 @@ class Compiled:
         self.run(call)
         self._steps += 1
         return self._collect(call.outputs, arrays, dims)
+
+    def _bound(
+        self, values: Mapping[str, Any], told: Mapping[Dim, int] | None = None
+    ) -> tuple[list[Array], dict[Dim, int]]:
+        """The leaves' arrays and the extents that values give."""
+        if told is None:
+            known = self._names.issuperset(values)
+            told = {} if known else dims_by_name(self.stages.graph, values)
+        given = {**self._held(), **values}
+        arrays, dims = self._binding(given, 0, self._steps, told, draws=self._seed)
+        for d, n in told.items():
+            if dims[d] != n:
+                raise DataShapeError(
+                    f"the dim {quoted(d.name)} is {n} by name and {dims[d]} by the leaves' shapes."
+                )
+        return arrays, dims
 
     def _take_state(self, arrays: list[Array]) -> None:
         """Put the state in the places of the leaves that it holds.
@@ -409,24 +422,59 @@ class Compiled:
         legend = [f"# table[{k}]  {printable(a)!s:<20} {b}" for k, (a, b) in enumerate(rows)]
         return "\n".join([*legend, "", self.stages.source])
 
-    def report(self) -> str:
-        """Seconds by pass, kernels, and memory, as a table."""
-        plan = self.stages.plan
-        different = len(re.findall(r"^def kernel_", self.stages.source, re.MULTILINE))
-        lines = ["pass                     seconds"]
-        lines += [f"{name:<22} {seconds:>9.4f}" for name, seconds in self.stages.seconds.items()]
-        origin = "machine code from the cache" if self.loaded.from_cache else "compiled now"
-        lines += [f"{'total':<22} {sum(self.stages.seconds.values()):>9.4f}  ({origin})", ""]
-        typical = {d: 64 for d in self._dims}
-        _, peak = plan.slot_offsets(typical)
-        given = f" at {', '.join(f'{printable(d.name)}=64' for d in typical)}" if typical else ""
-        lines += [
-            f"kernel calls {len(plan.calls)}, different kernels {different}",
-            f"workspace {peak} bytes{given}, live-set bound {plan.live_bound(typical)} bytes",
-            "",
-            str(self.stages.schedule),
-        ]
-        return "\n".join(lines)
+    def report(self, /, **values: Any) -> Report:
+        """Every kernel: formula, shape, flops, bytes, time, its bound, the share of the roofline.
+
+        Measures on these values, or else on those of this thread's last call, with a form of the
+        program that times its kernels; that one is compiled the first time, kept in the cache
+        folder, and leaves the state as it was. Before any call there is nothing to measure.
+
+        Returns: text, with the figures as attributes; see `codegen.reporting.Report`.
+        """
+        from codegen.reporting import make_report
+
+        with self._lock:
+            call = getattr(self._local, "call", None)
+            if values or not (self._dims or any(x.kind == "input" for x in self._leaves)):
+                return make_report(self, *self._bound(values))
+            if call is not None:
+                return make_report(self, call.arrays, self._extents(call))
+            given = self._example().removeprefix("f")
+            why = f"Not measured: call the function first, or ask f.report{given}."
+            return make_report(self, None, None if self._dims else {}, why)
+
+    def timed(self) -> Timed:
+        """The form of the program that times its kernels; compiled when it is first asked for."""
+        from codegen.timing import Timed
+
+        with self._lock:
+            if self._timed is None:
+                self._timed = Timed(self)
+            return self._timed
+
+    def on_copies(
+        self,
+        arrays: Sequence[Array],
+        dims: Mapping[Dim, int],
+        plan: Plan | None = None,
+        loaded: Loaded | None = None,
+    ) -> Invocation:
+        """A call of its own, of this program or another form of it, on these leaves.
+
+        What the program updates is a copy.
+        """
+        own = list(arrays)
+        place = {leaf: k for k, leaf in self._held_places}
+        state = self.target.hold(self._updated, [own[place[x]].copy() for x in self._updated])
+        for k, leaf in self._held_places:
+            own[k] = state._arrays[leaf.name]
+        call = self.target.prepare(
+            plan or self.stages.plan, self._dims, loaded or self.loaded, state
+        )
+        call.set_dims(dims)
+        call.set_leaves(own)
+        call.set_outputs(self._empty_results(dims))
+        return call
 
     def bench(self, /, **values: Any) -> dict[str, float]:
         """Seconds of a call on these values: `compile`, `first`, `median`, `least`, `spread`."""

@@ -73,6 +73,11 @@ class HostInvocation:
         for k, output in enumerate(outputs):
             self.table[self.first_result + k] = output.__array_interface__["data"][0]
 
+    def extend(self, addresses: Sequence[int]) -> None:
+        """Give the program further entries of the table, behind all others."""
+        self.table = np.concatenate([self.table, np.array(addresses, np.int64)])
+        self._addresses = (self.table.ctypes.data, self.dims.ctypes.data)
+
     def run(self) -> int:
         """Run the program; what it returns is not zero when an index was out of range."""
         status: int = self._program(*self._addresses)

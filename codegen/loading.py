@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import linecache
+import re
 import sys
 import threading
 import time
@@ -20,7 +21,11 @@ from pathlib import Path
 from types import ModuleType
 
 from codegen import cache
-from codegen.runtime.linking import Linked, link
+from codegen.runtime import products
+from codegen.runtime.linking import BLAS_PREFIX, Linked, blas_symbol, linked
+from codegen.runtime.microkernels import INSTRUCTION_SETS
+
+products.fetch = cache.kept
 
 _lock = threading.RLock()
 _loaded: dict[str, Loaded] = {}
@@ -61,16 +66,27 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
         if name not in _loaded:
             start = time.perf_counter()
             path = _written(name, source)
-            kept = None if path is None else _kept(path)
+            kept = None if path is None else cache.read_sealed(_code_file(path))
+            if kept is not None:
+                _tell_symbols(kept)
             code = _compiled(name, source, path, slp) if kept is None else kept
-            linked = link(code)
             if path is not None and kept is None:
                 with contextlib.suppress(OSError):
-                    cache.write(_code_file(path), _sealed(code))
-            _loaded[name] = Loaded(
-                linked.address, linked, path, kept is not None, time.perf_counter() - start
-            )
+                    cache.write_sealed(_code_file(path), code)
+            made = linked(code)
+            seconds = time.perf_counter() - start
+            _loaded[name] = Loaded(made.address, made, path, kept is not None, seconds)
         return _loaded[name]
+
+
+def _tell_symbols(code: bytes) -> None:
+    """Make known to LLVM what machine code from another process calls by name."""
+    for short, isa in sorted(set(re.findall(rb"symgrad_product_(\w+?)_(\w+)", code))):
+        products.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
+    for routine in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"(\w+)", code))):
+        blas_symbol(routine.decode())
+    if b"symgrad_clock" in code:
+        from codegen.runtime import clock  # noqa: F401  # tells it when it is loaded
 
 
 def module_name(source: str, key: str, *, slp: bool = True) -> str:
@@ -101,7 +117,7 @@ def _written(name: str, source: str) -> Path | None:
         if path.read_bytes().decode() == source:  # another process may be reading it
             return path
     try:
-        cache.write(path, source.encode())
+        cache.write(path, source)
     except OSError:  # the disk is full, or the folder went away
         return None
     return path
@@ -109,11 +125,11 @@ def _written(name: str, source: str) -> Path | None:
 
 def _compiled(name: str, source: str, path: Path | None, slp: bool) -> bytes:
     """The machine code of the program that the module `name` defines."""
-    from codegen.runtime.machine import object_code  # loads Numba
+    from codegen.runtime.object_files import program_code  # loads Numba
 
     module = run_module(name, source, f"<{name}>" if path is None else str(path))
     try:
-        return object_code(module.program, slp)
+        return program_code(module.program, slp)
     finally:
         del sys.modules[name]
 
@@ -134,18 +150,3 @@ def run_module(name: str, source: str, filename: str) -> ModuleType:
 
 def _code_file(path: Path) -> Path:
     return path.with_suffix(".o")
-
-
-def _sealed(code: bytes) -> bytes:
-    """Machine code behind its checksum."""
-    return hashlib.sha256(code).digest() + code
-
-
-def _kept(path: Path) -> bytes | None:
-    """The machine code of the program at `path`, if it is there as it was written."""
-    try:
-        content = _code_file(path).read_bytes()
-    except OSError:
-        return None
-    code = content[hashlib.sha256().digest_size :]
-    return code if _sealed(code) == content else None

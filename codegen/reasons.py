@@ -90,19 +90,19 @@ def _row(number: str, stage: Stage, names: Mapping[Node, str], why: list[str], b
     lets = [f"{names[n]} = {formula(n, names.__getitem__)}" for n in stage.nodes if n in names]
     if brief and len(lets) > 1:
         more = f" and {len(lets) - 1} more"
-        lets = [_cut(lets[0], WIDE["formula"] - len(more)) + more]
+        lets = [cut(lets[0], WIDE["formula"] - len(more)) + more]
     elif len(lets) > MOST_LETS + 1:
         lets = [*lets[:MOST_LETS], f"and {len(lets) - MOST_LETS} more"]
     lines = why[:1] if brief else [line for reason in why for line in _wrapped(reason)]
     return Row(
         number,
-        _over(stage),
-        tuple(_cut(line, WIDE["formula"]) for line in lets),
-        tuple(_cut(line, WIDE["why"]) for line in lines),
+        over(stage),
+        tuple(cut(line, WIDE["formula"]) for line in lets),
+        tuple(cut(line, WIDE["why"]) for line in lines),
     )
 
 
-def _over(stage: Stage) -> str:
+def over(stage: Stage) -> str:
     """What a stage walks over."""
     if isinstance(stage, ProductStage):
         return str(stage.product)
@@ -209,11 +209,12 @@ def _repeat(signs: Sequence[object], start: int) -> tuple[int, int]:
 def _sign(stage: Stage) -> object:
     """What stages that do the like share."""
     kinds = tuple((type(n), getattr(n, "body", None), domain_of(n)) for n in stage.nodes)
-    return type(stage), _over(stage), kinds
+    return type(stage), over(stage), kinds
 
 
 # -- layout ----------------------------------------------------------------------------------------
-def _cut(text: str, wide: int) -> str:
+def cut(text: str, wide: int) -> str:
+    """At most so many characters of a text."""
     return text if len(text) <= wide else text[: wide - 3] + "..."
 
 
@@ -234,11 +235,11 @@ def _height(row: Row) -> int:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    over = max((len(r.over) for r in rows if r.formulas), default=4)
+    space = max((len(r.over) for r in rows if r.formulas), default=4)
     wide = max((len(f) for r in rows for f in r.formulas), default=8)
-    lines = [f"stage  {'over':<{over}}  {'computes':<{wide}}  why"]
+    lines = [f"stage  {'over':<{space}}  {'computes':<{wide}}  why"]
     for row in rows:
         cells = zip_longest((row.number,), (row.over,), row.formulas, row.why, fillvalue="")
-        for number, space, let, reason in cells:
-            lines.append(f"{number:>5}  {space:<{over}}  {let:<{wide}}  {reason}".rstrip())
+        for number, place, let, reason in cells:
+            lines.append(f"{number:>5}  {place:<{space}}  {let:<{wide}}  {reason}".rstrip())
     return "\n".join(lines)

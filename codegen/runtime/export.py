@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("linking", "memory", "checks", "linalg", "lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "draws", "kernels", "machine"),
+    *("linking", "memory", "checks", "assembler", "microkernels", "products", "linalg"),
+    *("lanes", "coefficients", "rare"),
+    *("exponential", "power", "circular", "vector_math", "draws", "kernels", "object_files"),
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 

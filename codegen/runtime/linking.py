@@ -3,7 +3,7 @@
 Only LLVM is needed for it: a process whose programs all come from the cache loads no Numba.
 
 The address of a BLAS routine differs in every process. Machine code holds a name instead, which
-`blas_symbol` tells LLVM; `link` does so for every such name that it finds in the code.
+`blas_symbol` tells LLVM.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -44,10 +43,8 @@ class Linked(NamedTuple):
         return int(kind(self.address)(first, second))
 
 
-def link(code: bytes) -> Linked:
-    """Put an object file that defines `program` into memory."""
-    for name in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"([a-z0-9]+)", code))):
-        blas_symbol(name.decode())
+def linked(code: bytes) -> Linked:
+    """An object file that defines `program`, in memory; LLVM knows the symbols that it asks for."""
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()

@@ -5,39 +5,21 @@ Printing needs the names alone; the modules load Numba.
 
 from __future__ import annotations
 
-RUNTIME: dict[str, frozenset[str]] = {
-    "checks": frozenset(
-        """
-        checked_index checked_label clear_report reported
-        """.split()
-    ),
-    "draws": frozenset(
-        """
-        second_float32 second_float64 uniform_float32 uniform_float64
-        """.split()
-    ),
-    "kernels": frozenset(
-        """
-        kernel
-        """.split()
-    ),
-    "linalg": frozenset(
-        """
-        gemm_f32 gemm_f64
-        """.split()
-    ),
-    "memory": frozenset(
-        """
+_NAMES = {
+    "checks": "checked_index checked_label clear_report reported",
+    "clock": "now",
+    "draws": "second_float32 second_float64 uniform_float32 uniform_float64",
+    "kernels": "kernel",
+    "linalg": "gemm_f32 gemm_f64",
+    "memory": """
         address at_b1 at_f32 at_f64 at_i32 at_i64 copy_block extent ld pointer_b1
         pointer_f32 pointer_f64 pointer_i32 pointer_i64 shift st
-        """.split()
-    ),
-    "vector_math": frozenset(
-        """
+    """,
+    "vector_math": """
         abs arctan cast_bool cast_float32 cast_float64 cast_int32 cast_int64 copysign
         cos cosh erf exp expm1 floor floor_divide fma greatest isfinite isnan least log
         log1p maximum minimum mod plus pow ratio rsqrt select sigmoid sign sin sinh
         softplus sqrt tan tanh times whole_add whole_mul whole_sub
-        """.split()
-    ),
+    """,
 }
+RUNTIME = {module: frozenset(names.split()) for module, names in _NAMES.items()}

@@ -19,9 +19,11 @@ class Target(Protocol):
     """What a back end must offer.
 
     ROW_MEMORY: whether rows run one after the other, so that they may share a row of memory.
+    TIMED: whether `codegen.timing` can time its kernels.
     """
 
     ROW_MEMORY: bool
+    TIMED: bool
     EXECUTE: str
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:

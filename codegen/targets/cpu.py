@@ -7,7 +7,7 @@ a user's program gets into the source, so that programs which differ in names al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
@@ -30,6 +30,7 @@ from codegen.printing import (
 )
 from codegen.runtime.export import standalone
 from codegen.runtime.names import RUNTIME
+from codegen.timing import CLOCK
 from codegen.tune import totals
 from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent
@@ -46,6 +47,8 @@ SHARED_FROM = 4
 SCOPES = 32
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
+# Kernels can be timed one by one.
+TIMED = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -55,7 +58,7 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
 
 # What a saved file ends with: how `program` is called.
 EXECUTE = f'''
-machine_code = link(object_code(program))
+machine_code = linked(program_code(program))
 
 
 def execute(leaves, results, n):
@@ -74,7 +77,7 @@ def execute(leaves, results, n):
 
 def stand_alone(source: str) -> str:
     """Source that holds the runtime too, for a saved file."""
-    return standalone(source, besides=("link", "object_code"))
+    return standalone(source, besides=("linked", "program_code"))
 
 
 def load_program(source: str, key: str) -> Loaded:
@@ -350,7 +353,7 @@ def _print_kernel(kernel: Kernel) -> Function:
 
 
 class _KernelPrinter(BodyPrinter):
-    primitives = RUNTIME["vector_math"] | RUNTIME["draws"]
+    primitives: ClassVar[Collection[str]] = RUNTIME["vector_math"] | RUNTIME["draws"] | {CLOCK}
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
     def __init__(self, kernel: Kernel) -> None:

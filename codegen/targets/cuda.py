@@ -14,6 +14,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from codegen.compiled import Invocation, State
@@ -58,6 +59,8 @@ OF_INTEGERS = frozenset({"floor", "isfinite", "floor_divide", "mod", "pow"})
 DRAWS = frozenset(name for name, function in FUNCTIONS.items() if function.result == "draw")
 # Rows run side by side, so they cannot share a row of memory.
 ROW_MEMORY = False
+# Kernels cannot be timed one by one.
+TIMED = False
 ELSE = '`symgrad doctor` says what is missing; target="cpu" runs everywhere.'
 
 
@@ -155,6 +158,7 @@ def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> In
     """The memory of one thread's calls."""
     from codegen.device_memory import DeviceInvocation
 
+    assert isinstance(loaded.module, ModuleType)
     return DeviceInvocation(plan, dims, loaded.module, state)
 
 

@@ -31,15 +31,16 @@ import numpy as np
 
 import symgrad as sg
 from codegen.compiled import Compiled
+from codegen.hardware import fma_peak
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.memory import FAST
+from codegen.streams import Streams, aligned, least_time, levels
 from symgrad.graph.dims import Dim, values as shape_of
 from symgrad.graph.evaluator import evaluate
-from tests.bench.hardware import fma_peak
 from tests.bench.loop_cases import Case, Leaves, cases
 from tests.bench.loop_reasons import reason_for
 from tests.bench.race import pin
-from tests.bench.streams import Repeated, Streams, aligned, least_time, levels
+from tests.bench.streams import Repeated
 from tests.scalar_kernels import compiled as function_kernel
 
 # What needs a reason.

@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from codegen.hardware import fma_peak
 from tests.bench import workloads
-from tests.bench.hardware import fma_peak
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("numpy", "jax", "torch", "pytensor")

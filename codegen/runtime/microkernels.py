@@ -1,0 +1,507 @@
+"""The inner loops of matrix products: tiles of C that stay in registers.
+
+    T[r, j] = sum_p a[r, p] * b[p, j],      C[r, j] := alpha * T[r, j] + beta * C[r, j]
+
+A tile has `rows` rows and `vectors` vectors of columns. For each p it loads the vectors of b once,
+and every element of a once for all lanes, so that `rows * vectors` multiply-adds need only
+`rows + vectors` loads. a is read through two strides, which makes its transpose free; the rows of
+b are contiguous. The form is that of Goto and van de Geijn, Anatomy of high-performance matrix
+multiplication (2008), with the tile sizes of each instruction set computed from its registers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from codegen.runtime.assembler import Routine, Value
+
+# At most so many rows in a tile: more help nothing and cost compile time.
+MOST_ROWS = 12
+# At most so many vectors of columns.
+MOST_VECTORS = 4
+# Multiply-adds that must be under way to keep two units with a latency of four cycles busy.
+UNDER_WAY = 8
+
+
+class InstructionSet(NamedTuple):
+    """What the vector unit of a processor offers.
+
+    Fields:
+        name:      as in SYMGRAD_VECTORS.
+        size:      bytes of a vector.
+        registers: of that size.
+        fused:     whether a multiply-add is one instruction.
+        masked:    whether loads and stores of a part of a vector cost as much as whole ones.
+        processor: the least processor that LLVM is told of where the set is forced; "" for this.
+    """
+
+    name: str
+    size: int
+    registers: int
+    fused: bool
+    masked: bool
+    processor: str = ""
+
+
+AVX512 = InstructionSet("avx512", 64, 32, fused=True, masked=True, processor="x86-64-v4")
+AVX2 = InstructionSet("avx2", 32, 16, fused=True, masked=False, processor="x86-64-v3")
+NEON = InstructionSet("neon", 16, 32, fused=True, masked=False)
+# SSE2, or whatever LLVM makes of vectors of 16 bytes
+PLAIN = InstructionSet("plain", 16, 16, fused=False, masked=False, processor="x86-64")
+INSTRUCTION_SETS = {s.name: s for s in (AVX512, AVX2, NEON, PLAIN)}
+
+
+def available() -> list[str]:
+    """The instruction sets that this processor can run, the widest first."""
+    import llvmlite.binding as llvm
+
+    has = llvm.get_host_cpu_features()
+    x86 = "sse2" in has
+    found = [
+        (AVX512, all(has.get(f) for f in ("avx512f", "avx512vl", "avx512bw", "avx512dq"))),
+        (AVX2, has.get("avx2") and has.get("fma")),
+        (NEON, not x86 and has.get("neon")),
+        (PLAIN, True),
+    ]
+    return [s.name for s, present in found if present]
+
+
+def instruction_set() -> InstructionSet:
+    """The widest of this processor, or what SYMGRAD_VECTORS names.
+
+    Raises: ValueError for a name that is unknown or that this processor can't run.
+    """
+    known = available()
+    name = os.environ.get("SYMGRAD_VECTORS") or known[0]
+    if name not in known:
+        raise ValueError(
+            f"SYMGRAD_VECTORS={name!r}: this processor runs {', '.join(known)}; set one of these."
+        )
+    return INSTRUCTION_SETS[name]
+
+
+class Element(NamedTuple):
+    """A float type in the vectors of an instruction set.
+
+    Fields:
+        short: "f32" or "f64".
+        isa:   the instruction set.
+    """
+
+    short: str
+    isa: InstructionSet
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(self.short[1:]) // 8
+
+    @property
+    def scalar(self) -> str:
+        """LLVM's name of one."""
+        return "float" if self.short == "f32" else "double"
+
+    @property
+    def lanes(self) -> int:
+        """How many a vector holds."""
+        return self.isa.size // self.size
+
+    @property
+    def vector(self) -> str:
+        """LLVM's name of a vector of them."""
+        return f"<{self.lanes} x {self.scalar}>"
+
+    @property
+    def mask(self) -> str:
+        """LLVM's name of a truth value for each lane."""
+        return f"<{self.lanes} x i1>"
+
+    def most_rows(self, vectors: int) -> int:
+        """How many rows a tile of so many vectors of columns may have, by the registers."""
+        free = self.isa.registers - vectors - (1 if self.isa.fused else 2)
+        return min(MOST_ROWS, free // vectors)
+
+    @property
+    def most_vectors(self) -> int:
+        """How wide a tile may be: no wider than tall, so that loads do not outnumber sums."""
+        return max(v for v in range(1, MOST_VECTORS + 1) if self.most_rows(v) >= min(v, 3))
+
+    def shapes(self) -> Iterator[tuple[int, int]]:
+        """Rows and vectors of all tiles."""
+        for vectors in range(1, self.most_vectors + 1):
+            for rows in range(1, self.most_rows(vectors) + 1):
+                yield rows, vectors
+
+    @property
+    def dot_columns(self) -> int:
+        """How many columns a block of inner products may have, by the registers."""
+        return 4 if self.isa.registers >= 32 else 2
+
+    def declarations(self) -> str:
+        """The intrinsics of LLVM that are called."""
+        vector, suffix = self.vector, f"v{self.lanes}{self.short}"
+        load = f"declare {vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {self.mask}, {vector})"
+        store = f"declare void @llvm.masked.store.{suffix}.p0({vector}, ptr, i32, {self.mask})"
+        fused = f"declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})"
+        return "\n".join([fused, load, store, ""])
+
+
+class Lanes:
+    """Vector instructions of one element type, written into a routine."""
+
+    def __init__(self, routine: Routine, element: Element) -> None:
+        self.routine = routine
+        self.element = element
+        self.suffix = f"v{element.lanes}{element.short}"
+
+    @property
+    def zero(self) -> Value:
+        """A vector of zeros."""
+        return Value(self.routine, self.element.vector, "zeroinitializer")
+
+    def spread(self, value: Value) -> Value:
+        """A number in all lanes."""
+        lanes = self.element.lanes
+        kind = f"<{lanes} x {value.kind}>"
+        one = self.routine.emit(kind, f"insertelement {kind} poison, {value}, i32 0")
+        shuffle = f"shufflevector {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
+        return self.routine.emit(kind, shuffle)
+
+    def fused(self, a: Value, b: Value, c: Value) -> Value:
+        """The vector a * b + c, rounded once where the processor can."""
+        put = self.routine.emit
+        if self.element.isa.fused:
+            return put(a.kind, f"call {a.kind} @llvm.fma.{self.suffix}({a}, {b}, {c})")
+        product = put(a.kind, f"fmul {a}, {b.text}")
+        return put(a.kind, f"fadd {c}, {product.text}")
+
+    def first(self, count: Value) -> Value:
+        """True in the first `count` lanes."""
+        lanes = self.element.lanes
+        short = self.routine.emit("i32", f"trunc {count} to i32")
+        places = ", ".join(f"i32 {k}" for k in range(lanes))
+        limit = self.spread(short)
+        test = f"icmp slt <{lanes} x i32> <{places}>, {limit.text}"
+        return self.routine.emit(self.element.mask, test)
+
+    def read(self, pointer: Value, mask: Value | None = None) -> Value:
+        """The vector at an address; zeros where a mask is false, of which no memory is read."""
+        e = self.element
+        if mask is None:
+            return self.routine.read(pointer, e.vector, e.size)
+        call = f"call {e.vector} @llvm.masked.load.{self.suffix}.p0"
+        return self.routine.emit(e.vector, f"{call}({pointer}, i32 {e.size}, {mask}, {self.zero})")
+
+    def write(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
+        """Put a vector to an address, but nothing where a mask is false."""
+        e = self.element
+        if mask is None:
+            self.routine.write(value, pointer, e.size)
+        else:
+            call = f"@llvm.masked.store.{self.suffix}.p0"
+            self.routine.call(call, value, pointer, Value(self.routine, "i32", str(e.size)), mask)
+
+    def at(self, pointer: Value, count: Value | int) -> Value:
+        """The address `count` elements further."""
+        return self.routine.step(pointer, self.element.scalar, count)
+
+
+def tile_name(rows: int, vectors: int) -> str:
+    """The function of a tile."""
+    return f"tile_{rows}_{vectors}"
+
+
+def tile_arguments(scalar: str) -> list[tuple[str, str]]:
+    """What the function of a tile takes.
+
+    a and the distances between its rows and columns, b and the distance between its rows, how many
+    p, C and the distance between its rows, how many columns of the last vector count, the factors.
+    """
+    return [
+        *(("a", "ptr"), ("a_row", "i64"), ("a_column", "i64"), ("b", "ptr"), ("b_row", "i64")),
+        *(("k", "i64"), ("c", "ptr"), ("c_row", "i64"), ("last", "i64")),
+        *(("alpha", scalar), ("beta", scalar)),
+    ]
+
+
+def tile(element: Element, rows: int, vectors: int) -> str:
+    """The function of one tile, k > 0."""
+    f = Routine(tile_name(rows, vectors), tile_arguments(element.scalar), "internal")
+    lanes = Lanes(f, element)
+    a, a_row, _, _, _, k, c, c_row, last, alpha, beta = f.arguments()
+    mask = lanes.first(last) if element.isa.masked else None
+    masks = [None] * (vectors - 1) + [mask]
+    above = [a]
+    for _ in range(1, rows):
+        above.append(lanes.at(above[-1], a_row))
+    at_once = 1
+    while at_once < 4 and at_once * rows * vectors < UNDER_WAY:
+        at_once *= 2
+    sums = [lanes.zero] * (at_once * rows * vectors)
+    place = (f.number(0), Value(f, "ptr", "%b"))
+    if at_once > 1:
+        whole = (k // at_once) * at_once
+        sums, place = _sweep(lanes, rows, vectors, above, masks, sums, place, whole, at_once)
+        few = rows * vectors
+        while len(sums) > few:
+            half = len(sums) // 2
+            pairs = zip(sums[:half], sums[half:], strict=True)
+            sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
+        k = k - whole
+    sums, _ = _sweep(lanes, rows, vectors, above, masks, sums, place, k, 1)
+    _flush(lanes, rows, vectors, sums, masks, (c, c_row, alpha, beta))
+    return str(f)
+
+
+def _sweep(
+    lanes: Lanes,
+    rows: int,
+    vectors: int,
+    above: list[Value],
+    masks: list[Value | None],
+    sums: list[Value],
+    place: tuple[Value, Value],
+    count: Value,
+    at_once: int,
+) -> tuple[list[Value], tuple[Value, Value]]:
+    """Add the products of `count` columns of a and rows of b, `at_once` in each turn.
+
+    Sums of the same place in C but of different p of a turn are kept apart.
+    place: the distance from the first column of a, and the address of the row of b.
+    """
+    f, e = lanes.routine, lanes.element
+    name, before = f.fresh(), f.block
+    head, done = f"{name}.body", f"{name}.done"
+    column, row = (Value(f, kind, f"%{f.fresh()}") for kind in ("i64", "ptr"))
+    turn = Value(f, "i64", f"%{f.fresh()}")
+    olds = [Value(f, e.vector, f"%{f.fresh()}") for _ in sums]
+    f.branch(count > 0, head, done)
+    f.label(head)
+    phis = len(f.lines)
+    news = list(olds)
+    at_column, at_row = column, row
+    for step in range(at_once):
+        b = [lanes.read(lanes.at(at_row, v * e.lanes), masks[v]) for v in range(vectors)]
+        for r in range(rows):
+            x = lanes.spread(f.read(lanes.at(above[r], at_column), e.scalar, e.size))
+            for v in range(vectors):
+                where = (step * rows + r) * vectors + v
+                news[where] = lanes.fused(x, b[v], news[where])
+        at_column = at_column + Value(f, "i64", "%a_column")
+        at_row = lanes.at(at_row, Value(f, "i64", "%b_row"))
+    following = turn + at_once
+    f.branch(following < count, head, done)
+    f.lines[phis:phis] = [
+        f"  {old.text} = phi {old.kind} [ {start.text}, %{before} ], [ {new.text}, %{head} ]"
+        for old, start, new in zip(
+            [turn, column, row, *olds],
+            [f.number(0), *place, *sums],
+            [following, at_column, at_row, *news],
+            strict=True,
+        )
+    ]
+    f.label(done)
+    ends = []
+    for start, new in zip([*place, *sums], [at_column, at_row, *news], strict=True):
+        merged = f"phi {new.kind} [ {start.text}, %{before} ], [ {new.text}, %{head} ]"
+        ends.append(f.emit(new.kind, merged))
+    return ends[2:], (ends[0], ends[1])
+
+
+def _flush(
+    lanes: Lanes,
+    rows: int,
+    vectors: int,
+    sums: list[Value],
+    masks: list[Value | None],
+    target: tuple[Value, Value, Value, Value],
+) -> None:
+    """C := alpha * sums + beta * C, where C is not read when beta is 0."""
+    f, e = lanes.routine, lanes.element
+    c, c_row, alpha, beta = target
+    factor = lanes.spread(alpha)
+    scaled = [f.emit(s.kind, f"fmul {s}, {factor.text}") for s in sums]
+    places = []
+    row = c
+    for r in range(rows):
+        row = lanes.at(row, c_row) if r else c
+        places += [lanes.at(row, v * e.lanes) for v in range(vectors)]
+    nothing = f.emit("i1", f"fcmp oeq {beta}, 0.0")
+    before, name = f.block, f.fresh()
+    f.branch(nothing, f"{name}.write", f"{name}.read")
+    f.label(f"{name}.read")
+    share = lanes.spread(beta)
+    read = [
+        lanes.fused(share, lanes.read(p, masks[k % vectors]), s)
+        for k, (p, s) in enumerate(zip(places, scaled, strict=True))
+    ]
+    f.jump(f"{name}.write")
+    f.label(f"{name}.write")
+    done = [
+        f.emit(s.kind, f"phi {s.kind} [ {s.text}, %{before} ], [ {x.text}, %{name}.read ]")
+        for s, x in zip(scaled, read, strict=True)
+    ]
+    for k, (p, s) in enumerate(zip(places, done, strict=True)):
+        lanes.write(s, p, masks[k % vectors])
+
+
+# -- inner products -------------------------------------------------------------------------------
+
+# Rows of A whose inner products with columns of B are summed together.
+DOT_ROWS = 4
+
+
+def dot_name(rows: int, columns: int) -> str:
+    """The function of a block of inner products."""
+    return f"dot_{rows}_{columns}"
+
+
+def dot_arguments(scalar: str) -> list[tuple[str, str]]:
+    """What it takes: a and b, along whose k elements lie side by side, C, the factors."""
+    return [
+        *(("a", "ptr"), ("a_row", "i64"), ("b", "ptr"), ("b_column", "i64"), ("k", "i64")),
+        *(("c", "ptr"), ("c_row", "i64"), ("c_column", "i64")),
+        *(("alpha", scalar), ("beta", scalar)),
+    ]
+
+
+def dot(element: Element, rows: int, columns: int) -> str:
+    """C[r, j] := alpha * sum_p a[r, p] * b[p, j] + beta * C[r, j], vectors running along p."""
+    f = Routine(dot_name(rows, columns), dot_arguments(element.scalar), "internal")
+    lanes = Lanes(f, element)
+    a, a_row, b, b_column, k, c, c_row, c_column, alpha, beta = f.arguments()
+    lines = [lanes.at(a, a_row * r) if r else a for r in range(rows)]
+    lines += [lanes.at(b, b_column * j) if j else b for j in range(columns)]
+    at_once = max(1, UNDER_WAY // (rows * columns))
+    n = element.lanes
+    sums = [lanes.zero] * (at_once * rows * columns)
+    place = f.number(0)
+    for turn in sorted({1, at_once}, reverse=True):
+        end = place + ((k - place) // (n * turn)) * (n * turn)
+        sums = _inner(lanes, rows, lines, sums, place, end, turn)
+        place = end
+        while len(sums) > rows * columns:
+            half = len(sums) // 2
+            pairs = zip(sums[:half], sums[half:], strict=True)
+            sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
+    before, name = f.block, f.fresh()
+    f.branch(place < k, f"{name}.rest", f"{name}.sum")
+    f.label(f"{name}.rest")
+    mask = lanes.first(k - place)
+    rest = _inner_step(lanes, rows, [lanes.at(x, place) for x in lines], sums, mask)
+    after = f.block
+    f.jump(f"{name}.sum")
+    f.label(f"{name}.sum")
+    sums = [
+        f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{after} ]")
+        for x, y in zip(sums, rest, strict=True)
+    ]
+    places = [lanes.at(c, c_row * r + c_column * j) for r in range(rows) for j in range(columns)]
+    _flush_scalars(lanes, _totals(lanes, sums), places, (alpha, beta))
+    return str(f)
+
+
+def _inner(
+    lanes: Lanes,
+    rows: int,
+    lines: list[Value],
+    sums: list[Value],
+    start: Value,
+    end: Value,
+    turn: int,
+) -> list[Value]:
+    """Add the products of whole vectors from `start` to `end`, `turn` in each round."""
+    f, e = lanes.routine, lanes.element
+    name, before = f.fresh(), f.block
+    head, done = f"{name}.body", f"{name}.done"
+    p = Value(f, "i64", f"%{f.fresh()}")
+    olds = [Value(f, e.vector, f"%{f.fresh()}") for _ in sums]
+    f.branch(start < end, head, done)
+    f.label(head)
+    phis = len(f.lines)
+    each = len(sums) // turn
+    news: list[Value] = []
+    for step in range(turn):
+        places = [lanes.at(x, p + step * e.lanes if step else p) for x in lines]
+        news += _inner_step(lanes, rows, places, olds[step * each : (step + 1) * each], None)
+    following = p + turn * e.lanes
+    f.branch(following < end, head, done)
+    f.lines[phis:phis] = [
+        f"  {old.text} = phi {old.kind} [ {first.text}, %{before} ], [ {new.text}, %{head} ]"
+        for old, first, new in zip([p, *olds], [start, *sums], [following, *news], strict=True)
+    ]
+    f.label(done)
+    return [
+        f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{head} ]")
+        for x, y in zip(sums, news, strict=True)
+    ]
+
+
+def _inner_step(
+    lanes: Lanes, rows: int, places: list[Value], sums: list[Value], mask: Value | None
+) -> list[Value]:
+    """Add the products of one vector of every row and column."""
+    b = [lanes.read(place, mask) for place in places[rows:]]
+    done: list[Value] = []
+    for r in range(rows):
+        x = lanes.read(places[r], mask)
+        done += [lanes.fused(x, y, sums[r * len(b) + j]) for j, y in enumerate(b)]
+    return done
+
+
+def _totals(lanes: Lanes, sums: list[Value]) -> list[Value]:
+    """The sum of the lanes of every vector, as scalars.
+
+    Two vectors make one: lanes whose number has a bit set hold sums of the second. After as many
+    steps as a vector has halves, each lane is the total of another vector.
+    """
+    f, e = lanes.routine, lanes.element
+    totals: list[Value] = []
+    for first in range(0, len(sums), e.lanes):
+        group = sums[first : first + e.lanes]
+        count, bit = len(group), 1
+        while bit < e.lanes:
+            if len(group) % 2 and len(group) > 1:
+                group.append(group[-1])
+            low = [k if not k & bit else e.lanes + k for k in range(e.lanes)]
+            high = [k ^ bit if not k & bit else e.lanes + (k ^ bit) for k in range(e.lanes)]
+            pairs = list(zip(group[::2], group[1::2] or group, strict=True))
+            group = []
+            for x, y in pairs:
+                kept, moved = shuffled(f, x, y, low), shuffled(f, x, y, high)
+                group.append(f.emit(x.kind, f"fadd {kept}, {moved.text}"))
+            bit *= 2
+        totals += [
+            f.emit(e.scalar, f"extractelement {group[0]}, i32 {lane}") for lane in range(count)
+        ]
+    return totals
+
+
+def shuffled(f: Routine, first: Value, second: Value, lanes: list[int]) -> Value:
+    """Lanes of two vectors, those of the second numbered after those of the first."""
+    places = ", ".join(f"i32 {k}" for k in lanes)
+    return f.emit(first.kind, f"shufflevector {first}, {second}, <{len(lanes)} x i32> <{places}>")
+
+
+def _flush_scalars(
+    lanes: Lanes, totals: list[Value], places: list[Value], factors: tuple[Value, Value]
+) -> None:
+    """Write alpha * total + beta * place to each place, which is not read when beta is 0."""
+    f, e = lanes.routine, lanes.element
+    alpha, beta = factors
+    scaled = [f.emit(t.kind, f"fmul {t}, {alpha.text}") for t in totals]
+    name = f.fresh()
+    nothing = f.emit("i1", f"fcmp oeq {beta}, 0.0")
+    f.branch(nothing, f"{name}.write", f"{name}.add")
+    f.label(f"{name}.add")
+    for place, x in zip(places, scaled, strict=True):
+        old = f.emit(e.scalar, f"fmul {f.read(place, e.scalar, e.size)}, {beta.text}")
+        f.write(f.emit(e.scalar, f"fadd {x}, {old.text}"), place, e.size)
+    f.jump(f"{name}.done")
+    f.label(f"{name}.write")
+    for place, x in zip(places, scaled, strict=True):
+        f.write(x, place, e.size)
+    f.jump(f"{name}.done")
+    f.label(f"{name}.done")

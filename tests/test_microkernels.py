@@ -1,0 +1,168 @@
+"""Our matrix products: every instruction set of this processor, strides, tails, special values."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from codegen.runtime import linalg, products
+from codegen.runtime.microkernels import (
+    INSTRUCTION_SETS,
+    Element,
+    available,
+    instruction_set,
+)
+from tests.scalar_kernels import FLOATS
+
+SETS = [
+    pytest.param(
+        name,
+        marks=() if name in available() else pytest.mark.skip(f"this processor has no {name}"),
+    )
+    for name in INSTRUCTION_SETS
+]
+# below, at and above the widths of vectors, of tiles, of panels and of blocks
+EXTENTS = (1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 31, 33, 64, 65, 100)
+LONG = [
+    *((3, 5, 700), (70, 66, 513), (7, 130, 300), (1100, 18, 20), (2, 3, 2500), (5, 9, 1100)),
+    *((1, 400, 300), (400, 1, 300), (300, 40, 1), (1, 1, 3000)),
+]
+
+
+def short(dtype: type) -> str:
+    return "f32" if dtype is np.float32 else "f64"
+
+
+def multiply(
+    isa: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, alpha: float = 1, beta: float = 0
+) -> None:
+    """c := alpha * a @ b + beta * c by the compiled function, whatever the strides."""
+    real = ctypes.c_float if a.dtype == np.float32 else ctypes.c_double
+    whole, place = ctypes.c_int64, ctypes.c_void_p
+    kind = ctypes.CFUNCTYPE(None, *[whole] * 3, *[place, whole, whole] * 3, real, real)
+    matrices: list[Any] = []
+    for x in (a, b, c):
+        matrices += [x.ctypes.data, *(step // x.itemsize for step in x.strides)]
+    call = kind(products.link(short(a.dtype.type), INSTRUCTION_SETS[isa]))
+    call(a.shape[0], b.shape[1], a.shape[1], *matrices, alpha, beta)
+
+
+def laid(rng: np.random.Generator, shape: tuple[int, int], how: int, dtype: type) -> np.ndarray:
+    """Random values: rows side by side, transposed, apart in longer rows, or apart both ways."""
+    rows, columns = shape
+    if how == 0:
+        return rng.standard_normal(shape).astype(dtype)
+    if how == 1:
+        return rng.standard_normal((columns, rows)).astype(dtype).T
+    if how == 2:
+        wide = np.full((rows + 1, columns + 3), np.nan, dtype)
+        wide[:rows, :columns] = rng.standard_normal(shape)
+        return wide[:rows, :columns]
+    apart = np.full((2 * rows, 3 * columns), np.nan, dtype)
+    apart[::2, ::3] = rng.standard_normal(shape)
+    return apart[::2, ::3]
+
+
+def cases() -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Extents and layouts: every layout of the three matrices with many different extents."""
+    rng = np.random.default_rng(11)
+    found = []
+    for layouts in itertools.product(range(4), repeat=3):
+        for _ in range(8):
+            m, n, k = (int(e) for e in rng.choice(EXTENTS, 3))
+            found.append(((m, n, k), layouts))
+    return found + [(e, s) for e in LONG for s in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1))]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", SETS)
+def test_agrees_with_numpy(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(5)
+    eps, wide = np.finfo(dtype).eps, np.float64 if dtype is np.float32 else np.longdouble
+    for number, ((m, n, k), layouts) in enumerate(cases()):
+        a, b, c = (
+            laid(rng, shape, how, dtype)
+            for shape, how in zip(((m, k), (k, n), (m, n)), layouts, strict=True)
+        )
+        alpha, beta = dtype((1, 2)[number % 2]), dtype((0, 1, 0.5)[number % 3])
+        before = c.copy()
+        if not beta:
+            c[:] = np.nan  # must not be read
+        around = c.base.copy() if c.base is not None else None
+        multiply(isa, a, b, c, alpha, beta)
+        exact = alpha * (a.astype(wide) @ b.astype(wide)) + beta * before.astype(wide)
+        usual = np.abs(alpha * (a @ b) + beta * before - exact).max()
+        # one rounding more than NumPy for each of the products, the factor and the sum
+        room = 2 * usual + 4 * eps * np.abs(exact).max()
+        assert np.abs(c - exact).max() <= room, (m, n, k, layouts)
+        if around is not None:  # what lies between the elements of c is as it was
+            now = c.base.copy()
+            c[:] = 0
+            left, right = (np.isnan(x) for x in (around, now))
+            inside = c.base == 0
+            np.testing.assert_array_equal(left | inside, right | inside)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", SETS)
+def test_without_elements(isa: str, dtype: type) -> None:
+    for beta, expected in ((0.0, 0.0), (1.0, 3.0), (0.5, 1.5)):
+        c = np.full((3, 5), np.nan if beta == 0 else 3.0, dtype)
+        multiply(isa, np.empty((3, 0), dtype), np.empty((0, 5), dtype), c, 1, beta)
+        np.testing.assert_array_equal(c, expected)
+    for m, n in ((0, 5), (3, 0)):
+        around = np.full((4, 6), 7.0, dtype)
+        multiply(isa, np.ones((m, 7), dtype), np.ones((7, n), dtype), around[:m, :n])
+        assert (around == 7).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", SETS)
+def test_special_values_as_in_numpy(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(2)
+    for m, n, k in ((3, 5, 7), (1, 17, 33), (17, 1, 33), (20, 33, 40), (2, 3, 90), (40, 2, 90)):
+        for ta, tb in itertools.product((0, 1), repeat=2):
+            a, b = laid(rng, (m, k), ta, dtype), laid(rng, (k, n), tb, dtype)
+            a[rng.integers(m), rng.integers(k)] = np.inf
+            b[rng.integers(k), rng.integers(n)] = np.nan
+            b[:, rng.integers(n)] *= 0  # inf * 0 is NaN
+            c = np.empty((m, n), dtype)
+            multiply(isa, a, b, c)
+            with np.errstate(invalid="ignore"):
+                expected = a.astype(float) @ b.astype(float)
+            np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+            np.testing.assert_array_equal(np.isinf(c), np.isinf(expected))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", SETS)
+def test_uses_the_vectors(isa: str, dtype: type) -> None:
+    element = Element(short(dtype), INSTRUCTION_SETS[isa])
+    module = llvm.parse_assembly(products.library_text(element))
+    code = products.machine(element.isa).emit_assembly(module)
+    letter = "s" if dtype is np.float32 else "d"
+    if isa == "neon":
+        assert "fmla" in code
+    else:
+        register = {"avx512": "%zmm", "avx2": "%ymm", "plain": "%xmm"}[isa]
+        operation = f"vfmadd231p{letter}" if element.isa.fused else f"mulp{letter}"
+        lines = [line for line in code.splitlines() if operation in line]
+        assert sum(register in line for line in lines) > 100
+
+
+def test_the_choice_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SYMGRAD_VECTORS", raising=False)
+    assert instruction_set().name == available()[0]
+    monkeypatch.setenv("SYMGRAD_VECTORS", "plain")
+    assert instruction_set().name == "plain"
+    monkeypatch.setenv("SYMGRAD_VECTORS", "mmx")
+    with pytest.raises(ValueError, match=r"SYMGRAD_VECTORS='mmx': this processor runs .*plain"):
+        instruction_set()
+    monkeypatch.setenv("SYMGRAD_PRODUCTS", "mkl")
+    with pytest.raises(ValueError, match="SYMGRAD_PRODUCTS='mkl': set one of own, blas"):
+        linalg.products_from()

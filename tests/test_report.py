@@ -1,0 +1,231 @@
+"""`f.report()`: what is counted, what is timed, what bounds a kernel, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import symgrad as sg
+from codegen import machine as machines
+from codegen.compiled import Compiled
+from codegen.counting import counts_of, operations_of
+from codegen.machine import Level, Machine, this_machine
+from codegen.memory import Invoked
+from codegen.pipeline import compile
+from codegen.reporting import KernelReport, Report, entries_of, kernels_of
+from symgrad.graph.dims import Dim
+from tests.ir_interpreter import interpreted
+
+RNG = np.random.default_rng(5)
+B = Dim("B")
+STEPS, ROWS = 9, 6
+# A round machine: 100 operations and 10 bytes a second near by, 1 byte a second far away.
+ROUND = Machine("round", 100.0, 4, (Level("L1", 1000, 10.0), Level("memory", 0, 1.0)), 1.0)
+
+
+@pytest.fixture(autouse=True)
+def known_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Peaks are not measured again and again."""
+    monkeypatch.setattr("codegen.reporting.this_machine", lambda: ROUND)
+    yield
+
+
+def counted(outputs: Any, updates: Any = None, **extents: int) -> tuple[KernelReport, ...]:
+    """The rows of a program's report on the round machine, without times."""
+    with interpreted():
+        f = compile(outputs, updates=updates)
+    dims = {d: extents[d.name] for d in f.dims}
+    return kernels_of(entries_of(f, dims), dims, ROUND, None)[0]
+
+
+def test_operations_and_bytes_of_a_product() -> None:
+    x, W = sg.input("x", (B, 5)), sg.parameter("W", (5, 7))
+    (row,) = counted(x @ W, B=3)
+    assert row.operations == 2 * 3 * 5 * 7
+    assert row.bytes == 4 * (3 * 5 + 5 * 7 + 3 * 7)
+    (row,) = counted(x.T @ x, B=3)
+    assert (row.operations, row.bytes) == (2 * 5 * 3 * 5, 4 * (3 * 5 + 5 * 5))
+    a, b = sg.input("a", (2, 3, 5)), sg.input("b", (2, 5, 7))
+    (row,) = counted(a @ b)
+    assert row.operations == 2 * 2 * 3 * 5 * 7
+    assert row.bytes == 4 * 2 * (3 * 5 + 5 * 7 + 3 * 7)
+
+
+def test_operations_and_bytes_of_loops() -> None:
+    x, y = sg.input("x", (B, 5)), sg.input("y", (5,))
+    (row,) = counted(x * y + x, B=3)
+    assert (row.operations, row.bytes) == (2 * 15, 4 * (15 + 5 + 15))
+    (row,) = counted(x.sum(), B=3)
+    assert (row.operations, row.bytes) == (15, 4 * (15 + 1))
+    (row,) = counted(sg.softmax(x, axis=1), B=3)  # in passes, which share a row of memory
+    assert row.bytes == 4 * (15 + 15 + 5 + 5)
+    exp = operations_of("exp", "float32")
+    (row,) = counted(sg.exp(x), B=3)
+    assert row.operations == 15 * exp and 10 < exp < 60
+    z = sg.input("z", (4, 3), dtype="float64")
+    (row,) = counted(z[1:3] * 2.0)
+    assert (row.operations, row.bytes) == (6, 8 * 12)
+    (row,) = counted(sg.cumsum(sg.transpose(x), 1), B=3)
+    assert row.bytes == 4 * 30
+
+
+def test_a_gather_reads_no_more_rows_than_there_are() -> None:
+    table, k = sg.input("table", (100, 5)), sg.input("k", (B,), dtype="int32")
+    few, many = (counted(sg.take(table, k, axis=0), B=n)[0].bytes for n in (3, 1000))
+    assert few == 4 * (3 + 3 * 5 + 3 * 5)
+    assert many == 4 * (1000 + 100 * 5 + 1000 * 5)
+
+
+def test_copies_are_counted() -> None:
+    a, b = sg.parameter("a", (5, 3)), sg.parameter("b", (5, 3))
+    rows = counted([], {a: b, b: a})
+    assert {r.formula for r in rows} == {"copy", "%1 = b"}
+    assert sum(r.bytes for r in rows) == 3 * 2 * 60 and sum(r.operations for r in rows) == 0
+
+
+def test_what_bounds_a_kernel() -> None:
+    n = Dim("n")
+    x, W = sg.input("x", (n, n)), sg.input("W", (n, n))
+    (product,) = counted(x @ W, n=64)  # 2 n^3 / 100 against 12 n^2 at 1 byte a second
+    assert product.bound == "memory"
+    (product,) = counted(x @ W, n=1024)
+    assert product.bound == "compute"
+    (product,) = counted(x @ W, n=5)  # 300 bytes lie near by: 30 s against 2.5 s
+    assert product.bound == "memory"
+    (sums,) = counted(x + W, n=1024)
+    assert sums.bound == "memory"
+    (exps,) = counted(sg.exp(sg.exp(sg.exp(sg.exp(x)))), n=10)
+    assert exps.bound == "compute"
+
+
+def test_equal_kernels_are_one_row_and_long_programs_fit_a_screen() -> None:
+    h = sg.input("x", (3, 8))
+    for k in range(60):
+        h = sg.tanh(h @ sg.parameter(f"W{k}", (8, 8)))
+    rows = counted(h)
+    assert [r.calls for r in rows] == [60, 59, 1]  # the last one writes the result
+    h = sg.input("x", (2,))
+    for k in range(50):
+        h = h @ sg.parameter(f"W{k}", (2 + k, 3 + k))
+    with interpreted():
+        f = compile(h)
+    report = f.report(
+        **{"x": np.zeros(2), **{f"W{k}": np.zeros((2 + k, 3 + k)) for k in range(50)}}
+    )
+    assert len(report.kernels) == 50 and len(report.splitlines()) < 48
+    assert "19 more kernels" in report and "timed on the target 'cpu' only" in report
+
+
+# -- measured --------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def trained() -> Compiled:
+    x, W = sg.input("x", (STEPS, B, 4)), sg.parameter("W", (4, 4), init=0.3)
+    seen = sg.parameter("seen", (), init=0.0)
+
+    def step(h: Any, row: Any) -> tuple[Any, Any]:
+        h = sg.tanh(h @ W + row)
+        return h, h
+
+    last, _ = sg.scan(step, sg.zeros((B, 4)), x)
+    loss = (last * last).mean()
+    return sg.compile(loss, updates={W: W - 0.1 * sg.grad(loss, W), seen: seen + 1})
+
+
+def test_before_the_first_call_it_says_what_to_do(trained: Compiled) -> None:
+    report = trained.report()
+    assert "Not measured: call the function first, or ask f.report(x=...)." in report
+    assert "simplify" in report and "workspace" in report and not report.kernels
+    static = sg.compile(sg.input("x", (3, 5)).sum())
+    (row,) = static.report().kernels
+    assert row.seconds is None and row.bytes == 64
+
+
+def test_kernels_are_timed_where_they_stand(trained: Compiled) -> None:
+    x = RNG.normal(size=(STEPS, ROWS, 4)).astype(np.float32)
+    report = trained.report(x=x)
+    assert isinstance(report, str) and isinstance(report, Report) and repr(report) == str(report)
+    assert report.dims == {"B": ROWS}
+    products = [r for r in report.kernels if "einsum ab,bc->ac" in r.formula]
+    steps = STEPS * len(products[0].stages)  # h @ W again where its value was not kept
+    assert [r.calls for r in products] == [steps] and "." in products[0].stages[0]
+    assert products[0].operations == steps * 2 * ROWS * 4 * 4
+    assert all(r.seconds is not None and r.seconds >= 0 for r in report.kernels)
+    assert report.seconds is not None and report.seconds > 0
+    assert report.live <= report.workspace <= 1.1 * report.live
+    text = str(report)
+    assert f"workspace {report.workspace} bytes at B={ROWS}" in text
+    assert "its kernels together" in text and "medians of" in text
+    assert json.loads(json.dumps(report)) == text
+
+
+def test_measuring_leaves_the_state_as_it_was(trained: Compiled) -> None:
+    x = RNG.normal(size=(STEPS, ROWS, 4)).astype(np.float32)
+    trained(x=x)
+    before = {name: array.copy() for name, array in trained.state.items()}
+    expected = sg.evaluate(trained._outputs, {"x": x, **before})
+    trained.report()
+    trained.report(x=x[:, :2])
+    for name, array in trained.state.items():
+        np.testing.assert_array_equal(array, before[name])
+    assert before["seen"] == 1
+    np.testing.assert_allclose(trained(x=x), expected[0], rtol=1e-5)
+
+
+def test_a_timed_program_computes_the_same(trained: Compiled) -> None:
+    x = RNG.normal(size=(STEPS, ROWS, 4)).astype(np.float32)
+    timed = trained.timed()
+    arrays, dims = trained._bound({"x": x})
+    call = trained.on_copies(arrays, dims, timed.plan, timed.loaded)
+    cells = np.zeros((1 + timed.cells, 8), np.int64)
+    call.extend([row.ctypes.data for row in cells])  # type: ignore[attr-defined]
+    plain = trained.on_copies(arrays, dims)
+    for _ in range(2):
+        assert call.run() == 0 == plain.run()
+        np.testing.assert_array_equal(call.outputs[0], plain.outputs[0])
+    for timed_leaf, leaf in zip(call.arrays, plain.arrays, strict=True):
+        np.testing.assert_array_equal(timed_leaf, leaf)
+    laps = cells[4:, 1].tolist()
+    assert set(laps) == {2, 2 * STEPS}  # two runs; every kernel of the recurrences once a step
+    kernels = [e.call for e in entries_of(trained, dims)]
+    assert len(laps) == len(kernels) and all(isinstance(k, Invoked) for k in kernels)
+
+
+# -- the machine -----------------------------------------------------------------------------------
+def test_peaks_are_kept_in_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("SYMGRAD_CACHE_DIR", str(tmp_path))
+    found: list[Machine] = []
+
+    def measured() -> Machine:
+        found.append(ROUND)
+        return ROUND
+
+    monkeypatch.setattr(machines, "measured", measured)
+    for _ in range(2):
+        this_machine.cache_clear()
+        assert this_machine() == ROUND
+    assert len(found) == 1
+    (path,) = tmp_path.glob("*.json")
+    for damaged in ("", "{}", '{"name": 1, "flops": 0, "lanes": 1, "levels": []}', "[1]"):
+        path.write_text(damaged)
+        this_machine.cache_clear()
+        assert this_machine() == ROUND
+    assert len(found) == 5
+    this_machine.cache_clear()
+    assert "0 GFLOP/s" in str(ROUND) and ROUND.level(2000).name == "memory"
+
+
+def test_peaks_that_are_measured_make_sense() -> None:
+    found = machines.measured(0.002)
+    assert found.flops > 1e8 and found.lanes in (4, 8, 16)
+    assert [x.name for x in found.levels][:3] == ["L1", "L2", "L3"]
+    assert all(x.rate > 1e7 for x in found.levels)
+    for name in ("exp", "log", "tanh", "sigmoid", "sin", "erf"):
+        assert 8 < operations_of(name, "float32") <= operations_of(name, "float64") < 100
+    assert operations_of("add", "float32") == operations_of("maximum", "int32") == 1
+    with interpreted():
+        f = compile(sg.tanh(sg.input("x", (3,), dtype="float64")))
+    assert counts_of(f.stages.kernels[0], {}).itemsize == 8
