@@ -16,6 +16,7 @@ from codegen.fusion import in_memory, make_schedule
 from codegen.memory import plan_memory
 from codegen.pieces import join_pieces
 from codegen.recurrences import lower
+from codegen.residuals import read_outputs
 from codegen.stages import Stages
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
@@ -82,6 +83,7 @@ def compile(
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
+    wanted = clock("read outputs", lambda: read_outputs(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [
         in_memory(n) if k >= len(nodes) or root_of(n) in updated else n

@@ -202,13 +202,11 @@ def matched(node: Node, a: Layout, b: Layout, c: Layout) -> Product | None:
     best: Product | None = None
     for rows, peeled in _axes(m, a.strides, c.strides, extents):
         for columns, also in _axes(n, b.strides, c.strides, extents):
-            loops = _joined(
-                [
-                    Around(extents[x], tuple(z.strides.get(x, 0) for z in (a, b, c)))
-                    for x in sorted([*batch, *peeled, *also], key=node.out.index)
-                ]
+            loops = tuple(
+                Around(extents[x], tuple(z.strides.get(x, 0) for z in (a, b, c)))
+                for x in sorted([*batch, *peeled, *also], key=node.out.index)
             )
-            if len(loops) > MOST_LOOPS or (best is not None and len(loops) >= len(best.loops)):
+            if _many(loops) or (best is not None and len(loops) >= len(best.loops)):
                 continue
             best = _fitted((a, b, c), loops, rows, columns, inner) or best
     return best
@@ -257,18 +255,16 @@ def _axes(
                 yield axis, peeled
 
 
-def _joined(loops: Sequence[Around]) -> tuple[Around, ...]:
-    """Loops, neighbours that run through all operands as one axis made one."""
-    done: list[Around] = []
-    for loop in loops:
-        if done and all(
-            same(slow, size((loop.extent, fast))) is True
-            for slow, fast in zip(done[-1].steps, loop.steps, strict=True)
-        ):
-            done[-1] = Around(size((done[-1].extent, loop.extent)), loop.steps)
-        else:
-            done.append(loop)
-    return tuple(done)
+def _many(loops: Sequence[Around]) -> bool:
+    """Whether these are more loops than a target runs, once `tune` has joined neighbours."""
+    count = 0
+    for slow, fast in pairwise([*loops[:1], *loops]):
+        joint = all(
+            same(far, size((fast.extent, near))) is True
+            for far, near in zip(slow.steps, fast.steps, strict=True)
+        )
+        count += 0 if joint and count else 1
+    return count > MOST_LOOPS
 
 
 def _fitted(

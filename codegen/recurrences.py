@@ -15,6 +15,7 @@ from codegen.access import root_of
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
+from codegen.nests import merge_nests
 from codegen.schedule import FoldStage, Schedule
 from codegen.tune import tune
 from codegen.values import CopyOf, Lowered, Operand, Scratch
@@ -27,15 +28,19 @@ def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered | Lowered
     """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
 
     Args:
-        row_memory: see `lower_stage`.
+        row_memory: see `lower_stage`; also neighbours become one kernel, see `nests`.
     """
     done: list[Lowered | LoweredLoop] = []
     for number, stage in enumerate(schedule.stages):
         if isinstance(stage, FoldStage):
             done.extend(_lower_fold(schedule, stage, number, row_memory))
         else:
-            low = lower_stage(schedule, stage, number, row_memory)
-            done.append(replace(low, kernel=tune(low.kernel)))
+            done.append(lower_stage(schedule, stage, number, row_memory))
+    if row_memory:
+        done = merge_nests(schedule, done)
+    done = [
+        replace(low, kernel=tune(low.kernel)) if isinstance(low, Lowered) else low for low in done
+    ]
     return with_formulas(schedule, done)
 
 

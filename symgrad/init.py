@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from symgrad.graph.errors import ShapeError, SymgradError
+from symgrad.graph.streams import as_number
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
@@ -120,7 +121,7 @@ def uniform(low: float = -0.05, high: float = 0.05) -> Initializer:
 
     Raises: SymgradError when low is above high.
     """
-    if not low <= high:
+    if not as_number("uniform: low", low) <= as_number("uniform: high", high):
         raise SymgradError(f"uniform: low must not exceed high, got low={low!r}, high={high!r}.")
     return _make("uniform", low=low, high=high)
 
@@ -190,11 +191,11 @@ MAKERS: MappingProxyType[str, Callable[..., Initializer]] = MappingProxyType({
 
 
 def _make(name: str, **options: float) -> Initializer:
-    return Initializer(name, tuple((k, float(v)) for k, v in options.items()))
+    return Initializer(name, tuple((k, as_number(f"{name}: {k}", v)) for k, v in options.items()))
 
 
 def _positive(asked: str, name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
+    if not (math.isfinite(as_number(f"{asked}: {name}", value)) and value >= 0):
         raise SymgradError(f"{asked}: {name} must be finite and at least 0, got {value!r}.")
     return value
 

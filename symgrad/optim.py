@@ -49,7 +49,7 @@ from symgrad.graph.elementwise import cos, expm1, rsqrt, sqrt
 from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
 from symgrad.graph.leaves import cast, constant
 from symgrad.graph.nodes import Input, Node, describe
-from symgrad.graph.streams import step as step
+from symgrad.graph.streams import as_number, step as step
 from symgrad.init import zeros
 
 Rate = float | Node
@@ -410,13 +410,13 @@ def _check_rate(asked: str, rate: Node) -> None:
 
 
 def _positive(asked: str, name: str, value: float) -> float:
-    if isinstance(value, str) or not (math.isfinite(value) and value >= 0):
+    if not (math.isfinite(as_number(f"{asked}: {name}", value)) and value >= 0):
         raise SymgradError(f"{asked}: {name} must be finite and at least 0, got {value!r}.")
     return float(value)
 
 
 def _fraction(asked: str, name: str, value: float) -> float:
-    if not 0.0 <= value < 1.0:
+    if not 0.0 <= as_number(f"{asked}: {name}", value) < 1.0:
         raise SymgradError(f"{asked}: {name} must be in [0, 1), got {value!r}.")
     return float(value)
 

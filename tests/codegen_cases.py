@@ -23,6 +23,15 @@ from tests.ir_interpreter import failures, interpreted
 Array = np.ndarray[Any, Any]
 
 
+def whole(seed: int, *shape: int, dtype: Any = np.float32, high: int = 4) -> Array:
+    """Whole numbers in -high..high."""
+    return np.random.default_rng(seed).integers(-high, high + 1, shape).astype(dtype)
+
+
+def real(seed: int, *shape: int, dtype: Any = np.float32) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
 @dataclass
 class Case:
     """Expressions, values of their leaves, and how far the numbers may be off.

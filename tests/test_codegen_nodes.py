@@ -26,19 +26,10 @@ from symgrad.graph.nodes import (
     map_node,
     reshape_node,
 )
-from tests.codegen_cases import Case, Cases
+from tests.codegen_cases import Case, Cases, real, whole
 
 cases = Cases()
 DTYPES = {"f32": np.float32, "f64": np.float64, "i32": np.int32, "i64": np.int64}
-
-
-def whole(seed: int, *shape: int, dtype: Any = np.float32, high: int = 4) -> np.ndarray[Any, Any]:
-    """Whole numbers in -high..high."""
-    return np.random.default_rng(seed).integers(-high, high + 1, shape).astype(dtype)
-
-
-def real(seed: int, *shape: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 # -- contractions ----------------------------------------------------------------------------------

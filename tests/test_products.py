@@ -10,10 +10,12 @@ import pytest
 
 import symgrad as sg
 from codegen import loop_ir as ir
+from codegen.compiled import Compiled
 from codegen.pieces import join_pieces
 from codegen.pipeline import compile
 from codegen.products import compact, layout_of, matched
 from codegen.schedule import LoopStage, ProductStage
+from codegen.values import Temporary
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Input, Node, Reindex
 from tests.ir_interpreter import interpreted
@@ -217,3 +219,64 @@ def test_products_write_where_all_can() -> None:
         agree(nodes, f, 1e-5)
     products = [s for s in f.stages.schedule.stages if isinstance(s, ProductStage)]
     assert sum(s.product.operands[2].root is not s.node for s in products) == 2
+
+
+# -- neighbours in one nest ------------------------------------------------------------------------
+def nests(f: Compiled) -> list[list[int]]:
+    """For each kernel with products among its loops, how many, and of loops beside them."""
+    found = []
+    for kernel in f.stages.kernels:
+        body, deep = kernel.body[-1:], 0
+        while len(body) == 1 and isinstance(body[0], ir.For):
+            body, deep = body[0].body, deep + 1
+        calls = sum(isinstance(s, ir.Call) for s in body)
+        if deep and calls:
+            found.append([calls, len(body) - calls])
+    return found
+
+
+def chains() -> list[Node]:
+    """Products of batches with loops between them."""
+    b = sg.dim("B")
+    q, k, v = (sg.input(name, (b, 3, 5, 7)) for name in "qkv")
+    s = sg.einsum("bhtd,bhsd->bhts", q, k)
+    p = sg.softmax(s)
+    w = sg.input("w3", (3, 3, 5, 7))
+    INPUTS.update({x: RNG.normal(size=(4, 3, 5, 7)).astype(np.float32) for x in "qkv"})
+    INPUTS["w3"] = RNG.normal(size=(3, 3, 5, 7)).astype(np.float32)
+    return [
+        (sg.softmax(3 * s) @ v).sum((0, 1)),  # all three in one
+        sg.einsum("bhts,bhsd->thd", p, v),  # the sum over the batch is no loop
+        p[::-1] @ v,  # another one of the batch
+        sg.swapaxes(p, 2, 3) @ v,  # the same box, transposed
+        sg.softmax(s.sum(1) @ v[:, 0]),  # rows of a sum over heads
+        sg.softmax(s, axis=1) @ v,  # the softmax is over heads
+        sg.einsum("bhts,bhsd->hbtd", p, v),  # heads first
+        sg.einsum("hbts,bhsd->bhtd", sg.tanh(sg.einsum("bhtd,bhsd->bhts", w, w)), w),  # exchanged
+    ]
+
+
+def test_neighbours_share_a_nest() -> None:
+    outputs = chains()
+    for output in outputs:
+        with interpreted():
+            agree([output], compile([output]), 1e-5)
+    agree(outputs, compile(outputs), 1e-5)  # in machine code
+
+
+def test_what_a_nest_holds() -> None:
+    found = []
+    for output in chains():
+        with interpreted():
+            found.append(nests(compile([output])))
+    two, one, none = [[2, 1]], [[1, 1], [1, 0]], [[1, 1], [1, 1]]
+    assert found == [two, one, one, two, none, one, one, one]
+
+
+def test_arrays_of_a_nest_need_the_memory_of_one_box() -> None:
+    loss, leaves = attention(by_einsum=True)
+    with interpreted():
+        f = compile([loss, *sg.grad(loss, leaves)])
+    # scores, and the cotangents of weights and scores: 5 x 5 floats for one head at a time
+    shapes = [o.shape for o, *_ in f.stages.plan.lifetimes if isinstance(o, Temporary)]
+    assert sorted(s for s in shapes if s == (25,)) == [(25,)] * 3, shapes

@@ -18,6 +18,7 @@ from symgrad.graph.dims import dim
 from symgrad.graph.elementwise import exp, tanh
 from symgrad.graph.errors import (
     DataError,
+    SymgradError,
 )
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.leaves import input, parameter
@@ -356,5 +357,8 @@ def test_no_epochs() -> None:
     net = Net()
     history = net.trainer().fit(net.data, 0, 8)
     assert len(history) == 0 and history.loss == () and str(history)
+    for option in ("shuffle", "progress"):
+        with pytest.raises(SymgradError, match=f"fit: {option} must be True or False, got 'no'"):
+            net.trainer().fit(net.data, 1, 8, **{option: "no"})
     with pytest.raises(DataError, match="epochs must be an integer of at least 0, got -1"):
         net.trainer().fit(net.data, -1, 8)

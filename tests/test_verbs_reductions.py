@@ -10,6 +10,7 @@ from codegen.pipeline import compile
 from symgrad.calculus.vjp import grad
 from symgrad.graph import losses as ls, reductions as rd
 from symgrad.graph.dims import dim
+from symgrad.graph.elementwise import exp, log
 from symgrad.graph.errors import DataError, DTypeError, ShapeError
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.leaves import input
@@ -186,7 +187,21 @@ def test_exponentials_of_infinities():
     np.testing.assert_allclose(
         evaluate(rd.logsumexp(x, 1), {x: values}), [-inf, inf, np.log(2), np.nan], rtol=1e-6
     )
-    np.testing.assert_allclose(evaluate(rd.softmax(x), {x: values})[2], [0, 0.5, 0.5], rtol=1e-6)
+    nan = np.nan  # +inf is NaN itself, its neighbours have their limit 0
+    expected = [[nan, nan, nan], [nan, 0, 0], [0, 0.5, 0.5], [nan, nan, nan]]
+    np.testing.assert_allclose(evaluate(rd.softmax(x), {x: values}), expected, rtol=1e-6)
+    np.testing.assert_allclose(compile(rd.softmax(x))(x=values), expected, rtol=1e-6)
+
+
+def test_only_the_sum_of_exponentials_of_nothing_has_a_logarithm():
+    n = dim("n")
+    x, nothing = input("x", (3, n)), np.ones((3, 0), np.float32)
+    naive = log(rd.sum(exp(x), axis=1))
+    np.testing.assert_array_equal(evaluate(naive, {x: nothing}), np.full(3, -np.inf))
+    np.testing.assert_array_equal(compile(naive)(x=nothing), np.full(3, -np.inf))
+    for verb in (rd.logsumexp, rd.softmax, rd.log_softmax):
+        with pytest.raises(ValueError, match="max: axis 1 is empty"):
+            evaluate(verb(x, axis=1), {x: nothing})
 
 
 def test_softmax_of_integers_is_float32():

@@ -298,6 +298,8 @@ def test_split_pad_flip_repeat_tile(x):
     widths = ((1, 0), (0, 2), (3, 1))
     judged(sh.pad(x, widths), values, np.pad(X, widths))
     judged(sh.pad(x, widths, -1.5), values, np.pad(X, widths, constant_values=-1.5))
+    padded = evaluate(sh.pad(x, widths, -0.0), values)
+    np.testing.assert_array_equal(np.signbit(padded[:, -1]), True)
     for axis in (None, 0, 1, -1):
         judged(sh.repeat(x, 3, axis), values, np.repeat(X, 3, axis))
     for reps in (2, (2, 1, 3), (2, 1, 1, 1)):

@@ -122,6 +122,8 @@ def _count(outputs: Sequence[Node], known: Mapping[sympy.Symbol, sympy.Integer])
 
 
 def _known(dims: Mapping[Dim | str, int]) -> dict[sympy.Symbol, sympy.Integer]:
+    if not isinstance(dims, Mapping):
+        raise ShapeError(f"cost: dims must be a dictionary such as {{B: 32}}, got {dims!r:.40}.")
     known: dict[sympy.Symbol, sympy.Integer] = {}
     for name, value in dims.items():
         if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 0:

@@ -13,12 +13,20 @@ from typing import Any, overload
 from symgrad.calculus.building import converted, unit_seed
 from symgrad.calculus.jvp import push_forward
 from symgrad.calculus.simplification import simplify
-from symgrad.calculus.vjp import as_targets, as_vectors, check_float, check_vectors, grad, pull_back
+from symgrad.calculus.vjp import (
+    as_targets,
+    as_vectors,
+    check_float,
+    check_vectors,
+    gradients,
+    pull_back,
+)
 from symgrad.graph.dims import Shape, size
 from symgrad.graph.errors import GradError
 from symgrad.graph.leaves import ArrayLike
 from symgrad.graph.nodes import Node, einsum_node
 from symgrad.graph.provenance import provenance
+from symgrad.graph.traversal import outputs_of
 
 
 def jacobian(out: Node | Sequence[Node], wrt: Node | Sequence[Node]) -> Any:
@@ -37,7 +45,7 @@ def jacobian(out: Node | Sequence[Node], wrt: Node | Sequence[Node]) -> Any:
     True
     """
     targets = as_targets("jacobian", wrt)
-    outs = (out,) if isinstance(out, Node) else tuple(out)
+    outs = outputs_of("jacobian", out)
     rows: list[Node] = []
     for one in outs:
         check_float("jacobian", "an output", one)
@@ -92,10 +100,9 @@ def hessian(loss: Node, wrt: Node | Sequence[Node]) -> Any:
     >>> hessian(x @ A @ x, x).body
     p0 + p1
     """
-    if isinstance(wrt, Node):
-        return jacobian(simplify(grad(loss, wrt)), wrt)
     targets = as_targets("hessian", wrt)
-    return jacobian(simplify(grad(loss, targets)), targets)
+    table = jacobian(simplify(gradients("hessian", loss, targets)[1]), targets)
+    return table[0][0] if isinstance(wrt, Node) else table
 
 
 @overload
@@ -128,7 +135,7 @@ def hvp(
     tangents = as_vectors(given, targets)
     batch = check_vectors("hvp", "vector", targets, tangents)
     lead = tangents[0].shape[:batch] if tangents else ()
-    slopes = simplify(grad(loss, targets))
+    slopes = simplify(gradients("hvp", loss, targets)[1])
     pairs = [(t, converted(v, t.dtype)) for t, v in zip(targets, tangents, strict=True)]
     made = simplify(push_forward(slopes, pairs, lead))
     return made[0] if isinstance(wrt, Node) else made

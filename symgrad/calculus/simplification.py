@@ -19,7 +19,7 @@ from symgrad.calculus import einsum_rules, map_rules, move_rules
 from symgrad.calculus.fold_merging import merge_folds
 from symgrad.calculus.fold_rules import tidy_folds
 from symgrad.graph.dims import same, show
-from symgrad.graph.errors import DTypeError, ShapeError
+from symgrad.graph.errors import DTypeError, LeafError, ShapeError
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import ArrayLike, as_node
 from symgrad.graph.nodes import Einsum, Map, Node, Reindex, Scatter, describe
@@ -164,13 +164,17 @@ def substitute(
     Args:
         mapping: {node: replacement}; replacements have the node's shape and dtype, and are not
                  searched for further nodes. Python scalars take the node's dtype.
-    Raises: ShapeError, DTypeError.
+    Raises: ShapeError, DTypeError, LeafError.
 
     >>> from symgrad.graph.leaves import input
     >>> x, y = input("x", (3,)), input("y", (3,))
     >>> substitute(x * x, {x: y}) is (y * y)
     True
     """
+    if not isinstance(mapping, Mapping):
+        raise LeafError(
+            f"substitute: expected {{node: replacement}}, got {type(mapping).__name__}."
+        )
     known: dict[Node, Node] = {}
     for node, value in mapping.items():
         if not isinstance(node, Node):
@@ -192,6 +196,5 @@ def substitute(
                 f"  {describe(new)}\n  Convert it with astype(x, '{node.dtype}')."
             )
         known[node] = new
-    outputs = [e] if isinstance(e, Node) else list(e)
-    made = replace(outputs, known)
+    made = replace(outputs_of("substitute", e), known)
     return made[0] if isinstance(e, Node) else tuple(made)

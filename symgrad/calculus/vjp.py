@@ -107,17 +107,24 @@ def value_and_grad(
     >>> sg.evaluate([loss, slope], {x: [1.0, 2.0]})
     [array(5., dtype=float32), array([2., 4.], dtype=float32)]
     """
+    loss, found = gradients("grad", loss, wrt)
+    return loss, found[0] if isinstance(wrt, Node) else found
+
+
+def gradients(
+    asked: str, loss: Node, wrt: Node | Sequence[Node]
+) -> tuple[Node, tuple[Node, ...]]:
+    """The loss and its gradient by each node of `wrt`; `asked` begins the messages."""
     loss = as_node(loss)
     if loss.shape:
         raise ShapeError(
-            f"grad: the loss must be a scalar, got shape {show(loss.shape)}\n  {describe(loss)}\n"
-            "  Reduce it first with sum() or mean(), or use jacobian."
+            f"{asked}: the loss must be a scalar, got shape {show(loss.shape)}\n"
+            f"  {describe(loss)}\n  Reduce it first with sum() or mean(), or use jacobian."
         )
-    check_float("grad", "the loss", loss)
-    targets = as_targets("grad", wrt)
-    check_leaves("grad", [loss, *targets])
-    found = pull_back([(loss, literal(1.0, loss.dtype))], targets, 0)
-    return loss, found[0] if isinstance(wrt, Node) else found
+    check_float(asked, "the loss", loss)
+    targets = as_targets(asked, wrt)
+    check_leaves(asked, [loss, *targets])
+    return loss, pull_back([(loss, literal(1.0, loss.dtype))], targets, 0)
 
 
 def vjp(

@@ -21,6 +21,7 @@ from symgrad.graph.leaves import ArrayLike, as_node, cast, operands
 from symgrad.graph.nodes import Map, Node, broadcast, describe, map_node
 from symgrad.graph.operators import verb
 from symgrad.graph.scalars import adopt, infer_dtype
+from symgrad.graph.streams import as_flag
 
 _RELU = fn.select(fn.less_equal(P[0], 0), 0, P[0])
 _LEAKY = fn.select(fn.less_equal(P[0], 0), P[1] * P[0], P[0])
@@ -389,14 +390,15 @@ def gelu(x: ArrayLike, approximate: bool = False) -> Node:
 
     When `approximate`, `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`.
 
-    Raises: DTypeError for bool.
+    Raises: DTypeError for bool, SymgradError when `approximate` is neither True nor False.
     Source: Hendrycks and Gimpel 2016.
 
     >>> import symgrad as sg
     >>> sg.evaluate(sg.gelu([0.0, 50.0]))
     array([ 0., 50.], dtype=float32)
     """
-    return map_node(_GELU_TANH if approximate else _GELU, float_operands("gelu", x))
+    tanh_form = as_flag("gelu: approximate", approximate)
+    return map_node(_GELU_TANH if tanh_form else _GELU, float_operands("gelu", x))
 
 
 # -- a user's own ---------------------------------------------------------------------------------

@@ -305,7 +305,8 @@ def exponentials(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
 def logsumexp(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
     """`log sum e^x` over axes, without overflow: `log sum e^(x - m) + m`, m the largest element.
 
-    Derivative: softmax. Raises: ShapeError over an axis that is empty.
+    Derivative: softmax. Raises: ShapeError over an axis that is empty, which has no maximum;
+    written out, `log(sum(exp(x)))` is -inf there.
 
     >>> import symgrad as sg
     >>> sg.evaluate(sg.logsumexp([-800.0, -805.0]))
@@ -323,6 +324,9 @@ def logsumexp(x: ArrayLike, axis: Axis = None, keepdims: bool = False) -> Node:
 @named
 def softmax(x: ArrayLike, axis: Axis = -1) -> Node:
     """`e^x / sum e^x` along an axis, without overflow.
+
+    Beside +inf everything is 0, its limit, and +inf itself becomes NaN: `inf / inf`. A row of -inf
+    is NaN.
 
     Derivative: `s (x_t - sum s x_t)`, s the softmax. Raises: ShapeError over an axis that is empty.
 

@@ -20,6 +20,7 @@ from symgrad.graph.errors import ShapeError
 from symgrad.graph.functions import AXIS, P
 from symgrad.graph.leaves import ArrayLike, as_node, cast, operands
 from symgrad.graph.nodes import (
+    Constant,
     Map,
     Node,
     Piece,
@@ -293,7 +294,8 @@ def _less(extent: Extent, by: Extent) -> Extent:
 
 
 def _aligned(asked: str, arrays: Iterable[ArrayLike]) -> tuple[Node, ...]:
-    if isinstance(arrays, Node) or not isinstance(arrays, Iterable):
+    single = isinstance(arrays, np.ndarray) and arrays.ndim == 0
+    if single or isinstance(arrays, Node) or not isinstance(arrays, Iterable):
         got = f"one expression\n  {describe(arrays)}" if isinstance(arrays, Node) else arrays
         raise ShapeError(f"{asked}: give a list of arrays, got {got!s:.300}")
     nodes = operands(*arrays)
@@ -416,6 +418,9 @@ def pad(x: ArrayLike, widths: Any, value: ArrayLike = 0) -> Node:
     array([0, 7, 0, 0], dtype=int32)
     """
     node = as_node(x)
+    fill = cast(as_node(value, node.dtype), node.dtype)
+    if fill.shape:
+        raise ShapeError(f"pad: the value must be a scalar\n  {describe(fill)}")
     pairs = _widths(widths, node)
     rank = node.ndim
     if all(p == (0, 0) for p in pairs):
@@ -424,11 +429,8 @@ def pad(x: ArrayLike, widths: Any, value: ArrayLike = 0) -> Node:
     offset = tuple(a for a, _ in pairs)
     piece = Piece(node.shape, (0,) * rank, (1,) * rank, node.shape, offset, (1,) * rank)
     padded = Reindex((node,), (piece,), shape)
-    if not isinstance(value, Node) and value == 0:
+    if isinstance(fill, Constant) and not any(fill.value.tobytes()):  # 0, but not -0.0
         return padded
-    fill = cast(as_node(value, node.dtype), node.dtype)
-    if fill.shape:
-        raise ShapeError(f"pad: the value must be a scalar\n  {describe(fill)}")
     inside: sympy.Expr | None = None
     for k, ((a, b), extent) in enumerate(zip(pairs, node.shape, strict=True)):
         tests = [fn.less_equal(a, AXIS[k])] if a else []

@@ -258,6 +258,19 @@ def as_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def as_number(name: str, value: object) -> float:
+    """A real number.
+
+    Raises: SymgradError for anything else, and for text, which `float` would read.
+    """
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)  # type: ignore[arg-type]  # what is no number raises
+    except (TypeError, ValueError):
+        pass
+    raise SymgradError(f"{name} must be a number, got {value!r:.40}.")
+
+
 def supplied(
     leaf: Input, numbers: Mapping[Input, int], seed: int = 0, training: bool = False
 ) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ layers: that is how several models live in one graph.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from symgrad.graph.arithmetic import multiply, square, subtract
@@ -26,7 +26,7 @@ from symgrad.graph.indexing import take
 from symgrad.graph.leaves import ArrayLike, Init, as_node, cast, parameter, parameters
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.reductions import mean
-from symgrad.graph.streams import dropout
+from symgrad.graph.streams import as_number, dropout
 from symgrad.init import normal
 
 #: A function from one expression to another: a layer, or a verb such as `sg.tanh`.
@@ -273,7 +273,7 @@ class LayerNorm(Layer):
         self, epsilon: float = 1e-5, scale: bool = True, shift: bool = True, name: str | None = None
     ) -> None:
         super().__init__(name)
-        if not epsilon >= 0.0:
+        if not as_number("LayerNorm: epsilon", epsilon) >= 0.0:
             raise SymgradError(f"LayerNorm: epsilon must be at least 0, got {epsilon!r}.")
         self.epsilon, self.scale, self.shift = float(epsilon), scale, shift
 
@@ -305,7 +305,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, name: str | None = None) -> None:
         super().__init__(name)
-        if not 0.0 <= rate < 1.0:
+        if not 0.0 <= as_number("Dropout: rate", rate) < 1.0:
             raise SymgradError(f"Dropout: rate must be in [0, 1), got {rate!r}.")
         self.rate = float(rate)
 
@@ -330,6 +330,8 @@ class Sequential(Layer):
 
     def __init__(self, layers: Sequence[Function], name: str | None = None) -> None:
         super().__init__(name)
+        if not isinstance(layers, Iterable):
+            raise SymgradError(f"Sequential: give a list of layers, got {layers!r:.60}.")
         self.layers = tuple(_function("Sequential", layer) for layer in layers)
         if name is not None:
             self._place_layers(f"{name}/")

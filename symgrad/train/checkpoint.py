@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from symgrad.graph.dims import printable
 from symgrad.graph.errors import DataError
+from symgrad.graph.nodes import Input
 
 FORMAT = "symgrad trainer"
 VERSION = 1
 Arrays = Mapping[str, npt.NDArray[Any]]
+Leaf = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
 
 def write(path: str | os.PathLike[str], arrays: Arrays, record: Mapping[str, Any]) -> None:
@@ -96,3 +99,28 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
             f"load: {target} is damaged or no trainer file ({error}). "
             "Take another copy; Trainer.save never leaves a file half written."
         ) from None
+
+
+def sizes(leaf: Input) -> tuple[int, ...]:
+    """The shape of a leaf that is kept, in numbers."""
+    return tuple(int(extent) for extent in leaf.shape)
+
+
+def described(leaf: Input) -> dict[str, Any]:
+    """A leaf as plain data."""
+    return {"name": leaf.name, "dtype": str(leaf.dtype), "shape": list(sizes(leaf))}
+
+
+def difference(path: str, own: Sequence[Leaf], stored: Sequence[Leaf]) -> str:
+    """Leaves of the trainer and of the file that have no equal on the other side."""
+
+    def lines(leaves: Sequence[Leaf], others: Sequence[Leaf]) -> list[str]:
+        odd = [x for x in leaves if x not in others]
+        return [f"    {printable(repr(name))} {dtype} {shape}" for name, dtype, shape in odd]
+
+    return "\n".join([
+        "load: the leaves of the trainer are not those of the file",
+        "  in the trainer only", *(lines(own, stored) or ["    none"]),
+        f"  in {path} only", *(lines(stored, own) or ["    none"]),
+        "  Load it with the loss and the optimizer that it was saved with.",
+    ])

@@ -172,6 +172,8 @@ class Trainer:
         if not is_count(epochs):
             raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
         as_flag("fit: shuffle", shuffle)
+        if progress is not None:
+            as_flag("fit: progress", progress)
         measure = None
         if validation is not None:
             held_out = self._bound_to_measure("fit: validation", validation)
@@ -396,7 +398,7 @@ class Trainer:
         Raises: OSError when it cannot be written.
         """
         record = {
-            "leaves": [_described(leaf) for leaf in self._values],
+            "leaves": [checkpoint.described(leaf) for leaf in self._values],
             "trained": [leaf.name for leaf in self.objective.trained],
             "optimizer": self.optimizer.to_json(),
             "clip_norm": self.clip_norm,
@@ -449,9 +451,9 @@ class Trainer:
                 f"which {os.fspath(path)} trains."
             )
         trainer = cls(loss, chosen, wrt, metrics=metrics, **settings)
-        own = [(leaf.name, str(leaf.dtype), _sizes(leaf)) for leaf in trainer._values]
+        own = [(leaf.name, str(leaf.dtype), checkpoint.sizes(leaf)) for leaf in trainer._values]
         if set(own) != set(stored):
-            raise LeafError(_difference(os.fspath(path), own, stored))
+            raise LeafError(checkpoint.difference(os.fspath(path), own, stored))
         for leaf, value in trainer._values.items():
             value[...] = arrays[leaf.name]
         trainer.epoch, trainer._records = epoch, history
@@ -471,33 +473,9 @@ def _first_value(leaf: Input, seed: int) -> Array:
             f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}\n"
             "  What has a value for each row is data: make it an input."
         )
-    return np.zeros(_sizes(leaf), leaf.dtype) if leaf.kind == "step" else initial_value(leaf, seed)
-
-
-def _sizes(leaf: Input) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in leaf.shape)
-
-
-def _described(leaf: Input) -> dict[str, Any]:
-    return {"name": leaf.name, "dtype": str(leaf.dtype), "shape": list(_sizes(leaf))}
-
-
-Leaf = tuple[str, str, tuple[int, ...]]
-
-
-def _difference(path: str, own: Sequence[Leaf], stored: Sequence[Leaf]) -> str:
-    """Leaves of the trainer and of the file that have no equal on the other side."""
-
-    def lines(leaves: Sequence[Leaf], others: Sequence[Leaf]) -> list[str]:
-        odd = [x for x in leaves if x not in others]
-        return [f"    {printable(repr(name))} {dtype} {shape}" for name, dtype, shape in odd]
-
-    return "\n".join([
-        "load: the leaves of the trainer are not those of the file",
-        "  in the trainer only", *(lines(own, stored) or ["    none"]),
-        f"  in {path} only", *(lines(stored, own) or ["    none"]),
-        "  Load it with the loss and the optimizer that it was saved with.",
-    ])
+    if leaf.kind == "step":
+        return np.zeros(checkpoint.sizes(leaf), leaf.dtype)
+    return initial_value(leaf, seed)
 
 
 def _share(seconds: Array, spent: float, before: int, run: Run) -> None:
