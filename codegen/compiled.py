@@ -91,11 +91,19 @@ def _span(array: Array) -> tuple[int, int]:
 
 
 class Invocation(Protocol):
-    """The memory of one thread's calls. `arrays` are the leaves' values, `outputs` the results."""
+    """The memory of one thread's calls."""
 
-    arrays: list[Array]
-    outputs: tuple[Array, ...]
-    dims: npt.NDArray[np.int64]
+    @property
+    def arrays(self) -> list[Array]:
+        """The leaves' values."""
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """The results."""
+
+    @property
+    def dims(self) -> npt.NDArray[np.int64]:
+        """The extents."""
 
     @property
     def report(self) -> npt.NDArray[np.int64]:
@@ -127,7 +135,7 @@ class Compiled:
         self,
         stages: Stages,
         target: Target,
-        loaded: Loaded,
+        loaded: Loaded | None,
         outputs: Sequence[Node],
         rebuild: Callable[[Sequence[Any]], Any],
         updated: Sequence[Input],
@@ -136,7 +144,7 @@ class Compiled:
     ) -> None:
         self.stages = stages
         self.target = target
-        self.loaded = loaded
+        self._loaded = loaded
         self._outputs = tuple(outputs)
         self._final = tuple(final)
         self._rebuild = rebuild
@@ -170,6 +178,14 @@ class Compiled:
             else:
                 places.append(("constant", k))
         return places
+
+    @property
+    def loaded(self) -> Loaded:
+        """The program for one worker, compiled if it was not yet."""
+        if self._loaded is None:
+            graph = self.stages.schedule.graph
+            self._loaded = self.target.load_program(self.stages.source, graph.key)
+        return self._loaded
 
     # -- running ---------------------------------------------------------------------------------
     @property
@@ -383,7 +399,14 @@ class Compiled:
         return call
 
     def _prepared(self) -> Invocation:
-        return self.target.prepare(self.stages.plan, self._dims, self.loaded, self.state)
+        def alone() -> Invocation:
+            return self.target.prepare(self.stages.plan, self._dims, self.loaded, self.state)
+
+        if self.stages.team is None:
+            return alone()
+        from codegen.teamwork import TeamInvocation
+
+        return TeamInvocation(self.stages.team, self._dims, alone)
 
     def _empty_results(self, dims: Mapping[Dim, int]) -> list[Array]:
         return [np.empty(dm.values(n.shape, dims), n.dtype) for n in self.stages.plan.results]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import linecache
 import re
 import sys
@@ -85,8 +86,9 @@ def _tell_symbols(code: bytes) -> None:
         products.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
     for routine in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"(\w+)", code))):
         blas_symbol(routine.decode())
-    if b"symgrad_clock" in code:
-        from codegen.runtime import clock  # noqa: F401  # tells it when it is loaded
+    for symbol, module in ((b"symgrad_clock", "clock"), (b"symgrad_yield", "teams")):
+        if symbol in code:  # the module tells what it calls when it is loaded
+            importlib.import_module(f"codegen.runtime.{module}")
 
 
 def module_name(source: str, key: str, *, slp: bool = True) -> str:

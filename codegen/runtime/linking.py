@@ -30,17 +30,17 @@ class Linked(NamedTuple):
     """Machine code in memory.
 
     Fields:
-        address: of the C function int64 program(int64, int64).
+        address: of the C function int64 program(int64, ..).
         engine:  what keeps it alive.
     """
 
     address: int
     engine: llvm.ExecutionEngine
 
-    def __call__(self, first: int, second: int) -> int:
+    def __call__(self, *numbers: int) -> int:
         """Call it without Python's lock."""
-        kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-        return int(kind(self.address)(first, second))
+        kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * len(numbers))
+        return int(kind(self.address)(*numbers))
 
 
 def linked(code: bytes) -> Linked:

@@ -15,6 +15,7 @@ _NAMES = {
         address at_b1 at_f32 at_f64 at_i32 at_i64 copy_block extent ld pointer_b1
         pointer_f32 pointer_f64 pointer_i32 pointer_i64 shift st
     """,
+    "teams": "first_of meet",
     "vector_math": """
         abs arctan cast_bool cast_float32 cast_float64 cast_int32 cast_int64 copysign
         cos cosh erf exp expm1 floor floor_divide fma greatest isfinite isnan least log

@@ -6,6 +6,7 @@ each module three times; here one module of the whole program is optimised once.
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +22,10 @@ from codegen.runtime.memory import FAST
 
 
 def program_code(program: Any, slp: bool = True) -> bytes:
-    """The machine code for this processor of a kernel `program(table, dims)`, and what it calls.
+    """The machine code for this processor of a kernel of addresses and numbers, and what it calls.
 
     Args:
-        program: made by `kernels.kernel`.
+        program: made by `kernels.kernel`; all its arguments are int64.
         slp:     let LLVM also vectorise straight-line code, such as short unrolled rows.
 
     Raises: TypingError for what is not in the language of kernels.
@@ -34,7 +35,7 @@ def program_code(program: Any, slp: bool = True) -> bytes:
 
 
 def optimized(program: Any, slp: bool = True) -> llvm.ModuleRef:
-    """LLVM's code of a kernel `program(table, dims)` and of all that it calls."""
+    """LLVM's code of such a kernel and of all that it calls."""
     target = target_machine()
     with global_compiler_lock:
         module = llvm.parse_assembly(_written(program))
@@ -51,10 +52,11 @@ def _written(program: Any) -> str:
     """The same before LLVM's passes, as text."""
     module = ir.Module(PROGRAM)
     module.triple = llvm.get_process_triple()
-    word = ir.IntType(64)
-    function = ir.Function(module, ir.FunctionType(word, [word, word]), PROGRAM)
+    kinds = [types.int64] * (len(inspect.signature(program._defn).parameters) - 1)
+    words = [ir.IntType(64)] * len(kinds)
+    function = ir.Function(module, ir.FunctionType(ir.IntType(64), words), PROGRAM)
     builder = ir.IRBuilder(function.append_basic_block())
-    signature, emit = program._defn(cpu_target.typing_context, types.int64, types.int64)
+    signature, emit = program._defn(cpu_target.typing_context, *kinds)
     builder.ret(emit(cpu_target.target_context, builder, signature, function.args))
     fastmathpass.rewrite_module(module, SimpleNamespace(flags=FAST))
     return str(cgutils.normalize_ir_text(str(module)))
