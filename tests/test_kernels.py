@@ -96,7 +96,11 @@ def test_values(value: str, expected: int) -> None:
         ("a = 1\nb = 2\nfor i in range(n):\n    c = a\n    a = b\n    b = c + b\nreturn b", 8, []),
         ("if n > 5:\n    a = 1\nelif n > 2:\n    a = 2\nelse:\n    a = 3\nreturn a", 2, []),
         ("for i in range(n):\n    if i == 1:\n        return 40 + i\nreturn 0", 41, []),
-        ("k = 0\nwhile k < 9:\n    k += 1\n    if k < 8:\n        continue\n    return k", 8, []),
+        (
+            "k = 0\nwhile k < 9:\n    k += 1\n    if k < 8:\n        continue\n    return k\nreturn 0",
+            8,
+            [],
+        ),
         ("s = 0\nfor i in range(5):\n    if i != n:\n        s += i\nreturn s", 7, []),
         (
             "s = 0\nfor i in range(5):\n    if i == n:\n        continue\n    s += i\nreturn s",
@@ -129,6 +133,7 @@ def test_a_function_is_compiled_once_for_each_type() -> None:
     ("body", "message"),
     [
         ("del n\nreturn 0", "del n.*no statement of the language"),
+        ("if n > 2:\n    return 0", "it may end without a return"),
         ("return [n]", r"`\[n\]`: no value of the language"),
         ("return n // 2", "n // 2.*no such operation on int64"),
         ("return n / 2", "no such operation on int64"),

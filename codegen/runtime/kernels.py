@@ -186,6 +186,8 @@ class _Writer:
         body = self.builder.block
         self.block(self.tree.body)
         if not self.builder.block.is_terminated:
+            if not isinstance(self.function.ftype.return_type, ir.VoidType):
+                raise self.refuse(self.tree, "it may end without a return")
             self.builder.ret_void()
         ir.IRBuilder(self.entry).branch(body)
         return self.function
