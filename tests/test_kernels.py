@@ -97,7 +97,7 @@ def test_values(value: str, expected: int) -> None:
         ("if n > 5:\n    a = 1\nelif n > 2:\n    a = 2\nelse:\n    a = 3\nreturn a", 2, []),
         ("for i in range(n):\n    if i == 1:\n        return 40 + i\nreturn 0", 41, []),
         (
-            "k = 0\nwhile k < 9:\n    k += 1\n    if k < 8:\n        continue\n    return k\nreturn 0",
+            "k = 0\nwhile k < 9:\n    k += 1\n    if k < 8:\n        continue\n    return k\nreturn 0",  # noqa: E501
             8,
             [],
         ),

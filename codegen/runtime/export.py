@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("linking", "memory", "checks", "assembler", "microkernels", "products", "linalg"),
+    *("names", "linking", "memory", "checks", "assembler", "microkernels", "products", "linalg"),
     *("lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "draws", "kernels", "object_files"),
+    *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
+    "object_files",
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 
