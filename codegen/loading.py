@@ -22,11 +22,11 @@ from pathlib import Path
 from types import ModuleType
 
 from codegen import cache
-from codegen.runtime import products
+from codegen.runtime import library
 from codegen.runtime.linking import BLAS_PREFIX, Linked, blas_symbol, linked
 from codegen.runtime.microkernels import INSTRUCTION_SETS
 
-products.fetch = cache.kept
+library.fetch = cache.kept
 
 _lock = threading.RLock()
 _loaded: dict[str, Loaded] = {}
@@ -83,7 +83,7 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
 def _tell_symbols(code: bytes) -> None:
     """Make known to LLVM what machine code from another process calls by name."""
     for short, isa in sorted(set(re.findall(rb"symgrad_product_(\w+?)_(\w+)", code))):
-        products.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
+        library.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
     for routine in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"(\w+)", code))):
         blas_symbol(routine.decode())
     for symbol, module in ((b"symgrad_clock", "clock"), (b"symgrad_yield", "teams")):

@@ -23,9 +23,10 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from codegen.runtime.library import link
 from codegen.runtime.linking import blas_symbol
 from codegen.runtime.microkernels import Element, instruction_set
-from codegen.runtime.products import link, product_symbol
+from codegen.runtime.products import product_symbol
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
