@@ -8,23 +8,56 @@
               | Store(buffer, offset, name)                 buffer[offset] := name
               | CheckIndex(name, index, extent, node, ..)   name := index, wrapped, proven in range
               | Call(routine, arguments)                    a library routine (a matrix product)
+              | Only(body)                                  what worker 0 of a team does alone
+              | Wait()                                      all workers of a team meet
     Value     = Load(buffer, offset) | Apply(operation, operands) | Literal(number) | Copy(name)
 
 Offsets are affine in loop variables and checked indices, in elements. Values are single operations
 on names, so a body is straight-line code and dependence is a set test. The IR knows no vector
 width, no intrinsic and no address: those belong to a target.
+
+A kernel may be run by all workers of a team at once (`codegen/sharing.py`). Then each does its own
+part of the loops and products that are shared, and all of everything else; WORKER is the number of
+the one that runs, from 0, and WORKERS how many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import sympy
 
-from symgrad.graph.dims import Extent
+from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.dtypes import SHORT, DType
+
+
+class _OfTeam(Dim):
+    """A number that a team knows; it equals no dim of a user, whatever its name."""
+
+    __slots__ = ()
+
+
+WORKER, WORKERS = _OfTeam("worker"), _OfTeam("workers")
+#: Rows that are shared between workers, and how many iterations each of them is.
+Parts: TypeAlias = tuple[Extent, Extent]
+#: Fewer rows are too few to be shared: they are shared along their next axis too.
+FEW_ROWS = 8
+
+
+def parts_of(extents: Sequence[Extent]) -> Parts:
+    """The rows of a shape: the first axis, and further ones where it is short.
+
+    >>> parts_of((2, 3, 5, 7)), parts_of((100, 2))
+    ((30, 7), (100, 2))
+    """
+    rows: Extent = 1
+    for k, extent in enumerate(extents):
+        if type(rows) is not int or rows >= FEW_ROWS:
+            return rows, size(extents[k:])
+        rows = size((rows, extent))
+    return rows, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +230,26 @@ class CheckIndex:
 
 @dataclass(frozen=True, slots=True)
 class For:
-    """`for var in 0 .. extent-1`."""
+    """`for var in 0 .. extent-1`.
+
+    parts:  the rows that it consists of, where one loop took the place of several.
+    shared: each worker does the iterations of its own rows.
+    """
 
     var: str
     extent: Extent
     body: tuple[Statement, ...]
+    parts: Parts | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """`C[c] := op(A[a]) @ op(B[b])`, row-major: (m, k) x (k, n) once the flags have transposed.
 
-    rows: how far apart the rows of A, B and C lie, as they are stored.
+    rows:   how far apart the rows of A, B and C lie, as they are stored.
+    parts:  what the rows of C consist of.
+    shared: "m" or "n" where each worker computes its own rows or columns of C.
     """
 
     a: Buffer
@@ -220,14 +261,31 @@ class Call:
     n: Extent
     k: Extent
     rows: tuple[Extent, Extent, Extent]
+    parts: Parts | None = None
+    shared: str = ""
 
 
-Statement: TypeAlias = For | Let | Update | Store | CheckIndex | Call
+@dataclass(frozen=True, slots=True)
+class Only:
+    """What worker 0 does alone."""
+
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """All workers meet: each sees what the others wrote before."""
+
+
+Statement: TypeAlias = For | Let | Update | Store | CheckIndex | Call | Only | Wait
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A function over buffers. `formula` says in mathematics what it computes."""
+    """A function over buffers. `formula` says in mathematics what it computes.
+
+    alone: in a team, why worker 0 does it alone; empty where all do their parts.
+    """
 
     name: str
     buffers: tuple[Buffer, ...]
@@ -235,6 +293,7 @@ class Kernel:
     formula: str = ""
     stage: int = 0
     checks: bool = field(default=False)
+    alone: str = ""
 
     @property
     def copied(self) -> Extent | None:
@@ -260,8 +319,14 @@ def lines(body: tuple[Statement, ...], depth: int) -> Iterator[str]:
     pad = "  " * depth
     for s in body:
         if isinstance(s, For):
-            yield f"{pad}for {s.var} in 0..{s.extent}:"
+            shared = " (shared)" if s.shared else ""
+            yield f"{pad}for {s.var} in 0..{s.extent}{shared}:"
             yield from lines(s.body, depth + 1)
+        elif isinstance(s, Only):
+            yield f"{pad}worker 0:"
+            yield from lines(s.body, depth + 1)
+        elif isinstance(s, Wait):
+            yield f"{pad}all meet"
         elif isinstance(s, Let):
             yield f"{pad}{s.name} := {s.value}"
         elif isinstance(s, Update):
@@ -282,5 +347,5 @@ def walk(body: tuple[Statement, ...]) -> Iterator[Statement]:
     """All statements, outer before inner."""
     for s in body:
         yield s
-        if isinstance(s, For):
+        if isinstance(s, (For, Only)):
             yield from walk(s.body)

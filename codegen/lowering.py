@@ -53,7 +53,7 @@ def lower_copy(copy: CopyOf, number: int) -> Lowered:
     n = size(copy.target.shape)
     i = variable("i0")
     body = (Let("v0", source.dtype, Load(source, i)), Store(target, i, "v0"))
-    writer.statements = [ir.For("i0", n, body)]
+    writer.statements = [ir.For("i0", n, body, ir.parts_of(copy.target.shape))]
     return writer.finish((), "copy", {copy.target})
 
 
@@ -75,7 +75,8 @@ class _Moves(Values):
         loops: list[Statement] = []
         if same(covered, total) is not True:
             zero = self.literal(0, node.dtype)
-            loops.append(ir.For("z", total, (Store(buffer, variable("z"), zero),)))
+            fill = (Store(buffer, variable("z"), zero),)
+            loops.append(ir.For("z", total, fill, ir.parts_of(node.shape)))
         for arg, piece in zip(node.args, node.pieces, strict=True):
             self.blocks[1], self.known[1] = [], {}
             k = position_of(piece.count)
@@ -137,6 +138,6 @@ def _lower_product(schedule: Schedule, stage: ProductStage, number: int) -> Lowe
         places = [place + i * step for place, step in zip(places, loop.steps, strict=True)]
     offsets = (places[0], places[1], places[2])
     m, n, k = product.m, product.n, product.k
-    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k, product.rows)
+    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k, product.rows, product.parts)
     writer.statements = nest([loop.extent for loop in product.loops], 0, (call,))
     return writer.finish((stage.node,), "", {product.operands[2].root})

@@ -13,22 +13,27 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from codegen.access import root_of
-from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Statement, Store
+from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Only, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
-from codegen.values import CopyOf, Lowered, Operand, Scratch, merge_buffers
-from codegen.workspace import Block, Layout, Slot, laid_out
+from codegen.sharing import share
+from codegen.values import CopyOf, Lowered, Operand, Scratch, Temporary, merge_buffers
+from codegen.workspace import Block, Layout, Slot, alike, laid_out
 from symgrad.graph.dims import Dim, Extent, same, size
 from symgrad.graph.nodes import Constant, Input, Node
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Invoked:
-    """One call of a kernel: `entries` are places in the table of addresses, one for each buffer."""
+    """One call of a kernel: `entries` are places in the table of addresses, one for each buffer.
+
+    meet: in a team, whether all workers meet before it.
+    """
 
     kernel: Kernel
     entries: tuple[int, ...]
     nodes: tuple[Node, ...]
+    meet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +67,14 @@ class LoweredLoop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InvokedLoop:
-    """A recurrence in the plan: `entries` are places in the table, one for each operand."""
+    """A recurrence in the plan: `entries` are places in the table, one for each operand.
+
+    meet: in a team, whether all workers meet before it.
+    """
 
     loop: LoweredLoop
     entries: tuple[int, ...]
+    meet: bool = False
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -78,6 +87,7 @@ class Plan:
     """Calls in order, and the table of addresses that a program is given.
 
     The table: the report of bad indices, leaves, constants, results, slots.
+    workers: for a team of so many at most.
     """
 
     calls: tuple[Invoked | InvokedLoop, ...]
@@ -86,6 +96,7 @@ class Plan:
     results: tuple[Node, ...]
     layout: Layout
     lifetimes: tuple[tuple[Operand, int, int, int], ...]
+    workers: int = 1
 
     @property
     def first_slot(self) -> int:
@@ -141,6 +152,7 @@ def plan_memory(
     updates: Sequence[tuple[Input, Node]],
     leaves: Sequence[Input],
     may_fail: bool = True,
+    workers: int = 1,
 ) -> Plan:
     """Give every operand a place.
 
@@ -149,8 +161,10 @@ def plan_memory(
         updates: leaves and the nodes whose values they take at the end.
         leaves:  all leaves that the program may be given, in the order of the table.
         may_fail: whether a bad index must leave all leaves as they were.
+        workers: for a team of so many at most.
     """
-    return _Planner(schedule, list(kernels), results, updates, leaves, may_fail).run()
+    planner = _Planner(schedule, list(kernels), results, updates, leaves, may_fail, workers)
+    return planner.run()
 
 
 class _Planner:
@@ -162,10 +176,11 @@ class _Planner:
         updates: Sequence[tuple[Input, Node]],
         leaves: Sequence[Input],
         may_fail: bool,
+        workers: int,
     ) -> None:
         self.schedule = schedule
         self.kernels = kernels
-        self.may_fail = may_fail
+        self.may_fail, self.workers = may_fail, workers
         self.leaves = tuple(leaves)
         self.results = tuple(dict.fromkeys(root_of(n) for n in results))
         self.constants = tuple(
@@ -215,7 +230,8 @@ class _Planner:
                 self.entry[source] = self.entry[leaf]
                 root = source
         number = len(self.schedule.stages)
-        self.kernels.extend(lower_copy(copy, number + k) for k, copy in enumerate(copies))
+        made = [lower_copy(copy, number + k) for k, copy in enumerate(copies)]
+        self.kernels.extend(made if self.workers == 1 else [share(c, self.workers) for c in made])
 
     def _first_writes(self) -> dict[Operand, int]:
         first: dict[Operand, int] = {}
@@ -245,6 +261,9 @@ class _Planner:
             for operand in low.operands:
                 if operand not in self.entry and operand not in self.place:
                     self.place[operand] = self._take(low, operand, k, last)
+        if self.workers > 1:  # workers are at different calls: what overlaps would need meetings
+            for block in self.blocks:
+                block.spans[:] = [(0, len(self.kernels))]
         layout, slot = laid_out(self.blocks, list(self.place.values()))
         first = 1 + len(self.leaves) + len(self.constants) + len(self.results)
         self.entry |= {o: first + k for o, k in zip(self.place, slot, strict=True)}
@@ -256,7 +275,8 @@ class _Planner:
             (o, k, begin[o], last[o]) for o, k in zip(self.place, slot, strict=True)
         ]
         return Plan(
-            self._calls(), self.leaves, self.constants, self.results, layout, tuple(lifetimes)
+            *(self._calls(), self.leaves, self.constants, self.results, layout),
+            *(tuple(lifetimes), self.workers),
         )
 
     def _calls(self) -> tuple[Invoked | InvokedLoop, ...]:
@@ -293,9 +313,16 @@ class _Planner:
                 and not any(self.place.get(o) == (block, 0) and o is not old for o in low.operands)
                 and self._in_place(low, old, operand)
             ):
-                (begun, _), = self.blocks[block].spans
-                self.blocks[block].spans[:] = [(begun, last[operand])]
+                spans = self.blocks[block].spans
+                spans[-1] = (spans[-1][0], last[operand])
                 return block, 0
+        if self.workers > 1 and not isinstance(operand, Temporary):
+            own = {n for o, (n, _) in self.place.items() if isinstance(o, Temporary)}
+            for n, free in enumerate(self.blocks):
+                over = n not in own and free.spans[-1][1] < k
+                if over and alike(free.content, _bytes(operand)):
+                    free.spans.append((k, last[operand]))
+                    return n, 0
         self.blocks.append(Block(_bytes(operand), [(k, last[operand])]))
         return len(self.blocks) - 1, 0
 
@@ -315,7 +342,7 @@ def reads_before_write(kernel: Kernel, old: Buffer, new: Buffer) -> bool:
         nonlocal time
         for s in body:
             time += 1
-            if isinstance(s, For):
+            if isinstance(s, (For, Only)):
                 visit(s.body)
             elif isinstance(s, Let) and isinstance(s.value, Load):
                 if s.value.buffer.name == old.name:

@@ -13,10 +13,14 @@ from codegen.access import root_of
 from codegen.compiled import Compiled
 from codegen.contractions import order_contractions
 from codegen.fusion import in_memory, make_schedule
+from codegen.loading import Loaded
 from codegen.memory import plan_memory
 from codegen.pieces import join_pieces
 from codegen.recurrences import lower
+from codegen.residuals import read_outputs
 from codegen.stages import Stages
+from codegen.teamwork import TeamProgram, make_team
+from codegen.workers import MOST
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
 from symgrad.graph import streams
@@ -56,7 +60,9 @@ def compile(
         updates:  {leaf: expression}: after each call the leaf holds the expression's value. All
             right-hand sides read old values. The program owns such leaves in `f.state`.
         target:   the name of a module in `codegen/targets`.
-        threads:  how many threads a call may use.
+        threads:  how many threads a call may use. Small work stays on one; the rest is shared by
+                  all, also where they are more than the cores, on which they then take turns. The
+                  same number of threads gives the same bits.
         seed:     of random numbers; initial values are those of seed 0, as in `evaluate`.
         training: whether dropout is active.
     Returns: a function that takes arrays by name and returns arrays in the structure of `outputs`.
@@ -82,6 +88,7 @@ def compile(
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(wanted))
+    wanted = clock("read outputs", lambda: read_outputs(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [
         in_memory(n) if k >= len(nodes) or root_of(n) in updated else n
@@ -92,20 +99,28 @@ def compile(
     computed = [n for n in [*final, *checks, *right] if not _is_leaf(n)]  # updates last: see memory
     schedule = clock("schedule", lambda: make_schedule(computed))
     lowered = clock("lower", lambda: lower(schedule, back.ROW_MEMORY))
-    plan = clock(
-        "plan memory",
-        lambda: plan_memory(
-            schedule,
-            lowered,
-            [n for n in [*final, *checks] if not _is_leaf(root_of(n))],
-            [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)],
-            written.inputs,
-        ),
-    )
+    results = [n for n in [*final, *checks] if not _is_leaf(root_of(n))]
+    changes = [(leaf, n) for (leaf, _), n in zip(pairs, right, strict=True)]
+    inputs = written.inputs
+    plan = clock("plan memory", lambda: plan_memory(schedule, lowered, results, changes, inputs))
     key = schedule.graph.key
     source = clock("print", lambda: back.print_program(plan, written.dims, key))
-    loaded = clock("load", lambda: back.load_program(source, key))
-    stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds)
+    team: TeamProgram | None = None
+    if threads > 1:
+        shared = clock("share", lambda: lower(schedule, back.ROW_MEMORY, threads))
+        team = clock(
+            "share",
+            lambda: make_team(
+                plan_memory(schedule, shared, results, changes, inputs, workers=threads),
+                *(back, written.dims, key),
+            ),
+        )
+    loaded: Loaded | None = None
+    if team is not None and team.is_worth():  # the other one is compiled when it is needed
+        clock("load", team.address)
+    else:
+        loaded = clock("load", lambda: back.load_program(source, key))
+    stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds, team)
     owned = [leaf for leaf, _ in pairs]
     return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
 
@@ -113,9 +128,15 @@ def compile(
 def check_options(target: str, threads: int, seed: int, asked: str = "compile") -> None:
     """Raises: SymgradError and CompileError for options that no program can have."""
     targets.check(target, asked)
-    if isinstance(threads, bool) or threads != 1:
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST:
         raise CompileError(
-            f"{asked}: threads={threads!r:.40}: programs run on one thread so far; use threads=1."
+            f"{asked}: threads={threads!r:.40}: needs a whole number from 1 to {MOST}; "
+            "threads=1 runs on the thread that calls."
+        )
+    if threads > 1 and target != "cpu":
+        raise CompileError(
+            f'{asked}: threads={threads} is for target="cpu"; a program with target={target!r:.40} '
+            "shares its work among the device's own threads. Use threads=1."
         )
     streams.as_seed(seed)
 
@@ -170,7 +191,7 @@ class _Clock:
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         result = work()
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         return result
 
 

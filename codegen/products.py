@@ -13,12 +13,12 @@ is copied into one that does. So splitting a state into heads and joining them a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise, permutations
 from typing import TypeAlias
 
 from codegen.access import can_inline, is_one, is_view, reads, root_of, slices
-from codegen.loop_ir import Affine, variable
+from codegen.loop_ir import Affine, Parts, parts_of, variable
 from symgrad.graph.dims import Extent, Shape, same, show, size
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.graph import Graph
@@ -60,6 +60,7 @@ class Product:
         m, n, k:    extents.
         rows:       lengths of the rows of A, B and C in memory.
         transposed: whether A and B lie transposed.
+        parts:      what the rows of C consist of.
     """
 
     operands: tuple[Layout, Layout, Layout]
@@ -69,6 +70,7 @@ class Product:
     k: Extent
     rows: tuple[Extent, Extent, Extent]
     transposed: tuple[bool, bool]
+    parts: Parts | None = None
 
     def __str__(self) -> str:
         count = size(loop.extent for loop in self.loops)
@@ -214,11 +216,12 @@ def matched(node: Node, a: Layout, b: Layout, c: Layout) -> Product | None:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Labels that are one axis of two matrices: its extent, and its stride in each."""
+    """Labels that are one axis of two matrices: its extent, its stride in each, its rows."""
 
     extent: Extent
     first: Extent
     second: Extent
+    parts: Parts | None = None
 
 
 def _moves(layout: Layout, labels: Sequence[int]) -> bool:
@@ -239,7 +242,8 @@ def _one_axis(
             for slow, fast in pairwise(order)
             for z in (x, y)
         ):
-            return _Axis(size(extents[z] for z in labels), x[order[-1]], y[order[-1]])
+            parts = parts_of([extents[z] for z in order])
+            return _Axis(size(extents[z] for z in labels), x[order[-1]], y[order[-1]], parts)
     return None
 
 
@@ -281,7 +285,7 @@ def _fitted(
         # C lies transposed: exchange the factors
         a, b, m, n, has_m, has_n = b, a, n, m, has_n, has_m
         k = _Axis(k.extent, k.second, k.first)
-        loops = tuple(Around(z.extent, (z.steps[1], z.steps[0], z.steps[2])) for z in loops)
+        loops = tuple(replace(z, steps=(z.steps[1], z.steps[0], z.steps[2])) for z in loops)
     if has_n and not is_one(n.second):
         return None
     if is_one(k.first):
@@ -297,4 +301,5 @@ def _fitted(
     else:
         return None
     rows = (lda, ldb, m.second if has_m else n.extent)
-    return Product((a, b, c), loops, m.extent, n.extent, k.extent, rows, (left, right))
+    sizes = (m.extent, n.extent, k.extent)
+    return Product((a, b, c), loops, *sizes, rows, (left, right), m.parts)

@@ -17,6 +17,7 @@ from codegen.lowering import lower_copy, lower_stage
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.nests import merge_nests
 from codegen.schedule import FoldStage, Schedule
+from codegen.sharing import share
 from codegen.tune import tune
 from codegen.values import CopyOf, Lowered, Operand, Scratch
 from symgrad.graph.dims import Extent, size
@@ -24,16 +25,19 @@ from symgrad.graph.folds import Proj, projections
 from symgrad.graph.nodes import Node
 
 
-def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered | LoweredLoop]:
+def lower(
+    schedule: Schedule, row_memory: bool = True, workers: int = 1
+) -> list[Lowered | LoweredLoop]:
     """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
 
     Args:
         row_memory: see `lower_stage`; also neighbours become one kernel, see `nests`.
+        workers:    for a team of so many at most.
     """
     done: list[Lowered | LoweredLoop] = []
     for number, stage in enumerate(schedule.stages):
         if isinstance(stage, FoldStage):
-            done.extend(_lower_fold(schedule, stage, number, row_memory))
+            done.extend(_lower_fold(schedule, stage, number, row_memory, workers))
         else:
             done.append(lower_stage(schedule, stage, number, row_memory))
     if row_memory:
@@ -41,6 +45,8 @@ def lower(schedule: Schedule, row_memory: bool = True) -> list[Lowered | Lowered
     done = [
         replace(low, kernel=tune(low.kernel)) if isinstance(low, Lowered) else low for low in done
     ]
+    if workers > 1:
+        done = [share(low, workers) if isinstance(low, Lowered) else low for low in done]
     return with_formulas(schedule, done)
 
 
@@ -55,13 +61,13 @@ class _Operands:
 
 
 def _lower_fold(
-    schedule: Schedule, stage: FoldStage, number: int, row_memory: bool
+    schedule: Schedule, stage: FoldStage, number: int, row_memory: bool, workers: int
 ) -> list[Lowered | LoweredLoop]:
     fold = stage.node
     carry, elements, _ = fold.binders
     results = projections(fold)
     n = fold.carries
-    kernels = lower(stage.inner, row_memory)
+    kernels = lower(stage.inner, row_memory, workers)
     emitted = stage.outputs[n:]
     plan = plan_memory(
         stage.inner,
@@ -70,6 +76,7 @@ def _lower_fold(
         list(zip(carry, stage.outputs, strict=False)),
         fold.body.inputs,
         may_fail=False,
+        workers=workers,
     )
     operands = _Operands({})
     places = [InnerPlace(-1, 0)]  # the report of bad indices is the outer one

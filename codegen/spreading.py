@@ -51,10 +51,12 @@ from symgrad.graph.errors import CompileError
 
 def spread(kernel: Kernel) -> list[Launch | Product]:
     """The launches of a kernel, in order."""
-    return _Spreader(kernel).run()
+    return Spreader(kernel).run()
 
 
-class _Spreader:
+class Spreader:
+    """A kernel, and what is known of its names."""
+
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.body = accumulations(kernel.body)
@@ -63,6 +65,7 @@ class _Spreader:
         self.checked = {s.name: s.extent for s in walk(self.body) if isinstance(s, CheckIndex)}
 
     def run(self) -> list[Launch | Product]:
+        """The launches, in order."""
         launches: list[Launch | Product] = []
         rest: list[Spread] = []
         before: list[Spread] = []
@@ -83,6 +86,7 @@ class _Spreader:
 
     # -- one nest of loops, side by side ----------------------------------------------------------
     def nest(self, before: Sequence[Spread], loop: For) -> list[Launch]:
+        """The launches of a loop outside all others."""
         first, main, last = self.split(before, loop)
         middle = [self.spread_nest(before, s) for s in main if isinstance(s, For)]
         return [*first, *middle, *last]
@@ -172,6 +176,7 @@ class _Spreader:
         return Total(name, start.dtype, operation)
 
     def neutral(self, start: Let, operation: str) -> bool:
+        """Whether an accumulator starts at what changes nothing."""
         value = start.value
         while isinstance(value, ir.Copy):
             value = self.defined[value.name].value

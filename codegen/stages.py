@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from codegen.loop_ir import Kernel
 from codegen.memory import Plan, kernels_of
@@ -11,6 +12,9 @@ from codegen.reasons import told
 from codegen.schedule import Schedule
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input
+
+if TYPE_CHECKING:
+    from codegen.teamwork import TeamProgram
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Stages:
     plan:      kernels in order, and where every buffer lies.
     source:    what was compiled.
     seconds:   by pass.
+    team:      the same program for several workers; None for one.
     """
 
     graph: Graph
@@ -31,6 +36,7 @@ class Stages:
     plan: Plan
     source: str
     seconds: Mapping[str, float]
+    team: TeamProgram | None = None
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -43,7 +49,8 @@ class Stages:
             f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
         )
         more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
-        return f"{counts}\n\n{told(self.schedule)}\n\n{more}"
+        shared = f"\n\n{self.team}" if self.team else ""
+        return f"{counts}\n\n{told(self.schedule)}{shared}\n\n{more}"
 
 
 def _computed(graph: Graph) -> int:

@@ -18,6 +18,7 @@ from codegen.loop_ir import (
     Statement,
     Store,
     Update,
+    parts_of,
     walk,
 )
 from symgrad.graph.dims import Extent, same, size
@@ -44,7 +45,9 @@ def collapse(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
                 inner = s.body[0]
                 if _joint(inner.body, s.var, inner.var, inner.extent):
                     dropped = _drop(inner.body, s.var)
-                    s = For(inner.var, size((s.extent, inner.extent)), dropped)
+                    joined = size((s.extent, inner.extent))
+                    parts = parts_of((s.extent, *(inner.parts or (inner.extent,))))
+                    s = For(inner.var, joined, dropped, parts)
         done.append(s)
     return tuple(done)
 

@@ -23,7 +23,10 @@ from symgrad.graph.nodes import Constant, Einsum, Gather, Input, Map, Node, Scat
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Temporary:
-    """A row of values that a later pass over the same row reads again."""
+    """A row of values that a later pass over the same row reads again.
+
+    Where workers share the rows, each has one of its own; so do sums that they add up apart.
+    """
 
     node: Node
     shape: Shape
@@ -301,7 +304,7 @@ def merge_buffers(kernel: Kernel, slots: Sequence[object]) -> tuple[Kernel, list
 def _rename(body: tuple[Statement, ...], chosen: dict[str, Buffer]) -> tuple[Statement, ...]:
     done: list[Statement] = []
     for s in body:
-        if isinstance(s, ir.For):
+        if isinstance(s, (ir.For, ir.Only)):
             done.append(replace(s, body=_rename(s.body, chosen)))
         elif isinstance(s, Let) and isinstance(s.value, Load):
             done.append(replace(s, value=replace(s.value, buffer=chosen[s.value.buffer.name])))

@@ -126,7 +126,7 @@ def test_results_have_the_structure_of_what_was_asked() -> None:
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "target": ({"target": "gpu"}, "target 'gpu' does not exist. Choose one of: cpu"),
     "target kind": ({"target": None}, "target None does not exist"),
-    "threads": ({"threads": 2}, "threads=2: programs run on one thread"),
+    "threads": ({"threads": 0}, "threads=0: needs a whole number from 1 to 64"),
     "no threads": ({"threads": True}, "threads=True"),
     "seed": ({"seed": "a"}, "seed must be an integer.*, got 'a'"),
 }

@@ -16,6 +16,7 @@ import pytest
 from codegen.contractions import order_contractions
 from codegen.pieces import join_pieces
 from codegen.pipeline import compile
+from codegen.residuals import read_outputs
 from symgrad.calculus.fold_merging import merge_folds
 from symgrad.calculus.jvp import jvp
 from symgrad.calculus.simplification import simplify
@@ -47,6 +48,7 @@ REWRITES: dict[str, Pass] = {
     "stabilize": stabilize,
     "order_contractions": order_contractions,
     "join_pieces": join_pieces,
+    "read_outputs": read_outputs,
     "merge_folds": merge_folds,
 }
 

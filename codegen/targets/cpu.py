@@ -17,7 +17,7 @@ from codegen.access import ZERO
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
-from codegen.loop_ir import For, Kernel, Let, Load, Statement, Store
+from codegen.loop_ir import WORKER, WORKERS, For, Kernel, Let, Load, Parts, Statement, Store
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
@@ -28,9 +28,10 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, clock, draws, kernels, linalg, memory, vector_math
+from codegen.runtime import checks, clock, draws, kernels, linalg, memory, teams, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
+from codegen.runtime.teams import SIZE
 from codegen.runtime.vector_math import PRIMITIVES
 from codegen.timing import CLOCK
 from codegen.tune import totals
@@ -54,7 +55,10 @@ TIMED = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
-    """The source of a plan: constants, kernels, and `program(table, dims)`."""
+    """The source of a plan: constants, kernels, and `program(table, dims)`.
+
+    For a team it is `program(table, dims, team, worker)`, which all of its workers run.
+    """
     return _Printer(plan, dims, key).text()
 
 
@@ -133,6 +137,10 @@ class _Printer:
         self.lines: list[str] = []
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
+        self.team = plan.workers > 1
+        if self.team:
+            self.dim_names |= {WORKER: "worker", WORKERS: "workers"}
+        self.shares: dict[Extent, int] = {}
         self.checks = False
         self.rows: list[tuple[list[int], str]] = []
         self.codes: dict[Extent, int] = {}
@@ -144,6 +152,8 @@ class _Printer:
         here = _Where(1, self.entry, lambda entry: entry)
         self.block(calls[: last + 1], here)
         if last >= 0:  # no leaf is written before this place
+            if self.team:
+                self.lines.append("    meet(team)")
             self.lines += ["    if reported(status):", "        return reported(status)"]
         self.block(calls[last + 1 :], here)
         body = [*self.pointers(), *self.lines]
@@ -164,17 +174,21 @@ class _Printer:
         lines += ["", *head, *([""] if head else [])]
         for function in self.functions:
             lines += ["", "@kernel", function]
-        lines += [*table, "", "@kernel", "def run(table, dims):", *body, "", ""]
-        lines.append('@cfunc("int64(int64, int64)", cache=True, fastmath=FAST)')
-        lines += ["def program(table, dims):", "    return run(table, dims)"]
+        own = ", ".join(["table", "dims", *(("team", "worker") if self.team else ())])
+        kinds = ", ".join(["int64"] * (4 if self.team else 2))
+        lines += [*table, "", "@kernel", f"def run({own}):", *body, "", ""]
+        lines.append(f'@cfunc("int64({kinds})", cache=True, fastmath=FAST)')
+        lines += [f"def program({own}):", f"    return run({own})"]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
         """What the program reads from its table and its extents."""
         if self.checks:
-            self.uses |= {"address", "clear_report", "reported"}
+            self.uses |= {"address", "reported"}
             yield "    status = address(table, 0)"
-            yield "    clear_report(status)"
+            if not self.team:  # who calls a team has cleared it: workers begin when they can
+                self.uses.add("clear_report")
+                yield "    clear_report(status)"
         for k, _ in enumerate(self.dims):
             self.uses.add("extent")
             yield f"    n{k} = extent(dims, {k})"
@@ -182,11 +196,28 @@ class _Printer:
             short = SHORT[dtype]
             self.uses.add(f"pointer_{short}")
             yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
+        if self.team:
+            self.uses |= {"address", "meet", "first_of"}
+            yield f"    workers = address(team, {SIZE})"
+        for rows, k in self.shares.items():
+            text = extent_text(rows, self.dim_names)
+            yield f"    a{k} = first_of({text}, worker, workers)"
+            yield f"    b{k} = first_of({text}, worker + 1, workers)"
 
     def entry(self, entry: int, dtype: DType) -> str:
         """The name of an entry of the table, which the program then reads."""
         self.entries[entry, dtype] = None
         return memory_name(entry, dtype)
+
+    def share(self, parts: Parts) -> tuple[str, str]:
+        """Where a worker's part of the iterations of a loop begins and ends."""
+        rows, each = parts
+        k = self.shares.setdefault(rows, len(self.shares))
+        if type(each) is int and each == 1:
+            return f"a{k}", f"b{k}"
+        text = extent_text(each, self.dim_names)
+        factor = text if text.isalnum() else f"({text})"
+        return f"a{k} * {factor}", f"b{k} * {factor}"
 
     def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
         """The calls of a program, or of a recurrence's body."""
@@ -194,6 +225,8 @@ class _Printer:
         def kind(call: Invoked | InvokedLoop) -> str:
             if isinstance(call, InvokedLoop):
                 return "loop"
+            if self.team:
+                return "shared"
             moving = any(where.place(entry) is None for entry in call.entries)
             return "moving" if moving else "fixed"
 
@@ -203,12 +236,20 @@ class _Printer:
             if found == "fixed" and len(run) >= TABLE_FROM:
                 self.tabulated(run, where)  # type: ignore[arg-type]
                 continue
+            alone = False
             for call in run:
+                if call.meet:
+                    self.lines.append(f"{pad}meet(team)")
+                    alone = False
                 if isinstance(call, InvokedLoop):
                     self.loop(call, where)
-                else:
-                    self.lines.append(f"{pad}# {call.kernel.formula}")
-                    self.lines.append(pad + self.call(call, where.name))
+                    continue
+                inner = pad + "    " * bool(call.kernel.alone and self.team)
+                if inner != pad and not alone:
+                    self.lines.append(f"{pad}if worker == 0:")
+                alone = inner != pad
+                self.lines.append(f"{inner}# {call.kernel.formula}")
+                self.lines.append(inner + self.call(call, where.name))
 
     def tabulated(self, calls: Sequence[Invoked], where: _Where) -> None:
         """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
@@ -333,13 +374,25 @@ class _Printer:
             for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
         ]
         if (count := call.kernel.copied) is not None:
-            self.uses.add("copy_block")
-            return f"copy_block({', '.join(pointers)}, {extent_text(count, self.dim_names)})"
+            return self.copy(call.kernel, pointers, extent_text(count, self.dim_names))
         name, function = self.define(call.kernel)
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
+        numbers += [text for parts in function.shares for text in self.share(parts)]
         numbers += map(str, function.checks)
-        report = ["status"] if function.status else []
+        report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
         return f"{name}({', '.join([*pointers, *numbers, *report])})"
+
+
+    def copy(self, kernel: Kernel, pointers: Sequence[str], count: str) -> str:
+        """A copy of memory, or of a worker's part of it."""
+        self.uses.add("copy_block")
+        loop = kernel.body[0]
+        if not isinstance(loop, For) or not loop.shared:
+            return f"copy_block({', '.join(pointers)}, {count})"
+        self.uses.add("shift")
+        first, end = self.share(loop.parts or (loop.extent, 1))
+        moved = ", ".join(f"shift({pointer}, {first})" for pointer in pointers)
+        return f"copy_block({moved}, {end} - {first})"
 
 
 def _number(name: str) -> int:
@@ -348,9 +401,10 @@ def _number(name: str) -> int:
 
 
 def _definition(name: str, kernel: Kernel, function: Function) -> str:
-    report = ["status"] if function.status else []
+    report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
     arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
-    arguments += [*function.dims.values(), *function.checks.values(), *report]
+    arguments += [*function.dims.values(), *(n for pair in function.shares.values() for n in pair)]
+    arguments += [*function.checks.values(), *report]
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
@@ -360,7 +414,7 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, kernels, linalg, vector_math, draws, clock):
+        for module in (memory, checks, kernels, linalg, vector_math, draws, clock, teams):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -411,6 +465,11 @@ class _KernelPrinter(BodyPrinter):
         for s in body:
             if isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
+                if s.shared:
+                    first, end = self.bounds(s.parts or (s.extent, 1))
+                    self.put(f"for i{depth - 1} in range({first}, {end}):", depth)
+                    self.block(s.body, depth + 1)
+                    continue
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
                 self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
                 self.block(s.body, depth + 1)
@@ -433,8 +492,20 @@ class _KernelPrinter(BodyPrinter):
                 number = checks.setdefault(s.node, f"c{len(checks)}")
                 given = f"i64({s.index}), {self.extent(s.extent)}, status, {number}"
                 self.put(f"{s.name} = {check}({given}, {self.affine(s.position)})", depth)
+            elif isinstance(s, ir.Only):
+                self.put(f"if {self.extent(WORKER)} == 0:", depth)
+                self.block(s.body, depth + 1)
+            elif isinstance(s, ir.Wait):
+                self.function.uses.add("meet")
+                self.function.meets = True
+                self.put("meet(team)", depth)
             else:
                 self.put(self.product(s), depth)
+
+    def bounds(self, parts: Parts) -> tuple[str, str]:
+        """The names of where a worker's part of a loop begins and ends."""
+        shares = self.function.shares
+        return shares.setdefault(parts, (f"a{len(shares)}", f"b{len(shares)}"))
 
     def apply(self, operation: str, operands: tuple[str, ...], dtype: DType) -> str:
         """An operation; whole numbers wrap around."""
@@ -449,11 +520,21 @@ class _KernelPrinter(BodyPrinter):
         m, n, k = (self.extent(e, True) for e in (call.m, call.n, call.k))
         left, right = map(int, call.transposed)
         lda, ldb, ldc = (self.extent(e, True) for e in call.rows)
+        more = ("", "", "")
+        if call.shared == "m":
+            first, end = self.bounds(call.parts or (call.m, 1))
+            m = f"({end} - {first})"
+            more = (first if left else f"{first} * {lda}", "", f"{first} * {ldc}")
+        elif call.shared == "n":
+            first, end = self.bounds((call.n, 1))
+            n = f"({end} - {first})"
+            more = ("", f"{first} * {ldb}" if right else first, first)
         buffers = []
-        for buffer, offset in zip((call.a, call.b, call.c), call.offsets, strict=True):
-            if offset != ZERO:
+        for buffer, offset, own in zip((call.a, call.b, call.c), call.offsets, more, strict=True):
+            places = [*([self.affine(offset)] if offset != ZERO else []), *([own] if own else [])]
+            if places:
                 self.function.uses.add("shift")
-                buffers.append(f"shift({buffer.name}, {self.affine(offset)})")
+                buffers.append(f"shift({buffer.name}, {' + '.join(places)})")
             else:
                 buffers.append(buffer.name)
         a, b, c = buffers

@@ -1,0 +1,243 @@
+"""Programs for several workers: when they are worth it, and the memory of one thread's calls.
+
+A program compiled for several threads exists twice: for one worker, exactly as with `threads=1`,
+and for a team. Which one runs is decided for each call from the dims, by a rough estimate of the
+work that is shared and of the meetings (`codegen/work.py`): small work stays on one core. Each is
+compiled when it is first needed. Where an index is out of range the program for one worker tells
+which: a team that fails has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from codegen import workers
+from codegen.compiled import Array, Invocation
+from codegen.host_memory import HostInvocation
+from codegen.loading import Loaded
+from codegen.loop_ir import Kernel, Wait
+from codegen.meetings import with_meetings
+from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.work import CALL, MEETING, START, typical, work_of
+from symgrad.graph.dims import Dim, Extent, free_dims, size, value
+
+if TYPE_CHECKING:
+    from codegen.targets import Target
+
+#: The part of the time that a team must save to be worth it.
+WORTH = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Picoseconds of a program on one worker, shared and not, and meetings of a team."""
+
+    shared: Extent
+    alone: Extent
+    meetings: Extent
+
+
+@dataclass(slots=True, eq=False)
+class TeamProgram:
+    """A program for `workers` workers: its plan, its source, and how to compile it."""
+
+    workers: int
+    plan: Plan
+    source: str
+    load: Callable[[], Loaded]
+    work: Work
+    loaded: Loaded | None = None
+    _decided: dict[tuple[int, ...], bool] = field(default_factory=dict)
+
+    def is_worth(self, dims: Mapping[Dim, int] | None = None) -> bool:
+        """Whether a team is faster than one worker, for these dims or for typical ones."""
+        work = self.work
+        order = free_dims((work.shared, work.alone, work.meetings))
+        key = tuple(dims[d] for d in order) if dims is not None else ()
+        if key not in self._decided or (order and not key):
+            numbers = [
+                typical(e) if dims is None else value(e, dims)
+                for e in (work.shared, work.alone, work.meetings)
+            ]
+            if len(self._decided) > 64:
+                self._decided.clear()
+            self._decided[key] = self._worth(*numbers)
+        return self._decided[key]
+
+    def _worth(self, shared: int, alone: int, meetings: int) -> bool:
+        saved = shared * (self.workers - 1) // self.workers - meetings * MEETING - START
+        return saved > WORTH * (shared + alone)
+
+    def address(self) -> int:
+        """Where the program is, compiled if it was not yet."""
+        if self.loaded is None:
+            self.loaded = self.load()
+        return self.loaded.address
+
+    def __str__(self) -> str:
+        used = "a team" if self.is_worth() else "one worker"
+        turns = ""
+        if self.workers > workers.cores():
+            turns = f" They have {workers.cores()} cores and take turns."
+        asked = f"threads={self.workers}: {used} for typical dims.{turns}"
+        return "\n".join([asked, *_told(self.plan.calls, "  ")])
+
+
+def make_team(plan: Plan, back: Target, dims: tuple[Dim, ...], key: str) -> TeamProgram:
+    """The program of a plan for several workers."""
+    met = with_meetings(plan)
+    source = back.print_program(met, dims, key)
+    work = work_of_calls(met.calls)
+    return TeamProgram(
+        plan.workers, met, source, lambda: back.load_program(source, key), work
+    )
+
+
+def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
+    """What the calls of a plan for a team cost."""
+    shared: Extent = 0
+    alone: Extent = 0
+    meetings: Extent = 1
+    for call in calls:
+        meetings = meetings + int(call.meet)
+        if isinstance(call, InvokedLoop):
+            inner = work_of_calls(call.loop.calls)
+            length = call.loop.length
+            shared = shared + size((length, inner.shared))
+            alone = alone + size((length, inner.alone))
+            meetings = meetings + size((length, inner.meetings - 1))
+        elif call.kernel.alone:
+            alone = alone + work_of(call.kernel.body) + CALL
+        else:
+            shared = shared + work_of(call.kernel.body)
+            alone = alone + CALL
+            meetings = meetings + sum(isinstance(s, Wait) for s in call.kernel.body)
+    return Work(shared, alone, meetings)
+
+
+def _told(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
+    """Which calls are shared, and why others are not."""
+    for call in calls:
+        if call.meet:
+            yield f"{pad}all meet"
+        if isinstance(call, InvokedLoop):
+            yield f"{pad}{call.loop.length} steps:"
+            yield from _told(call.loop.calls, pad + "  ")
+            continue
+        how = f"worker 0: {call.kernel.alone}" if call.kernel.alone else _shares(call.kernel)
+        yield f"{pad}{call.kernel.name:<10} {how}"
+
+
+def _shares(kernel: Kernel) -> str:
+    from codegen import loop_ir as ir
+
+    found: dict[str, None] = {}
+    for s in ir.walk(kernel.body):
+        if isinstance(s, ir.For) and s.shared:
+            found[f"rows of {(s.parts or (s.extent, 1))[0]}"] = None
+        elif isinstance(s, ir.Call) and s.shared == "m":
+            found[f"rows of {(s.parts or (s.m, 1))[0]}"] = None
+        elif isinstance(s, ir.Call) and s.shared == "n":
+            found[f"columns of {s.n}"] = None
+    inside = sum(isinstance(s, Wait) for s in kernel.body)
+    met = f"; all meet {inside} x inside" if inside else ""
+    return f"shared: {', '.join(found)}{met}"
+
+
+class _TeamMemory(HostInvocation):
+    """The memory of a program for a team."""
+
+    def __init__(self, program: TeamProgram, dims: Sequence[Dim]) -> None:
+        super().__init__(program.plan, dims, program.address())
+        self.address, self.workers = program.address(), program.workers
+
+    def run(self) -> int:
+        self.report[0] = 0
+        return workers.team().run(self.workers, self.address, *self._addresses)
+
+
+class TeamInvocation:
+    """The memory of one thread's calls, for a team and for one worker; see `Invocation`."""
+
+    def __init__(
+        self, program: TeamProgram, dims: Sequence[Dim], serial: Callable[[], Invocation]
+    ) -> None:
+        self.program, self.order, self._make_serial = program, tuple(dims), serial
+        self._serial: Invocation | None = None
+        self._team: _TeamMemory | None = None
+        self._given: dict[Dim, int] = {}
+        self._current: Invocation | None = None
+
+    @property
+    def current(self) -> Invocation:
+        """The memory that the next run works on."""
+        assert self._current is not None, "set_dims comes first"
+        return self._current
+
+    def _serial_memory(self) -> Invocation:
+        if self._serial is None:
+            self._serial = self._make_serial()
+        return self._serial
+
+    def set_dims(self, dims: Mapping[Dim, int]) -> None:
+        """Run with these extents from now on, with a team where it is worth it."""
+        self._given = {d: int(dims[d]) for d in self.order}
+        chosen: Invocation
+        if self.program.is_worth(self._given):
+            if self._team is None:
+                self._team = _TeamMemory(self.program, self.order)
+            chosen = self._team
+        else:
+            chosen = self._serial_memory()
+        chosen.set_dims(self._given)
+        before, self._current = self._current, chosen
+        if before is not None and before is not chosen and before.arrays:
+            chosen.set_leaves(before.arrays)
+
+    @property
+    def arrays(self) -> list[Array]:
+        """The leaves' values."""
+        return self.current.arrays
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """The results."""
+        return self.current.outputs
+
+    @property
+    def dims(self) -> npt.NDArray[np.int64]:
+        """The extents."""
+        return self.current.dims
+
+    @property
+    def report(self) -> npt.NDArray[np.int64]:
+        """The first bad index."""
+        return self._serial_memory().report
+
+    def set_leaves(self, arrays: Sequence[Array]) -> None:
+        """Read the leaves from these arrays."""
+        self.current.set_leaves(arrays)
+
+    def set_leaf(self, k: int, array: Array) -> None:
+        """Read one leaf from this array."""
+        self.current.set_leaf(k, array)
+
+    def set_outputs(self, outputs: Sequence[Array]) -> None:
+        """Write results into these arrays."""
+        self.current.set_outputs(outputs)
+
+    def run(self) -> int:
+        """Run the program; a team that finds a bad index leaves it to one worker to tell which."""
+        status = self.current.run()
+        if status and self.current is self._team:
+            serial = self._serial_memory()
+            serial.set_dims(self._given)
+            serial.set_leaves(self._team.arrays)
+            serial.set_outputs(self._team.outputs)
+            status = serial.run()
+        return status
