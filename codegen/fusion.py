@@ -375,7 +375,7 @@ class _Scheduler:
             return None
         if full and suffix >= 0 and not stage.is_split:  # its rows would not be those of members
             return "{node} reduces rows, {stage} has none", node
-        if isinstance(node, Reduce) and (node.op in ("argmax", "argmin") or node.op in RUNNING):
+        if isinstance(node, Reduce) and node.op in RUNNING:
             return "{node} needs rows of its own", node
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from codegen import loop_ir as ir
-from codegen.access import Index, reads
+from codegen.access import Index, is_one, reads
 from codegen.loop_ir import Affine, Apply, Let, Load, Statement, Store, variable
 from codegen.schedule import (
     LoopStage,
@@ -23,7 +23,7 @@ from codegen.schedule import (
 )
 from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
 from symgrad.graph.dims import size
-from symgrad.graph.dtypes import BOOL, INT32, DType, is_bool, is_float
+from symgrad.graph.dtypes import INT32, DType, is_bool, is_float
 from symgrad.graph.nodes import Gather, Map, Node, Reduce, Scatter
 from symgrad.graph.scalars import operations
 
@@ -55,6 +55,13 @@ CHEAP = frozenset(
     }
 )
 
+# A row of at most so many bytes is one vector: four registers of 512 bits; see `row_printing`.
+SHORT_ROW = 256
+# A row of fewer elements leaves much of a vector empty.
+FULL_VECTOR = 16
+# Functions that have no form for whole vectors.
+NO_VECTOR = frozenset({"sin", "cos", "tan"})
+
 
 class Loops(Values):
     """One loop stage."""
@@ -73,7 +80,7 @@ class Loops(Values):
         self.pass_number = 0
         self.after: list[Statement] = []
         self.writing_inner = False
-        self.temporaries = self._temporaries() if row_memory else {}
+        self.temporaries = self._temporaries() if row_memory and not _in_registers(stage) else {}
         self.writes: set[Operand] = set()
 
     # -- which members are sinks -------------------------------------------------------------------
@@ -234,8 +241,6 @@ class Loops(Values):
 
     def reduce(self, node: Node) -> str:
         """A reduction over the row: an accumulator, updated in the inner loop."""
-        if isinstance(node, Reduce) and node.op in ("argmax", "argmin"):
-            return self.reduce_place(node)
         operation = merge_of(node)
         name = self.start(node, 1)
         value = self.combine(node, member_reads(node, self.where(node)), ())
@@ -270,40 +275,6 @@ class Loops(Values):
         self.blocks[deep].append(Let(total, dtype, Apply(operation, (name, value))))
         self.blocks[deep].append(ir.Update(name, total))
         return total
-
-    def reduce_place(self, node: Reduce) -> str:
-        """Argmax: the first place of the best value; NaN is better than any number."""
-        (arg,) = node.args
-        dtype = arg.dtype
-        sign = "less" if node.op == "argmax" else "greater"
-        best = self.start(node, 1, dtype)
-        place = self.fresh()
-        self.depth[place] = 1
-        self.blocks[1].append(Let(place, INT32, ir.Copy(self.literal(0, INT32))))
-        value = self.combine(node, member_reads(node, self.where(node)), ())
-        operands = (best, value) if sign == "less" else (value, best)
-        wins = self.inner_let("less", operands, BOOL)
-        if is_float(dtype):
-            strange = self.inner_let("isnan", (value,), BOOL)
-            usual = self.inner_let("logical_not", (self.inner_let("isnan", (best,), BOOL),), BOOL)
-            first = self.inner_let("logical_and", (strange, usual), BOOL)
-            wins = self.inner_let("logical_or", (wins, first), BOOL)
-        here = self.where(node)[len(node.shape) :]
-        position = offset_of(tuple(arg.shape[a] for a in node.axes), here)
-        index = self.inner_let("index", (), INT32, position)
-        better = self.inner_let("select", (wins, value, best), dtype)
-        there = self.inner_let("select", (wins, index, place), INT32)
-        self.blocks[2].extend((ir.Update(best, better), ir.Update(place, there)))
-        return place
-
-    def inner_let(
-        self, operation: str, operands: tuple[str, ...], dtype: DType, payload: Affine | None = None
-    ) -> str:
-        """An operation in the inner loop, whatever its operands."""
-        name = self.fresh()
-        self.depth[name] = 2
-        self.blocks[2].append(Let(name, dtype, Apply(operation, operands, payload)))
-        return name
 
     # -- accumulating into memory ------------------------------------------------------------------
     def accumulate(self, node: Node) -> None:
@@ -349,6 +320,25 @@ class Loops(Values):
         )
 
 
+def _in_registers(stage: LoopStage) -> bool:
+    """Whether a whole row fits a few registers, so that no pass computes again what another did."""
+    wide = [e for e in stage.domain[stage.split :] if not is_one(e)]
+    if len(wide) != 1 or type(wide[0]) is not int:
+        return False
+    size = max((m.dtype.itemsize for m in stage.members), default=8) * wide[0]
+    fits = wide[0] >= FULL_VECTOR and size <= SHORT_ROW
+    return fits and not any(_goes_alone(m) for m in stage.members)
+
+
+def _goes_alone(node: Node) -> bool:
+    """Whether a member keeps a loop over a row from becoming one vector."""
+    if isinstance(node, (Gather, Scatter)) or runs_along_rows(node):
+        return True
+    return isinstance(node, Map) and any(
+        step.kind == "call" and step.payload in NO_VECTOR for step in operations(node.body)
+    )
+
+
 def _rows_of_indices(stage: LoopStage) -> LoopStage:
     """The stage with rows that its indices tell apart: an index is read and checked once a row."""
     split: int | None = None
@@ -383,7 +373,7 @@ def start_of(node: Node) -> float | int | bool:
         return -0.0 if is_float(dtype) else 0
     if node.op in ("prod", "cumprod"):
         return 1
-    if node.op in ("max", "argmax", "cummax"):
+    if node.op in ("max", "cummax"):
         return bottom
     return highest(dtype)
 

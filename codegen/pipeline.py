@@ -16,6 +16,7 @@ from codegen.fusion import in_memory, make_schedule
 from codegen.loading import Loaded
 from codegen.memory import plan_memory
 from codegen.pieces import join_pieces
+from codegen.places import places_by_value
 from codegen.recurrences import lower
 from codegen.residuals import read_outputs
 from codegen.stages import Stages
@@ -87,7 +88,7 @@ def compile(
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
-    wanted = clock("order contractions", lambda: order_contractions(wanted))
+    wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
     updated = {leaf for leaf, _ in pairs}
     wanted = [

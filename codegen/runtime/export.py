@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("memory", "checks", "assembler", "microkernels", "products", "linalg"),
+    *("memory", "checks", "assembler", "microkernels", "copying", "inner_products"),
+    *("products", "library", "linalg"),
     *("lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "draws", "kernels"),
+    *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 

@@ -38,7 +38,7 @@ from numba.core.errors import TypingError
 from numba.core.extending import _Intrinsic
 from numba.extending import intrinsic
 
-from codegen.runtime.lanes import converted
+from codegen.runtime.lanes import Row, converted, each, element_of
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -243,7 +243,7 @@ class _Writer:
         self.builder.ret(self.converted(self.value(statement.value), types.int64).value)
 
     def write_If(self, statement: ast.If) -> None:
-        test = self.truth(statement.test)
+        test = self.truth(statement.test).value
         with self.builder.if_else(test) as (then, otherwise):
             with then:
                 self.block(statement.body)
@@ -309,13 +309,14 @@ class _Writer:
 
     def make_UnaryOp(self, node: ast.UnaryOp) -> Scalar:
         if isinstance(node.op, ast.Not):
-            return Scalar(types.boolean, self.builder.not_(self.truth(node.operand)))
+            x = self.truth(node.operand)
+            return Scalar(x.kind, self.builder.not_(x.value))
         x = self.value(node.operand)
         if not isinstance(node.op, ast.USub) or x.kind == types.boolean:
             raise self.refuse(node, "no such operation")
         if x.number is not None:
             return self.literal(-x.number)
-        if isinstance(x.kind, types.Float):
+        if isinstance(element_of(x.kind), types.Float):
             return Scalar(x.kind, self.builder.fneg(x.value))
         return self.combined(node, ast.Sub(), self.literal(0), x)
 
@@ -325,12 +326,12 @@ class _Writer:
     def combined(self, node: ast.AST, operation: ast.operator, a: Scalar, b: Scalar) -> Scalar:
         kind = self.common(node, a, b)
         floats, integers, truths = ARITHMETIC.get(type(operation), ("", "", ""))
-        if isinstance(kind, types.Float):
+        if isinstance(element_of(kind), types.Float):
             name = floats
-        elif kind == types.boolean:
+        elif element_of(kind) == types.boolean:
             name = truths
         else:
-            name, kind = integers, types.int64
+            name, kind = integers, each(kind, types.int64)
         if not name:
             raise self.refuse(node, f"no such operation on {kind}")
         left, right = self.converted(a, kind).value, self.converted(b, kind).value
@@ -342,6 +343,10 @@ class _Writer:
         """The type in which two values meet."""
         if a.kind == b.kind:
             return a.kind
+        if isinstance(a.kind, Row) or isinstance(b.kind, Row):
+            row = a.kind if isinstance(a.kind, Row) else b.kind
+            parts = (x._replace(kind=element_of(x.kind)) for x in (a, b))
+            return row.of(self.common(node, *parts))
         if isinstance(a.kind, types.Integer) and isinstance(b.kind, types.Integer):
             return types.int64
         raise self.refuse(node, f"{a.kind} meets {b.kind}")
@@ -353,33 +358,40 @@ class _Writer:
         kind, relation = self.common(node, a, b), RELATIONS[type(node.ops[0])]
         left, right = self.converted(a, kind).value, self.converted(b, kind).value
         builder = self.builder
-        if isinstance(kind, types.Float):
+        if isinstance(element_of(kind), types.Float):
             ask = builder.fcmp_unordered if relation == "!=" else builder.fcmp_ordered
         else:
-            ask = builder.icmp_unsigned if kind == types.boolean else builder.icmp_signed
-        return Scalar(types.boolean, ask(relation, left, right))
+            truths = element_of(kind) == types.boolean
+            ask = builder.icmp_unsigned if truths else builder.icmp_signed
+        return Scalar(each(kind, types.boolean), ask(relation, left, right))
 
     def make_BoolOp(self, node: ast.BoolOp) -> Scalar:
         operate = self.builder.and_ if isinstance(node.op, ast.And) else self.builder.or_
-        value, *rest = [self.truth(x) for x in node.values]
+        value, *rest = [self.truth(x).value for x in node.values]
         for x in rest:
             value = operate(value, x)
         return Scalar(types.boolean, value)
 
     def make_IfExp(self, node: ast.IfExp) -> Scalar:
-        test, a, b = self.truth(node.test), self.value(node.body), self.value(node.orelse)
+        test, a, b = self.truth(node.test).value, self.value(node.body), self.value(node.orelse)
         kind = self.common(node, a, b)
         left, right = self.converted(a, kind).value, self.converted(b, kind).value
         return Scalar(kind, self.builder.select(test, left, right))
 
-    def truth(self, node: ast.expr) -> ir.Value:
+    def truth(self, node: ast.expr) -> Scalar:
         """Whether a value holds."""
-        return self.converted(self.value(node), types.boolean).value
+        x = self.value(node)
+        return self.converted(x, each(x.kind, types.boolean))
 
     def converted(self, x: Scalar, kind: types.Type) -> Scalar:
-        """A number or truth value as one of another type; pointers are what they are."""
+        """A number or truth value as one of another type; pointers are what they are.
+
+        A row becomes a row of another type, and a scalar a row of equal values.
+        """
         if x.kind == kind:
             return x
+        if isinstance(kind, Row):
+            return self.spread(x, kind)
         if not isinstance(kind, types.Number | types.Boolean):
             raise TypingError(f"{self.tree.name}: {kind} is needed, got {x.kind}")
         made = self.context.get_value_type(kind)
@@ -388,6 +400,21 @@ class _Writer:
         if type(x.number) is int and isinstance(kind, types.Integer):
             return Scalar(kind, ir.Constant(made, x.number))
         return Scalar(kind, converted(self.builder, x.value, x.kind, kind, made))
+
+    def spread(self, x: Scalar, kind: Row) -> Scalar:
+        """A row, or a scalar in every place, as a row of this type."""
+        element = self.context.get_value_type(kind.element)
+        if isinstance(x.kind, Row):
+            given = x.kind.element
+            return Scalar(kind, converted(self.builder, x.value, given, kind.element, element))
+        one = self.converted(x, kind.element).value
+        vector = ir.VectorType(element, kind.lanes)
+        if isinstance(one, ir.Constant):
+            return Scalar(kind, ir.Constant(vector, one))
+        nothing = ir.Constant(vector, ir.Undefined)
+        first = self.builder.insert_element(nothing, one, ir.IntType(32)(0))
+        places = ir.Constant(ir.VectorType(ir.IntType(32), kind.lanes), 0)
+        return Scalar(kind, self.builder.shuffle_vector(first, nothing, places))
 
     def make_Subscript(self, node: ast.Subscript) -> Scalar:
         """An entry of a constant table, which becomes a constant of the module."""
@@ -423,7 +450,7 @@ class _Writer:
         if isinstance(called, _Intrinsic):
             return self.intrinsic(node, called, given)
         if called in NUMPY_TYPES and len(given) == 1:
-            return self.converted(given[0], NUMPY_TYPES[called])
+            return self.converted(given[0], each(given[0].kind, NUMPY_TYPES[called]))
         raise self.refuse(node, "not a call of an intrinsic, a kernel or a dtype")
 
     def intrinsic(self, node: ast.Call, called: _Intrinsic, given: Sequence[Scalar]) -> Scalar:

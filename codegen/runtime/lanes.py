@@ -37,8 +37,11 @@ _KEEP_QUOTIENT = ("contract",)
 _FLOATS = {"float": ("f32", 32), "double": ("f64", 64)}
 
 
-class _NoFlags(FastMathFlags):  # type: ignore[misc]  # llvmlite ships no types
+class _FixedFlags(FastMathFlags):  # type: ignore[misc]  # llvmlite ships no types
     """The flags of a call to which Numba adds none."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        set.__init__(self, names)
 
     def add(self, name: str) -> None:
         """Leave the call as it is."""
@@ -66,8 +69,62 @@ FORMATS = {
 }
 
 
+class Row(types.Type):  # type: ignore[misc]  # Numba ships no types
+    """Several values side by side: a whole short row of an array, in one vector of LLVM's.
+
+    The vector has `lanes` elements, a number that suits processors; those beyond `width` hold
+    anything.
+    """
+
+    def __init__(self, element: types.Type, width: int) -> None:
+        self.element = element
+        self.width = width
+        super().__init__(name=f"row({element}, {width})")
+
+    @property
+    def lanes(self) -> int:
+        """How many elements the vector has."""
+        if self.width > 16:
+            return -(-self.width // 16) * 16
+        return 1 << max(self.width - 1, 1).bit_length()
+
+    def of(self, element: types.Type) -> Row:
+        """As many values of another type."""
+        return Row(element, self.width)
+
+
+def element_of(kind: types.Type) -> types.Type:
+    """What a row is a row of; a scalar type itself."""
+    return kind.element if isinstance(kind, Row) else kind
+
+
+def each(like: types.Type, element: types.Type) -> types.Type:
+    """A row of `element` where `like` is a row, else `element`."""
+    return like.of(element) if isinstance(like, Row) else element
+
+
+def part_of(kind: ir.Type) -> ir.Type:
+    """The type of a vector's elements; a scalar type itself."""
+    return kind.element if isinstance(kind, ir.VectorType) else kind
+
+
+def _shaped(like: ir.Type, element: ir.Type) -> ir.Type:
+    """A vector of `element` with as many as `like` has, or `element` itself."""
+    return ir.VectorType(element, like.count) if isinstance(like, ir.VectorType) else element
+
+
+def suffix(kind: ir.Type) -> str:
+    """A type as it ends the names of LLVM's intrinsics: f32, i64, v16f32."""
+    element = part_of(kind)
+    text = _FLOATS[str(element)][0] if str(element) in _FLOATS else str(element)
+    return f"v{kind.count}{text}" if isinstance(kind, ir.VectorType) else text
+
+
 class Lane:
-    """One element of a vector loop: a float, an integer or a truth value under construction."""
+    """One element of a vector loop: a float, an integer or a truth value under construction.
+
+    Or a whole vector of them: the operators are those of its elements.
+    """
 
     __slots__ = ("builder", "value")
 
@@ -78,7 +135,7 @@ class Lane:
     @property
     def is_float(self) -> bool:
         """Whether this is a float; else it is an integer or a truth value."""
-        return str(self.value.type) in _FLOATS
+        return str(part_of(self.value.type)) in _FLOATS
 
     @property
     def format(self) -> Format:
@@ -88,7 +145,7 @@ class Lane:
     @property
     def width(self) -> int:
         """Bits of a float: 32 or 64."""
-        return _FLOATS[str(self.value.type)][1]
+        return _FLOATS[str(part_of(self.value.type))][1]
 
     def of(self, number: Lane | float) -> Lane:
         """`number` as a constant of this lane's type."""
@@ -157,7 +214,7 @@ class Lane:
         """The truth of `self relation other`; false where either is NaN, except for '!='."""
         left, right, build = self.value, self.of(other).value, self.builder
         if not self.is_float:
-            truth = left.type == ir.IntType(1)  # as a signed number, true is -1
+            truth = part_of(left.type) == ir.IntType(1)  # as a signed number, true is -1
             ask = build.icmp_unsigned if truth else build.icmp_signed
             return Lane(build, ask(relation, left, right))
         ask = build.fcmp_unordered if relation == "!=" else build.fcmp_ordered
@@ -184,7 +241,8 @@ class Lane:
 
     def bits(self) -> Lane:
         """The bit pattern of a float as an integer of its width."""
-        return Lane(self.builder, self.builder.bitcast(self.value, ir.IntType(self.width)))
+        kind = _shaped(self.value.type, ir.IntType(self.width))
+        return Lane(self.builder, self.builder.bitcast(self.value, kind))
 
     def as_float(self, like: Lane) -> Lane:
         """The float of `like`'s type with this bit pattern."""
@@ -194,7 +252,8 @@ class Lane:
         """A float32 as a float64; a float64 itself."""
         if self.width == 64:
             return self
-        return Lane(self.builder, self.builder.fpext(self.value, ir.DoubleType()))
+        kind = _shaped(self.value.type, ir.DoubleType())
+        return Lane(self.builder, self.builder.fpext(self.value, kind))
 
     def rounded_to(self, like: Lane) -> Lane:
         """A float64 as the nearest float of `like`'s type."""
@@ -204,8 +263,8 @@ class Lane:
 
     def resized(self, bits: int) -> Lane:
         """A nonnegative integer in so many bits; higher ones are cut."""
-        kind, build = ir.IntType(bits), self.builder
-        wider = bits > self.value.type.width
+        kind, build = _shaped(self.value.type, ir.IntType(bits)), self.builder
+        wider = bits > part_of(self.value.type).width
         return Lane(build, (build.zext if wider else build.trunc)(self.value, kind))
 
     def as_number(self, like: Lane) -> Lane:
@@ -216,17 +275,17 @@ class Lane:
         """How many zeros stand before the first one of an integer's bits."""
         return Lane(self.builder, self.builder.ctlz(self.value, ir.IntType(1)(0)))
 
-    def call(self, name: str, *others: Lane | float) -> Lane:
+    def call(self, name: str, *others: Lane | float, flags: Sequence[str] = ()) -> Lane:
         """LLVM's intrinsic `name` of this lane's type, such as `llvm.sqrt`."""
         lanes = [self, *(self.of(other) for other in others)]
         kind = self.value.type
-        symbol = f"{name}.{_FLOATS[str(kind)][0] if self.is_float else kind}"
+        symbol = f"{name}.{suffix(kind)}"
         module = self.builder.module
         function = module.globals.get(symbol)
         if function is None:
             function = ir.Function(module, ir.FunctionType(kind, [kind] * len(lanes)), symbol)
         result = self.builder.call(function, [lane.value for lane in lanes])
-        result.fastmath = _NoFlags()
+        result.fastmath = _FixedFlags(flags)
         return Lane(self.builder, result)
 
 
@@ -281,6 +340,8 @@ def common_type(name: str, kinds: Sequence[types.Type]) -> types.Type:
     Floats of two precisions, or a float and an integer, are an error: a generated program says
     each conversion.
     """
+    if rows := [kind for kind in kinds if isinstance(kind, Row)]:
+        return rows[0].of(common_type(name, [element_of(kind) for kind in kinds]))
     plain = [types.unliteral(kind) for kind in kinds]
     if all(isinstance(kind, types.Integer) for kind in plain):
         widest: types.Type = max(plain, key=lambda kind: kind.bitwidth)
@@ -314,7 +375,7 @@ def elementwise(
         ) -> ir.Value:
             return formula(*(Lane(builder, argument) for argument in arguments)).value
 
-        result = types.boolean if truth else kind
+        result = each(kind, types.boolean) if truth else kind
         return result(*[kind] * arity), emit
 
     def one(typing_context: Context, x: types.Type) -> Typed:
@@ -338,13 +399,15 @@ def selection(name: str) -> Callable[..., object]:
         typing_context: Context, condition: types.Type, yes: types.Type, no: types.Type
     ) -> Typed:
         kind = common_type(name, (yes, no))
+        if isinstance(condition, Row):
+            kind = condition.of(element_of(kind))
 
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
             return builder.select(*arguments)
 
-        return kind(types.boolean, kind, kind), emit
+        return kind(each(kind, types.boolean), kind, kind), emit
 
     typer.__name__ = name
     return intrinsic(typer)
@@ -358,7 +421,8 @@ def conversion(name: str, target: types.Type) -> Callable[..., object]:
     """
 
     def typer(typing_context: Context, x: types.Type) -> Typed:
-        given = types.unliteral(x)
+        whole = types.unliteral(x)
+        given = element_of(whole)
         if not isinstance(given, types.Integer | types.Float | types.Boolean):
             raise TypingError(f"{name}: a number or truth value is needed, got {given}")
 
@@ -367,7 +431,7 @@ def conversion(name: str, target: types.Type) -> Callable[..., object]:
         ) -> ir.Value:
             return converted(builder, arguments[0], given, target, context.get_value_type(target))
 
-        return target(given), emit
+        return each(whole, target)(whole), emit
 
     typer.__name__ = name
     return intrinsic(typer)
@@ -376,9 +440,13 @@ def conversion(name: str, target: types.Type) -> Callable[..., object]:
 def converted(
     builder: ir.IRBuilder, x: ir.Value, given: types.Type, target: types.Type, kind: ir.Type
 ) -> ir.Value:
-    """The LLVM value x of type `given` as one of type `target`, which LLVM calls `kind`."""
+    """The LLVM value x of type `given` as one of type `target`, which LLVM calls `kind`.
+
+    A vector of such values becomes one of the others.
+    """
     if given == target:
         return x
+    element, kind = kind, _shaped(x.type, kind)
     if target == types.boolean:
         return Lane(builder, x).compare("!=", 0).value
     if given == types.boolean:
@@ -387,10 +455,11 @@ def converted(
     if isinstance(given, types.Float) and isinstance(target, types.Float):
         return (builder.fpext if target == types.float64 else builder.fptrunc)(x, kind)
     if isinstance(given, types.Integer) and isinstance(target, types.Integer):
-        return (builder.sext if kind.width > x.type.width else builder.trunc)(x, kind)
+        wider = element.width > part_of(x.type).width
+        return (builder.sext if wider else builder.trunc)(x, kind)
     if isinstance(given, types.Integer):
         return builder.sitofp(x, kind)
-    symbol = f"llvm.fptosi.sat.i{kind.width}.{_FLOATS[str(x.type)][0]}"
+    symbol = f"llvm.fptosi.sat.{suffix(kind)}.{suffix(x.type)}"
     function = builder.module.globals.get(symbol)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(kind, [x.type]), symbol)
@@ -411,7 +480,7 @@ def library(
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
-            if floats is not None and isinstance(kind, types.Float):
+            if floats is not None and isinstance(element_of(kind), types.Float):
                 return floats(*(Lane(builder, argument) for argument in arguments)).value
             return context.get_function(function, signature)(builder, arguments)
 

@@ -133,7 +133,7 @@ def shift(typing_context: Context, pointer: types.Type, count: types.Type) -> Ty
     ) -> ir.Value:
         return builder.gep(arguments[0], [arguments[1]])
 
-    return _pointer(pointer, "shift")(pointer, types.int64), emit
+    return pointer_type(pointer, "shift")(pointer, types.int64), emit
 
 
 @intrinsic
@@ -150,21 +150,21 @@ def copy_block(
         cgutils.raw_memcpy(builder, target, source, count, size)
         return context.get_dummy_value()
 
-    pointers = (_pointer(source, "copy_block"), _pointer(target, "copy_block"))
+    pointers = (pointer_type(source, "copy_block"), pointer_type(target, "copy_block"))
     return types.void(*pointers, types.int64), emit
 
 
 @intrinsic(prefer_literal=True)
 def ld(typing_context: Context, pointer: types.Type, index: types.Type, scope: types.Type) -> Typed:
     """The element `pointer[index]`, read in alias scope `scope`. A bool is stored as one byte."""
-    element = _pointer(pointer, "ld").dtype
-    number = _scope(scope, "ld")
+    element = pointer_type(pointer, "ld").dtype
+    number = scope_number(scope, "ld")
 
     def emit(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
     ) -> ir.Value:
         value = builder.load(builder.gep(arguments[0], [arguments[1]]))
-        _promise(builder, value, number)
+        promise(builder, value, number)
         return builder.icmp_unsigned("!=", value, I8(0)) if element == types.boolean else value
 
     return element(pointer, types.int64, scope), emit
@@ -183,8 +183,8 @@ def st(
     Floats must have the pointer's own precision, so that a float32 program cannot hold float64
     arithmetic unnoticed; integers of any width are cut or extended to the pointer's.
     """
-    element = _pointer(pointer, "st").dtype
-    number = _scope(scope, "st")
+    element = pointer_type(pointer, "st").dtype
+    number = scope_number(scope, "st")
     given = types.unliteral(value)
     both_integers = isinstance(element, types.Integer) and isinstance(given, types.Integer)
     if given != element and not both_integers:
@@ -196,20 +196,20 @@ def st(
         place, index, value, _ = arguments
         if element == types.boolean:
             value = builder.zext(value, I8)
-        _promise(builder, builder.store(value, builder.gep(place, [index])), number)
+        promise(builder, builder.store(value, builder.gep(place, [index])), number)
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64, element, scope), emit
 
 
-def _pointer(kind: types.Type, asker: str) -> types.CPointer:
+def pointer_type(kind: types.Type, asker: str) -> types.CPointer:
     """`kind` itself, which must be a pointer."""
     if not isinstance(kind, types.CPointer):
         raise TypingError(f"{asker}: a typed pointer is needed, got {kind}")
     return kind
 
 
-def _scope(kind: types.Type, asker: str) -> int:
+def scope_number(kind: types.Type, asker: str) -> int:
     """The value of a scope argument, which must be an integer literal in -1..31."""
     if not isinstance(kind, types.IntegerLiteral):
         raise TypingError(f"{asker}: the alias scope must be an integer literal, got {kind}")
@@ -218,7 +218,7 @@ def _scope(kind: types.Type, asker: str) -> int:
     return kind.literal_value
 
 
-def _promise(builder: ir.IRBuilder, access: ir.Instruction, scope: int) -> None:
+def promise(builder: ir.IRBuilder, access: ir.Instruction, scope: int) -> None:
     """Attach to a load or store: it lies in `scope` and overlaps no other scope.
 
     llvmlite keeps one copy of equal metadata per module, so all accesses share domain and scopes.

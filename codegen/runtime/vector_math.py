@@ -82,13 +82,13 @@ def _minimum(x: Lane, y: Lane) -> Lane:
 
 
 def _greatest(x: Lane, y: Lane) -> Lane:
-    """The maximum that takes -0.0 for less than 0.0: the order of many does not matter."""
-    return x.call("llvm.maximum", y) if x.is_float else _maximum(x, y)
+    """The maximum as part of one of many; which of 0.0 and -0.0 that is, is open."""
+    return x.call("llvm.maximum", y, flags=("nsz",)) if x.is_float else _maximum(x, y)
 
 
 def _least(x: Lane, y: Lane) -> Lane:
-    """The minimum that takes -0.0 for less than 0.0: the order of many does not matter."""
-    return x.call("llvm.minimum", y) if x.is_float else _minimum(x, y)
+    """The minimum as part of one of many; which of 0.0 and -0.0 that is, is open."""
+    return x.call("llvm.minimum", y, flags=("nsz",)) if x.is_float else _minimum(x, y)
 
 
 def _plus(x: Lane, y: Lane) -> Lane:

@@ -18,17 +18,18 @@ from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
 from codegen.loop_ir import WORKER, WORKERS, For, Kernel, Let, Load, Parts, Statement, Store
+from codegen.loops import FULL_VECTOR
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
-    BodyPrinter,
     Function,
     Place,
     extent_text,
     may_report,
     memory_name,
 )
-from codegen.runtime import checks, clock, draws, kernels, linalg, memory, teams, vector_math
+from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of
+from codegen.runtime import checks, clock, draws, kernels, linalg, memory, rows, teams, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
 from codegen.runtime.teams import SIZE
@@ -47,7 +48,6 @@ TABLE_FROM = 64
 GROUP = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
-SCOPES = 32
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
 # Kernels can be timed one by one.
@@ -199,8 +199,8 @@ class _Printer:
         if self.team:
             self.uses |= {"address", "meet", "first_of"}
             yield f"    workers = address(team, {SIZE})"
-        for rows, k in self.shares.items():
-            text = extent_text(rows, self.dim_names)
+        for count, k in self.shares.items():
+            text = extent_text(count, self.dim_names)
             yield f"    a{k} = first_of({text}, worker, workers)"
             yield f"    b{k} = first_of({text}, worker + 1, workers)"
 
@@ -414,7 +414,7 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, kernels, linalg, vector_math, draws, clock, teams):
+        for module in (memory, checks, kernels, linalg, vector_math, rows, draws, clock, teams):
             if hasattr(module, name):
                 found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
                 break
@@ -427,7 +427,7 @@ def _print_kernel(kernel: Kernel) -> Function:
     return _KernelPrinter(kernel).function
 
 
-class _KernelPrinter(BodyPrinter):
+class _KernelPrinter(RowPrinter):
     primitives: ClassVar[Collection[str]] = frozenset({*PRIMITIVES, *DRAWS, CLOCK})
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
@@ -437,13 +437,16 @@ class _KernelPrinter(BodyPrinter):
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)
         self.totals = frozenset(totals(kernel.body))
+        self.shortest = FULL_VECTOR if across_rows(kernel.body) else 2
         self.depth = 1
         self.defined: dict[str, int] = {}
         self.block(kernel.body, 1)
 
     def load(self, load: Load) -> str:
+        if self.row is not None and load.offset.coefficient(self.row.var) != 0:
+            return self.load_row(self.row, load)
         self.function.uses.add("ld")
-        return f"ld({load.buffer.name}, {self.affine(load.offset)}, {_scope(load.buffer)})"
+        return f"ld({load.buffer.name}, {self.affine(load.offset)}, {scope_of(load.buffer)})"
 
     def value(self, let: Let) -> str:
         """The right-hand side of a Let.
@@ -451,6 +454,9 @@ class _KernelPrinter(BodyPrinter):
         The order of a sum of floats is free; what divides all of a loop's values is inverted once.
         """
         v = let.value
+        if self.row is not None and let.name in self.totals:
+            let = self.across(self.row, let)
+            v = let.value
         if let.dtype.kind == "f" and isinstance(v, ir.Apply):
             steps = {"add": "plus", "mul": "times"} if let.name in self.totals else {}
             if v.operation == "div" and self.defined.get(v.operands[1], 0) < self.depth:
@@ -463,12 +469,15 @@ class _KernelPrinter(BodyPrinter):
     def block(self, body: Sequence[Statement], depth: int) -> None:
         self.depth = depth
         for s in body:
-            if isinstance(s, For):
+            if isinstance(s, For) and depth > 1 and is_row(s, self.totals, self.shortest):
+                self.side_by_side(s, depth)
+            elif isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
                 if s.shared:
                     first, end = self.bounds(s.parts or (s.extent, 1))
                     self.put(f"for i{depth - 1} in range({first}, {end}):", depth)
                     self.block(s.body, depth + 1)
+                    self.depth = depth
                     continue
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
                 self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
@@ -479,10 +488,12 @@ class _KernelPrinter(BodyPrinter):
                 self.put(f"{s.name} = {self.value(s)}", depth)
             elif isinstance(s, ir.Update):
                 self.put(f"{s.name} = {s.value}", depth)
+            elif isinstance(s, Store) and self.row is not None:
+                self.put(self.store_row(self.row, s), depth)
             elif isinstance(s, Store):
                 self.function.uses.add("st")
                 place = f"{s.buffer.name}, {self.affine(s.offset)}"
-                self.put(f"st({place}, {s.name}, {_scope(s.buffer)})", depth)
+                self.put(f"st({place}, {s.name}, {scope_of(s.buffer)})", depth)
             elif isinstance(s, ir.CheckIndex):
                 self.function.uses.add("i64")
                 self.function.status = True
@@ -495,6 +506,7 @@ class _KernelPrinter(BodyPrinter):
             elif isinstance(s, ir.Only):
                 self.put(f"if {self.extent(WORKER)} == 0:", depth)
                 self.block(s.body, depth + 1)
+                self.depth = depth
             elif isinstance(s, ir.Wait):
                 self.function.uses.add("meet")
                 self.function.meets = True
@@ -542,7 +554,3 @@ class _KernelPrinter(BodyPrinter):
             f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
             f"{a}, {lda}, {b}, {ldb}, {short}(0), {c}, {ldc})"
         )
-
-
-def _scope(buffer: ir.Buffer) -> int:
-    return buffer.scope if buffer.scope < SCOPES else -1
