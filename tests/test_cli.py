@@ -40,7 +40,7 @@ def test_version_and_usage(capsys) -> None:
         cli.main(["train"])
     assert "invalid choice: 'train'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["fuzz", "--programs", "many"])
+        cli.main(["fuzz", "--programs", "many"])
     assert "argument --programs: must be an integer, got 'many'" in capsys.readouterr().err
 
 

@@ -23,7 +23,6 @@ from symgrad.train import checkpoint
 from symgrad.train.trainer import Trainer
 from tests.test_train import Net
 
-
 FIT = """
 import numpy as np
 import symgrad as sg
