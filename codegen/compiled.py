@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -26,6 +25,7 @@ from symgrad.graph.streams import supplied
 from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
+    from codegen.benching import Bench
     from codegen.memory import Plan
     from codegen.reporting import Report
     from codegen.targets import Target
@@ -457,7 +457,7 @@ class Compiled:
         from codegen.reporting import make_report
 
         with self._lock:
-            call = getattr(self._local, "call", None)
+            call = self._last_call()
             if values or not (self._dims or any(x.kind == "input" for x in self._leaves)):
                 return make_report(self, *self._bound(values))
             if call is not None:
@@ -499,27 +499,44 @@ class Compiled:
         call.set_outputs(self._empty_results(dims))
         return call
 
-    def bench(self, /, **values: Any) -> dict[str, float]:
-        """Seconds of a call on these values: `compile`, `first`, `median`, `least`, `spread`."""
-        start = time.perf_counter()
-        self(**values)
-        first = time.perf_counter() - start
-        blocks: list[float] = []
-        repeat = max(1, int(0.02 / max(first, 1e-6)))
-        for _ in range(11):
-            start = time.perf_counter()
-            for _ in range(repeat):
-                self(**values)
-            blocks.append((time.perf_counter() - start) / repeat)
-        blocks.sort()
-        middle = blocks[len(blocks) // 2]
-        return {
-            "compile": sum(self.stages.seconds.values()),
-            "first": first,
-            "median": middle,
-            "least": blocks[0],
-            "spread": (blocks[-2] - blocks[1]) / middle,
-        }
+    def bench(self, /, **values: Any) -> Bench:
+        """Seconds of a call on these values, or else on those of this thread's last call.
+
+        Returns: `compile`, `first`, `warm_up`, `median`, `lower`, `upper`, `least`, `program`,
+            `calls`, `spread` and `busy` by name, printed as a few lines, with a warning where the
+            machine is noisy. The state is afterwards what it was before.
+        """
+        from codegen.benching import bench
+
+        with self._lock:
+            call = self._last_call()
+            if not values and call is not None:
+                held = set(self._updated)
+                given = zip(self._leaves, call.arrays, strict=True)
+                values = {x.name: a for x, a in given if x not in held and not x.is_supplied}
+                try:
+                    self._bound(values)
+                except LeafError:  # no leaf tells some dim
+                    values |= {d.name: n for d, n in self._extents(call).items()}
+            state = {name: array.copy() for name, array in self.state.items()}
+            steps = self._steps
+            try:
+                return bench(self, values)
+            finally:
+                self._steps = steps
+                for name, array in state.items():
+                    self.state.put(name, array)
+
+    def _last_call(self) -> Invocation | None:
+        """The memory of this thread's last call."""
+        call: Invocation | None = getattr(self._local, "call", None)
+        return call
+
+    def last_call(self) -> Invocation:
+        """The memory of this thread's last call; running it again repeats the call."""
+        call = self._last_call()
+        assert call is not None
+        return call
 
     def save(self, path: str | Path) -> None:
         """Write the program as one Python file that needs NumPy, SciPy and Numba only."""

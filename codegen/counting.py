@@ -25,8 +25,9 @@ from codegen.loop_ir import (
     Load,
     Statement,
     Store,
+    walk,
 )
-from symgrad.graph.dims import Dim, value
+from symgrad.graph.dims import Dim, Extent, free_dims, value
 from symgrad.graph.dtypes import DType, is_float
 
 # Operations of values that cost nothing beside the others.
@@ -68,6 +69,36 @@ def counts_of(kernel: Kernel, dims: Mapping[Dim, int]) -> Counts:
         _bytes(counter.written),
         counter.itemsize or 4,
     )
+
+
+def traffic_of(
+    kernel: Kernel, dims: Mapping[Dim, int] | None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes that a kernel reads and writes, by buffer; 0 each where dims are not known."""
+    counter = _Counter(dict.fromkeys(_dims_of(kernel), 1) if dims is None else dims)
+    counter.block(kernel.body, 1, {})
+    read, written = (
+        {name: 0 if dims is None else _bytes({name: t}) for name, t in touched.items()}
+        for touched in (counter.read, counter.written)
+    )
+    return read, written
+
+
+def _dims_of(kernel: Kernel) -> set[Dim]:
+    """The dims that occur in a kernel's loops and places."""
+    found: set[Dim] = set()
+    for s in walk(kernel.body):
+        extents: list[Extent] = []
+        if isinstance(s, (For, CheckIndex)):
+            extents.append(s.extent)
+        elif isinstance(s, Call):
+            extents += [s.m, s.n, s.k]
+        places = [getattr(s, "offset", None), getattr(getattr(s, "value", None), "offset", None)]
+        for place in (*places, *getattr(s, "offsets", ())):
+            if isinstance(place, Affine):
+                extents += [place.const, *(c for _, c in place.terms)]
+        found.update(free_dims(extents))
+    return found
 
 
 @dataclass(slots=True)

@@ -67,6 +67,6 @@ def _body(body: sympy.Expr) -> str:
 def _literal(node: Node) -> str:
     """The value of a constant scalar."""
     if isinstance(node, Constant) and node.ndim == 0:
-        text = repr(node.value.item())
+        text = str(node.value[()])  # the shortest that tells the number from others of its dtype
         return f"({text})" if text.startswith("-") else text
     return ""

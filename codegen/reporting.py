@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 
 # Rows of the table at most: it fits a screen.
 SCREEN = 32
-# Seconds that a call takes at least, where the clock cannot tell: on a Sapphire Rapids processor.
-LAUNCH = 1e-8
-# Seconds below which the clock cannot tell.
-SHORTEST = 5e-9
+# Seconds below which the clock cannot tell, and which a call takes at least.
+LAUNCH = 5e-9
 # Characters of a column at most.
 WIDE = {"kernel": 46, "over": 24}
 
@@ -105,6 +103,8 @@ class Report(str):
         machine:   its peaks, None where nothing was counted.
         dims:      by name.
         seconds:   of one call of the program, or None.
+        times:     measured, of each kernel call of the plan in order; empty where not measured.
+        least:     the same as the roofline allows them; empty where dims are not known.
         workspace: bytes that the plan takes.
         live:      bytes that live at once at most: no plan can take less.
     """
@@ -113,6 +113,8 @@ class Report(str):
     machine: Machine | None
     dims: dict[str, int]
     seconds: float | None
+    times: tuple[float, ...]
+    least: tuple[float, ...]
     workspace: int
     live: int
 
@@ -165,22 +167,26 @@ def _alike(entry: Entry) -> object:
     return dtypes, tuple(lines(kernel.body, 0)), entry.over
 
 
+def grouped(entries: Sequence[Entry]) -> tuple[list[list[int]], list[int]]:
+    """Equal kernels together, in order of the first, and for each entry its group."""
+    groups: dict[object, list[int]] = {}
+    for k, entry in enumerate(entries):
+        groups.setdefault(_alike(entry), []).append(k)
+    place = {k: n for n, members in enumerate(groups.values()) for k in members}
+    return list(groups.values()), [place[k] for k in range(len(entries))]
+
+
 # -- figures ---------------------------------------------------------------------------------------
 def kernels_of(
     entries: Sequence[Entry],
     dims: Mapping[Dim, int],
     machine: Machine | None,
     timing: Timing | None,
-) -> tuple[tuple[KernelReport, ...], list[int]]:
-    """The rows of a report, and for each entry its row."""
-    groups: dict[object, list[int]] = {}
-    for k, entry in enumerate(entries):
-        groups.setdefault(_alike(entry), []).append(k)
-    row_of = [0] * len(entries)
+) -> tuple[tuple[KernelReport, ...], tuple[float, ...]]:
+    """The rows of a report, and for each entry the least time that its bound allows."""
     rows: list[KernelReport] = []
-    for members in groups.values():
-        for k in members:
-            row_of[k] = len(rows)
+    floor = [0.0] * len(entries)
+    for members in grouped(entries)[0]:
         counts = counts_of(entries[members[0]].call.kernel, dims)
         calls = sum(entries[k].times or 0 for k in members)
         seconds = None
@@ -190,6 +196,8 @@ def kernels_of(
         bound, least = "", 0.0
         if machine is not None:
             bound, least = bound_of(counts, machine, max(timing.launch if timing else 0, LAUNCH))
+        for k in members:
+            floor[k] = (timing.calls[k] if timing else entries[k].times or 0) * least
         first = entries[members[0]]
         rows.append(
             KernelReport(
@@ -204,12 +212,12 @@ def kernels_of(
                 _share(calls * least, seconds, calls) if machine is not None else None,
             )
         )
-    return tuple(rows), row_of
+    return tuple(rows), tuple(floor)
 
 
 def _share(least: float, seconds: float | None, calls: int) -> float | None:
     """The least time over the measured one, where the clock can tell."""
-    return None if seconds is None or seconds < calls * SHORTEST else least / seconds
+    return None if seconds is None or seconds < calls * LAUNCH else least / seconds
 
 
 def bound_of(counts: Counts, machine: Machine, launch: float) -> tuple[str, float]:
@@ -248,13 +256,14 @@ def make_report(
     machine: Machine | None = None
     timing: Timing | None = None
     rows: tuple[KernelReport, ...] = ()
+    least: tuple[float, ...] = ()
     if not f.target.TIMED:
         why = "Not measured: kernels are timed on the target 'cpu' only."
     elif dims is not None:
         machine = this_machine()
         timing = None if arrays is None else f.timed().measure(arrays, dims, around)
     if dims is not None:
-        rows, _ = kernels_of(entries, dims, machine, timing)
+        rows, least = kernels_of(entries, dims, machine, timing)
     plan = f.stages.plan
     sizes = dict.fromkeys(f.dims, 64) if dims is None else dims
     workspace, live = plan.slot_offsets(sizes)[1], plan.live_bound(sizes)
@@ -265,6 +274,8 @@ def make_report(
         text += [*_totals(rows, timing), "", *_table(rows)]
     report = Report("\n".join([*text, *(["", why] if why else [])]))
     report.kernels, report.machine = rows, machine
+    report.times = timing.kernels if timing is not None else ()
+    report.least = least if machine is not None else ()
     report.dims = {} if dims is None else {d.name: n for d, n in dims.items()}
     report.seconds = None if timing is None else timing.whole
     report.workspace, report.live = workspace, live
@@ -379,8 +390,8 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (1e-9, 3.21e-8, 4.5e-6, 0.0123, 2.0)]
     ['<5 ns', '32.1 ns', '4.5 us', '12.3 ms', '2 s']
     """
-    if seconds < SHORTEST:
-        return f"<{SHORTEST * 1e9:.0f} ns"
+    if seconds < LAUNCH:
+        return f"<{LAUNCH * 1e9:.0f} ns"
     for unit, size in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * size:
             return f"{seconds / size:.3g} {unit}"

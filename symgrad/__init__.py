@@ -26,7 +26,6 @@ _ROOMS: dict[str, list[str]] = {
     "calculus.simplification": ["simplify", "substitute"],
     "calculus.stabilization": ["stabilize"],
     "calculus.vjp": ["grad", "value_and_grad", "vjp"],
-    "diagram.drawing": ["draw"],
     "graph.arithmetic": [
         "astype",
         "clip",
@@ -134,6 +133,7 @@ _ROOMS: dict[str, list[str]] = {
     ],
     "graph.streams": ["dropout"],
     "insight.flow": ["gradient_flow"],
+    "insight.pictures": ["draw"],
     "interop.digraph": ["to_networkx"],
     "interop.formulas": ["to_sympy"],
     "train.callbacks": ["Checkpoint", "CsvLog", "EarlyStopping"],
@@ -208,7 +208,6 @@ if TYPE_CHECKING:
     from symgrad.calculus.simplification import simplify as simplify, substitute as substitute
     from symgrad.calculus.stabilization import stabilize as stabilize
     from symgrad.calculus.vjp import grad as grad, value_and_grad as value_and_grad, vjp as vjp
-    from symgrad.diagram.drawing import draw as draw
     from symgrad.graph.arithmetic import (
         astype as astype,
         clip as clip,
@@ -334,6 +333,7 @@ if TYPE_CHECKING:
     )
     from symgrad.graph.streams import dropout as dropout
     from symgrad.insight.flow import gradient_flow as gradient_flow
+    from symgrad.insight.pictures import draw as draw
     from symgrad.interop.digraph import to_networkx as to_networkx
     from symgrad.interop.formulas import to_sympy as to_sympy
     from symgrad.train.callbacks import (

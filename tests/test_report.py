@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import symgrad as sg
-from codegen import machine as machines
+from codegen import benching, machine as machines
+from codegen.benching import Bench
 from codegen.compiled import Compiled
 from codegen.counting import counts_of, operations_of
 from codegen.machine import Level, Machine, this_machine
@@ -18,6 +19,7 @@ from codegen.memory import Invoked
 from codegen.pipeline import compile
 from codegen.reporting import KernelReport, Report, entries_of, kernels_of
 from symgrad.graph.dims import Dim
+from symgrad.graph.errors import LeafError
 from tests.ir_interpreter import interpreted
 
 RNG = np.random.default_rng(5)
@@ -229,3 +231,64 @@ def test_peaks_that_are_measured_make_sense() -> None:
     with interpreted():
         f = compile(sg.tanh(sg.input("x", (3,), dtype="float64")))
     assert counts_of(f.stages.kernels[0], {}).itemsize == 8
+
+
+# -- bench -----------------------------------------------------------------------------------------
+def test_bench_tells_compiling_warming_up_and_calling_apart(
+    trained: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benching, "BLOCK_SECONDS", 0.002)
+    x = RNG.normal(size=(STEPS, ROWS, 4)).astype(np.float32)
+    trained(x=x)
+    before = {name: array.copy() for name, array in trained.state.items()}
+    steps = trained._steps
+    for found in (trained.bench(x=x[:, :2]), trained.bench()):  # the last call's values
+        assert found["least"] <= found["lower"] <= found["median"] <= found["upper"]
+        assert found["program"] > 0 and found["compile"] > 0 and found["busy"] > 0
+        assert found["first"] <= found["warm_up"] and found["calls"] >= 21
+        assert found["spread"] == (found["upper"] - found["lower"]) / found["median"]
+        lines = repr(found).splitlines()
+        assert [line.split()[0] for line in lines][:4] == ["compile", "warm-up", "call", "program"]
+    assert trained._steps == steps
+    for name, array in trained.state.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_bench_without_inputs_that_tell_the_extents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "BLOCK_SECONDS", 0.0005)
+    with interpreted():
+        f = compile(sg.zeros((B, 3)) + sg.parameter("W", (3,), init=2.0))
+    with pytest.raises(LeafError, match=r"B=\.\.\."):
+        f.bench()
+    f(B=2)
+    assert f.bench()["median"] > 0 and f.bench(B=4)["median"] > 0
+
+
+def test_a_noisy_machine_is_told() -> None:
+    quiet = Bench(
+        compile=1.5, first=0.1, warm_up=0.2, median=0.02, lower=0.0199, upper=0.0201, least=0.0198,
+        program=0.019, calls=42, spread=0.01, busy=1.02,
+    )  # fmt: skip
+    assert not quiet.warning and "noisy" not in repr(quiet)
+    assert "20 ms median, 19.9 ms to 20.1 ms between quartiles (1.0%)" in str(quiet)
+    noisy = Bench({**quiet, "busy": 1.9})
+    assert "wall / CPU time 1.90" in noisy.warning and noisy.warning in repr(noisy)
+    assert "differ by 40%" in Bench({**quiet, "spread": 0.4}).warning
+
+
+# -- training --------------------------------------------------------------------------------------
+def test_the_report_of_a_trainer() -> None:
+    x, y, w = sg.input("x", (B, 3)), sg.input("y", (B,)), sg.parameter("w", (3,), init=0.5)
+    trainer = sg.Trainer(sg.mse(x @ w, y), optimizer=sg.optim.sgd(0.1))
+    assert "trainer.report(data, batch_size=32)" in trainer.report()
+    data = {"x": RNG.normal(size=(23, 3)), "y": RNG.normal(size=23)}
+    report = trainer.report(data, batch_size=5)
+    told = {"B": 5, "B_rest": 3, "batches": 4, "rests": 1, "epochs": 1}
+    assert told.items() <= report.dims.items()
+    (gather,) = [r for r in report.kernels if "gather(x" in r.formula and "B_rest" not in r.over]
+    assert gather.calls == 4 and gather.bytes == 4 * 4 * (5 + 15 + 15)
+    assert report.seconds and all(r.seconds is not None for r in report.kernels)
+    np.testing.assert_array_equal(trainer.parameters["w"], np.full(3, 0.5, np.float32))
+    assert trainer.epoch == 0 and not trainer.history.loss
+    with pytest.raises(sg.DataError, match="report"):
+        trainer.report({"x": data["x"], "y": data["y"][:7]})

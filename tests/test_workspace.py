@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builtins import compile as compile_text
+import importlib.util
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,10 @@ def test_a_saved_recurrence_finds_its_memory(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     values = {"x": generator.normal(size=(4, 5, 3)), "W": generator.normal(size=(3, 3))}
     values = {name: array.astype(np.float32) for name, array in values.items()}
-    space: dict[str, Any] = {"__name__": "kernels"}
-    exec(compile_text((tmp_path / "kernels.py").read_text(), "kernels.py", "exec"), space)
-    order = [{"T": 4, "B": 5}[name] for name in space["EXTENTS"]]
-    for got, wanted in zip(space["run"](values, order), f(**values), strict=True):
+    spec = importlib.util.spec_from_file_location("saved_kernels", tmp_path / "kernels.py")
+    assert spec is not None and spec.loader is not None
+    saved = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(saved)
+    order = [{"T": 4, "B": 5}[name] for name in saved.EXTENTS]
+    for got, wanted in zip(saved.run(values, order), f(**values), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

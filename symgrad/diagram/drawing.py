@@ -79,20 +79,16 @@ def draw(
     if level not in ("auto", "nodes", "layers", "unrolled"):
         raise SymgradError(
             f'draw: no level {level!r}. Use "auto", "nodes" (every node), "layers" (one box per '
-            'layer) or "unrolled" (recurrences step by step).'
+            'layer), "unrolled" (recurrences step by step) or "kernels" (what runs, with times).'
         )
-    outputs, names = _outputs(expr)
+    outputs, names = outputs_of(expr)
     check_leaves("draw", outputs)
     gradients: dict[Node, list[str]] = {}
     if wrt is not None:
         leaves = as_targets("draw", wrt)
-        if len(outputs) != 1:
-            raise GradError(
-                f"draw: wrt needs one scalar expression, got {len(outputs)} expressions. "
-                "Draw the loss."
-            )
-        loss, found = joint(outputs[0], leaves)
-        title = names.pop(outputs[0], "L")
+        written = loss_of(outputs)
+        loss, found = joint(written, leaves)
+        title = names.pop(written, "L")
         outputs, names = [loss], {loss: title}
         for leaf, gradient in zip(leaves, found, strict=True):
             gradients.setdefault(gradient, []).append(f"∂{title}/∂{_name(leaf)}")
@@ -115,7 +111,18 @@ def draw(
     return _Picture(structure, folding, results, direct, flow, bool(gradients), cells).diagram()
 
 
-def _outputs(expr: Expressions) -> tuple[list[Node], dict[Node, str]]:
+def loss_of(outputs: Sequence[Node]) -> Node:
+    """The one expression that is differentiated."""
+    if len(outputs) != 1:
+        raise GradError(
+            f"draw: wrt needs one scalar expression, got {len(outputs)} expressions. "
+            "Draw the loss."
+        )
+    return outputs[0]
+
+
+def outputs_of(expr: Expressions) -> tuple[list[Node], dict[Node, str]]:
+    """The expressions that are drawn, and the names of those that have one."""
     if isinstance(expr, Node):
         return [expr], {}
     if isinstance(expr, Graph):

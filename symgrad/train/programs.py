@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from codegen.blas import one_blas_thread
 from codegen.compiled import Compiled
+from codegen.reporting import Report, make_report
 from codegen.subnormals import subnormals_flushed
 from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Gather, Input, Node
@@ -18,6 +19,8 @@ from symgrad.train.driver import Stop
 from symgrad.train.epochs import Epochs
 
 Array = npt.NDArray[Any]
+# Whole batches that a report times at most.
+REPORTED = 50
 
 
 class BoundEpochs:
@@ -53,6 +56,7 @@ class BoundEpochs:
         data = {leaf.name: array for leaf, array in (*bound.rows.items(), *bound.whole.items())}
         self._dims = {**dims, epochs.rows: bound.n}
         order, last = np.zeros((1, 1, batch_size), np.int32), np.zeros((1, 1, rest), np.int32)
+        self._shapes = order.shape, last.shape
         given = self._given(order, last, np.zeros((self.outputs, 1)))
         names = {leaf.name: array for leaf, array in given.items()}
         self._call = f.prepared({**kept, **data, **names}, self._extents(order, last))
@@ -75,6 +79,18 @@ class BoundEpochs:
                     self._spare[k][...] = reached
                 self._spare[k], self.values[leaf] = self.values[leaf], self._spare[k]
         return status, sums
+
+    def report(self) -> Report:
+        """What the kernels of some steps do, and how fast; changes nothing."""
+        n, (_, _, size), (_, _, rest) = self.bound.n, *self._shapes
+        whole, rows = n // size, np.arange(n, dtype=np.int32)
+        steps = min(whole, REPORTED)
+        order = rows[: steps * size].reshape(1, steps, size)
+        last = rows[n - rest :].reshape(1, 1, rest)[:, : int(whole * size < n)]
+        given = self._given(order, last, np.zeros((self.outputs, 1)))
+        self.f.rebind(self._call, given, self._extents(order, last), self._spare)
+        dims = dict(zip(self.f.dims, map(int, self._call.dims), strict=False))
+        return make_report(self.f, self._call.arrays, dims, "", subnormals_flushed)
 
     def _given(self, order: Array, rest: Array, begun: Array) -> dict[Input, Array]:
         own = (self.epochs.order, self.epochs.rest, *self.epochs.begun)

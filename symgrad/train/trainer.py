@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from codegen.compiled import Compiled
 from codegen.pipeline import check_options, compile
+from codegen.reporting import Report, make_report
 from symgrad.graph.dims import free_dims, listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
@@ -366,6 +367,22 @@ class Trainer:
         generated code. It takes the data whole and the order of their rows.
         """
         return self._epochs("train")[1]
+
+    def report(self, data: Data | None = None, batch_size: int = 32) -> Report:
+        """Every kernel of a training step: flops, bytes, bound; on data also its measured time.
+
+        Args:
+            data:       as for `fit`: up to 50 batches are timed, and nothing is learned from them.
+            batch_size: rows per step.
+        Returns: text with figures as attributes, as `trainer.program.report()` of a compiled
+            function.
+        """
+        if data is None:
+            why = "Not measured: trainer.report(data, batch_size=32) times steps on data."
+            return make_report(self.program, None, None, why)
+        bound = bind("report", data, self.objective.inputs, self.objective.batch)
+        size = check_batch_size("report", batch_size, bound.n)
+        return self._bound("train", bound, size).report()
 
     def _epochs(self, key: str) -> tuple[Epochs, Compiled]:
         """Epochs of training, or of evaluation, and the program made of them when first needed."""
