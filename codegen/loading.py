@@ -150,5 +150,18 @@ def run_module(name: str, source: str, filename: str) -> ModuleType:
     return module
 
 
+def seen(source: str) -> str:
+    """LLVM's code of the program `source`, compiled anew and kept nowhere."""
+    from codegen.runtime.object_files import optimized
+
+    with _lock:
+        name = f"sg_seen_{hashlib.sha256(source.encode()).hexdigest()[:32]}"
+        module = run_module(name, source, f"<{name}>")
+        try:
+            return str(optimized(module.program))
+        finally:
+            del sys.modules[name]
+
+
 def _code_file(path: Path) -> Path:
     return path.with_suffix(".o")
