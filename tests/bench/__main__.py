@@ -1,7 +1,8 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `programs` for the memory of one more program, `vector_math` for the scalar functions, or
+`import`, `compile` for the wait before the first step, `programs` for the memory of one more, `vector_math` for the scalar functions,
+`threads` for the same training on one core and on several (`--threads N`, two unless told), or
 `loops` for everything but matrix products: it ends with status 1 where a loop is slow without a
 known reason.
 """
@@ -10,19 +11,24 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import growth, loops, vector_math
+from tests.bench import compiling, growth, loops, threads, vector_math
 from tests.bench.programs import programs
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
-NAMES = [*SPECIFICATIONS, "speed", "programs", "chain", "layers", "import", "vector_math", "loops"]
-GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
+GROWTH = {
+    "chain": growth.chain,
+    "layers": growth.layers,
+    "import": growth.importing,
+    "compile": compiling.compiling,
+}
+OTHERS = ("vector_math", "threads", "loops", "programs")
 
 
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, *OTHERS])
     parser.add_argument(
         "--peers",
         default="",
@@ -30,6 +36,7 @@ def main() -> None:
         help=f"comma-separated, of: {', '.join(PEERS)}; those not installed are left out",
     )
     parser.add_argument("--rounds", type=int, default=15, help="blocks of each contestant")
+    parser.add_argument("--threads", type=int, default=2, help="with threads: how many")
     parser.add_argument(
         "--prototype",
         metavar="FILE",
@@ -39,11 +46,14 @@ def main() -> None:
         "--only",
         default="*",
         metavar="PATTERN",
-        help="with loops: the cases whose names match, such as 'rows *'",
+        help="with loops or threads: the cases whose names match, such as 'rows *'",
     )
     arguments = parser.parse_args()
     if arguments.name == "vector_math":
         print(vector_math.speeds(arguments.prototype, arguments.rounds))
+        return
+    if arguments.name == "threads":
+        print(threads.scaling(arguments.only, arguments.threads, arguments.rounds))
         return
     if arguments.name == "loops":
         table, explained = loops.sweep(arguments.only)
