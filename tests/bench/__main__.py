@@ -1,10 +1,10 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `compile` for the wait before the first step, `programs` for the memory of one more, `vector_math` for the scalar functions,
-`threads` for the same training on one core and on several (`--threads N`, two unless told), or
-`loops` for everything but matrix products: it ends with status 1 where a loop is slow without a
-known reason.
+`import`, `compile` for the wait before the first step, `programs` for the memory of one more,
+`vector_math` for the scalar functions, `threads` for the same training on one core and on several
+(`--threads N`, two unless told), or `loops` for everything but matrix products: it ends with status
+1 where a loop is slow without a known reason.
 """
 
 from __future__ import annotations
