@@ -24,9 +24,9 @@ from types import ModuleType
 import numba
 
 from codegen import cache
-from codegen.runtime import products
+from codegen.runtime import library
 
-products.fetch = cache.kept
+library.fetch = cache.kept
 
 _lock = threading.RLock()
 _loaded: dict[str, Loaded] = {}

@@ -10,7 +10,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from codegen.runtime import linalg, products
+from codegen.runtime import library, linalg
 from codegen.runtime.microkernels import (
     INSTRUCTION_SETS,
     Element,
@@ -48,7 +48,7 @@ def multiply(
     matrices: list[Any] = []
     for x in (a, b, c):
         matrices += [x.ctypes.data, *(step // x.itemsize for step in x.strides)]
-    call = kind(products.link(short(a.dtype.type), INSTRUCTION_SETS[isa]))
+    call = kind(library.link(short(a.dtype.type), INSTRUCTION_SETS[isa]))
     call(a.shape[0], b.shape[1], a.shape[1], *matrices, alpha, beta)
 
 
@@ -143,8 +143,8 @@ def test_special_values_as_in_numpy(isa: str, dtype: type) -> None:
 @pytest.mark.parametrize("isa", SETS)
 def test_uses_the_vectors(isa: str, dtype: type) -> None:
     element = Element(short(dtype), INSTRUCTION_SETS[isa])
-    module = llvm.parse_assembly(products.library_text(element))
-    code = products.machine(element.isa).emit_assembly(module)
+    module = llvm.parse_assembly(library.library_text(element))
+    code = library.machine(element.isa).emit_assembly(module)
     letter = "s" if dtype is np.float32 else "d"
     if isa == "neon":
         assert "fmla" in code

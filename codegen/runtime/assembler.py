@@ -139,6 +139,12 @@ class Routine:
         """A float that is exact in both precisions."""
         return Value(self, kind, repr(float(value)))
 
+    def room(self, kind: str, count: int = 1, align: int = 8) -> Value:
+        """Memory on the stack for `count` values."""
+        place = Value(self, "ptr", f"%{self.fresh()}")
+        self.lines.insert(0, f"  {place.text} = alloca [{count} x {kind}], align {align}")
+        return place
+
     def label(self, name: str) -> None:
         """Begin a block, which whatever comes before runs into."""
         self.block = name
@@ -176,19 +182,41 @@ class Routine:
         self, stop: Value | int, step: Value | int = 1, start: Value | int = 0
     ) -> Iterator[Value]:
         """Run what is written inside for start, start + step, .. below stop."""
-        name, before = self.fresh(), self.block
         first, last = (v if isinstance(v, Value) else self.number(v) for v in (start, stop))
+        with self._turns(first, last) as (name, index):
+            yield index
+            self._turn(name, index, step)
+
+    @contextmanager
+    def parts(self, stop: Value, most: Value | int) -> Iterator[tuple[Value, Value]]:
+        """Run what is written inside for parts of 0 .. stop - 1: where one begins, and its size.
+
+        No part is larger than `most`, and all are, but for the last two, which are nearly equal.
+        """
+        with self._turns(self.number(0), stop) as (name, index):
+            rest = stop - index
+            half = (rest + 1) // 2
+            bound = most if isinstance(most, Value) else self.number(most)
+            size = (rest <= bound).where(rest, (rest < bound + bound).where(half, bound))
+            yield index, size
+            self._turn(name, index, size)
+
+    @contextmanager
+    def _turns(self, first: Value, last: Value) -> Iterator[tuple[str, Value]]:
+        name, before = self.fresh(), self.block
         self.branch(first < last, f"{name}.body", f"{name}.done")
         self.label(f"{name}.body")
         index = Value(self, "i64", f"%{name}")
         self.put(f"{index.text} = phi i64 [ {first.text}, %{before} ], [ %{name}.n, %{name}.next ]")
-        yield index
+        yield name, index
+        self.branch(Value(self, "i64", f"%{name}.n") < last, f"{name}.body", f"{name}.done")
+        self.label(f"{name}.done")
+
+    def _turn(self, name: str, index: Value, step: Value | int) -> None:
         self.jump(f"{name}.next")
         self.label(f"{name}.next")
         count = step.text if isinstance(step, Value) else step
         self.put(f"%{name}.n = add i64 {index.text}, {count}")
-        self.branch(Value(self, "i64", f"%{name}.n") < last, f"{name}.body", f"{name}.done")
-        self.label(f"{name}.done")
 
     def call(self, name: str, *arguments: Value) -> None:
         """Call a function that gives nothing."""

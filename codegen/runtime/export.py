@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("memory", "checks", "assembler", "microkernels", "products", "linalg"),
+    *("memory", "checks", "assembler", "microkernels", "copying", "inner_products"),
+    *("products", "library", "linalg"),
     *("lanes", "coefficients", "rare"),
     *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
 )

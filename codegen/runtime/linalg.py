@@ -25,8 +25,9 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import get_cython_function_address, intrinsic
 
+from codegen.runtime.library import link
 from codegen.runtime.microkernels import Element, instruction_set
-from codegen.runtime.products import link, product_symbol
+from codegen.runtime.products import product_symbol
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext

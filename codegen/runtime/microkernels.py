@@ -140,12 +140,21 @@ class Element(NamedTuple):
         return 4 if self.isa.registers >= 32 else 2
 
     def declarations(self) -> str:
-        """The intrinsics of LLVM that are called."""
+        """The intrinsics of LLVM that are called, of vectors and of pieces of 16 bytes."""
         vector, suffix = self.vector, f"v{self.lanes}{self.short}"
-        load = f"declare {vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {self.mask}, {vector})"
-        store = f"declare void @llvm.masked.store.{suffix}.p0({vector}, ptr, i32, {self.mask})"
-        fused = f"declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})"
-        return "\n".join([fused, load, store, ""])
+        piece = self._replace(isa=self.isa._replace(size=16))
+        lines = [f"declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})"]
+        lines += ["declare ptr @malloc(i64)", "declare void @free(ptr)"]
+        for e in dict.fromkeys([self, piece]):
+            name, kind = f"v{e.lanes}{e.short}", e.vector
+            lines.append(
+                f"declare {kind} @llvm.masked.load.{name}.p0(ptr, i32, {e.mask}, {kind})\n"
+                f"declare void @llvm.masked.store.{name}.p0({kind}, ptr, i32, {e.mask})"
+            )
+        if piece != self:
+            name = f"llvm.vector.insert.{suffix}.v{piece.lanes}{self.short}"
+            lines.append(f"declare {vector} @{name}({vector}, {piece.vector}, i64)")
+        return "\n".join([*lines, ""])
 
 
 class Lanes:
@@ -208,6 +217,53 @@ class Lanes:
         return self.routine.step(pointer, self.element.scalar, count)
 
 
+def shuffled(f: Routine, first: Value, second: Value, lanes: list[int]) -> Value:
+    """Lanes of two vectors, those of the second numbered after those of the first."""
+    places = ", ".join(f"i32 {k}" for k in lanes)
+    return f.emit(first.kind, f"shufflevector {first}, {second}, <{len(lanes)} x i32> <{places}>")
+
+
+def product_arguments(scalar: str) -> list[tuple[str, str]]:
+    """What a product takes: extents, matrices with the distances of rows and columns, factors."""
+    extents = [("m", "i64"), ("n", "i64"), ("k", "i64")]
+    matrices = [
+        (f"{name}{part}", "i64" if part else "ptr")
+        for name in "abc"
+        for part in ("", "_row", "_column")
+    ]
+    return [*extents, *matrices, ("alpha", scalar), ("beta", scalar)]
+
+
+def table_entry(f: Routine, table: str, kind: str, place: Value) -> Value:
+    """An entry of a constant table."""
+    return f.read(f.step(Value(f, "ptr", f"@{table}"), kind, place), kind, 8)
+
+
+def tiles_text(element: Element) -> str:
+    """The functions of all tiles; and tables.
+
+    Of the functions; of the rows that each width of a tile allows; of 2^32 over those, rounded up.
+    """
+    most, tallest = element.most_vectors, element.most_rows(1)
+    known = set(element.shapes())
+    table = [
+        f"ptr @{tile_name(r, v)}" if (r, v) in known else "ptr null"
+        for v in range(1, most + 1)
+        for r in range(1, tallest + 1)
+    ]
+    tall = [element.most_rows(v) for v in range(1, most + 1)]
+    heights = [f"i64 {rows}" for rows in tall]
+    inverses = [f"i64 {-(-(1 << 32) // rows)}" for rows in tall]
+    return "\n".join(
+        [
+            f"@tiles = internal constant [{len(table)} x ptr] [{', '.join(table)}]",
+            f"@heights = internal constant [{most} x i64] [{', '.join(heights)}]",
+            f"@inverses = internal constant [{most} x i64] [{', '.join(inverses)}]",
+            *(tile(element, r, v) for r, v in element.shapes()),
+        ]
+    )
+
+
 def tile_name(rows: int, vectors: int) -> str:
     """The function of a tile."""
     return f"tile_{rows}_{vectors}"
@@ -217,42 +273,51 @@ def tile_arguments(scalar: str) -> list[tuple[str, str]]:
     """What the function of a tile takes.
 
     a and the distances between its rows and columns, b and the distance between its rows, how many
-    p, C and the distance between its rows, how many columns of the last vector count, the factors.
+    p, C and the distance between its rows, how many columns of the last vector count, how many
+    tiles lie below each other, the factors.
     """
     return [
         *(("a", "ptr"), ("a_row", "i64"), ("a_column", "i64"), ("b", "ptr"), ("b_row", "i64")),
         *(("k", "i64"), ("c", "ptr"), ("c_row", "i64"), ("last", "i64")),
+        ("count", "i64"),
         *(("alpha", scalar), ("beta", scalar)),
     ]
 
 
 def tile(element: Element, rows: int, vectors: int) -> str:
-    """The function of one tile, k > 0."""
+    """The function of tiles below each other, k > 0."""
     f = Routine(tile_name(rows, vectors), tile_arguments(element.scalar), "internal")
     lanes = Lanes(f, element)
-    a, a_row, _, _, _, k, c, c_row, last, alpha, beta = f.arguments()
+    a, a_row, _, _, _, k, c, c_row, last, count, alpha, beta = f.arguments()
     mask = lanes.first(last) if element.isa.masked else None
     masks = [None] * (vectors - 1) + [mask]
-    above = [a]
-    for _ in range(1, rows):
-        above.append(lanes.at(above[-1], a_row))
     at_once = 1
     while at_once < 4 and at_once * rows * vectors < UNDER_WAY:
         at_once *= 2
-    sums = [lanes.zero] * (at_once * rows * vectors)
-    place = (f.number(0), Value(f, "ptr", "%b"))
-    if at_once > 1:
-        whole = (k // at_once) * at_once
-        sums, place = _sweep(lanes, rows, vectors, above, masks, sums, place, whole, at_once)
-        few = rows * vectors
-        while len(sums) > few:
-            half = len(sums) // 2
-            pairs = zip(sums[:half], sums[half:], strict=True)
-            sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
-        k = k - whole
-    sums, _ = _sweep(lanes, rows, vectors, above, masks, sums, place, k, 1)
-    _flush(lanes, rows, vectors, sums, masks, (c, c_row, alpha, beta))
+    with f.loop(count) as t:
+        above = [lanes.at(a, t * rows * a_row)]
+        for _ in range(1, rows):
+            above.append(lanes.at(above[-1], a_row))
+        sums = [lanes.zero] * (at_once * rows * vectors)
+        place, rest = (f.number(0), Value(f, "ptr", "%b")), k
+        if at_once > 1:
+            whole = (k // at_once) * at_once
+            sums, place = _sweep(lanes, rows, vectors, above, masks, sums, place, whole, at_once)
+            sums = added(f, sums, rows * vectors)
+            rest = k - whole
+        sums, _ = _sweep(lanes, rows, vectors, above, masks, sums, place, rest, 1)
+        target = lanes.at(c, t * rows * c_row)
+        _flush(lanes, rows, vectors, sums, masks, (target, c_row, alpha, beta))
     return str(f)
+
+
+def added(f: Routine, sums: list[Value], count: int) -> list[Value]:
+    """`count` vectors, each the sum of those whose numbers differ by multiples of `count`."""
+    while len(sums) > count:
+        half = len(sums) // 2
+        pairs = zip(sums[:half], sums[half:], strict=True)
+        sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
+    return sums
 
 
 def _sweep(
@@ -345,163 +410,3 @@ def _flush(
     ]
     for k, (p, s) in enumerate(zip(places, done, strict=True)):
         lanes.write(s, p, masks[k % vectors])
-
-
-# -- inner products -------------------------------------------------------------------------------
-
-# Rows of A whose inner products with columns of B are summed together.
-DOT_ROWS = 4
-
-
-def dot_name(rows: int, columns: int) -> str:
-    """The function of a block of inner products."""
-    return f"dot_{rows}_{columns}"
-
-
-def dot_arguments(scalar: str) -> list[tuple[str, str]]:
-    """What it takes: a and b, along whose k elements lie side by side, C, the factors."""
-    return [
-        *(("a", "ptr"), ("a_row", "i64"), ("b", "ptr"), ("b_column", "i64"), ("k", "i64")),
-        *(("c", "ptr"), ("c_row", "i64"), ("c_column", "i64")),
-        *(("alpha", scalar), ("beta", scalar)),
-    ]
-
-
-def dot(element: Element, rows: int, columns: int) -> str:
-    """C[r, j] := alpha * sum_p a[r, p] * b[p, j] + beta * C[r, j], vectors running along p."""
-    f = Routine(dot_name(rows, columns), dot_arguments(element.scalar), "internal")
-    lanes = Lanes(f, element)
-    a, a_row, b, b_column, k, c, c_row, c_column, alpha, beta = f.arguments()
-    lines = [lanes.at(a, a_row * r) if r else a for r in range(rows)]
-    lines += [lanes.at(b, b_column * j) if j else b for j in range(columns)]
-    at_once = max(1, UNDER_WAY // (rows * columns))
-    n = element.lanes
-    sums = [lanes.zero] * (at_once * rows * columns)
-    place = f.number(0)
-    for turn in sorted({1, at_once}, reverse=True):
-        end = place + ((k - place) // (n * turn)) * (n * turn)
-        sums = _inner(lanes, rows, lines, sums, place, end, turn)
-        place = end
-        while len(sums) > rows * columns:
-            half = len(sums) // 2
-            pairs = zip(sums[:half], sums[half:], strict=True)
-            sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
-    before, name = f.block, f.fresh()
-    f.branch(place < k, f"{name}.rest", f"{name}.sum")
-    f.label(f"{name}.rest")
-    mask = lanes.first(k - place)
-    rest = _inner_step(lanes, rows, [lanes.at(x, place) for x in lines], sums, mask)
-    after = f.block
-    f.jump(f"{name}.sum")
-    f.label(f"{name}.sum")
-    sums = [
-        f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{after} ]")
-        for x, y in zip(sums, rest, strict=True)
-    ]
-    places = [lanes.at(c, c_row * r + c_column * j) for r in range(rows) for j in range(columns)]
-    _flush_scalars(lanes, _totals(lanes, sums), places, (alpha, beta))
-    return str(f)
-
-
-def _inner(
-    lanes: Lanes,
-    rows: int,
-    lines: list[Value],
-    sums: list[Value],
-    start: Value,
-    end: Value,
-    turn: int,
-) -> list[Value]:
-    """Add the products of whole vectors from `start` to `end`, `turn` in each round."""
-    f, e = lanes.routine, lanes.element
-    name, before = f.fresh(), f.block
-    head, done = f"{name}.body", f"{name}.done"
-    p = Value(f, "i64", f"%{f.fresh()}")
-    olds = [Value(f, e.vector, f"%{f.fresh()}") for _ in sums]
-    f.branch(start < end, head, done)
-    f.label(head)
-    phis = len(f.lines)
-    each = len(sums) // turn
-    news: list[Value] = []
-    for step in range(turn):
-        places = [lanes.at(x, p + step * e.lanes if step else p) for x in lines]
-        news += _inner_step(lanes, rows, places, olds[step * each : (step + 1) * each], None)
-    following = p + turn * e.lanes
-    f.branch(following < end, head, done)
-    f.lines[phis:phis] = [
-        f"  {old.text} = phi {old.kind} [ {first.text}, %{before} ], [ {new.text}, %{head} ]"
-        for old, first, new in zip([p, *olds], [start, *sums], [following, *news], strict=True)
-    ]
-    f.label(done)
-    return [
-        f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{head} ]")
-        for x, y in zip(sums, news, strict=True)
-    ]
-
-
-def _inner_step(
-    lanes: Lanes, rows: int, places: list[Value], sums: list[Value], mask: Value | None
-) -> list[Value]:
-    """Add the products of one vector of every row and column."""
-    b = [lanes.read(place, mask) for place in places[rows:]]
-    done: list[Value] = []
-    for r in range(rows):
-        x = lanes.read(places[r], mask)
-        done += [lanes.fused(x, y, sums[r * len(b) + j]) for j, y in enumerate(b)]
-    return done
-
-
-def _totals(lanes: Lanes, sums: list[Value]) -> list[Value]:
-    """The sum of the lanes of every vector, as scalars.
-
-    Two vectors make one: lanes whose number has a bit set hold sums of the second. After as many
-    steps as a vector has halves, each lane is the total of another vector.
-    """
-    f, e = lanes.routine, lanes.element
-    totals: list[Value] = []
-    for first in range(0, len(sums), e.lanes):
-        group = sums[first : first + e.lanes]
-        count, bit = len(group), 1
-        while bit < e.lanes:
-            if len(group) % 2 and len(group) > 1:
-                group.append(group[-1])
-            low = [k if not k & bit else e.lanes + k for k in range(e.lanes)]
-            high = [k ^ bit if not k & bit else e.lanes + (k ^ bit) for k in range(e.lanes)]
-            pairs = list(zip(group[::2], group[1::2] or group, strict=True))
-            group = []
-            for x, y in pairs:
-                kept, moved = shuffled(f, x, y, low), shuffled(f, x, y, high)
-                group.append(f.emit(x.kind, f"fadd {kept}, {moved.text}"))
-            bit *= 2
-        totals += [
-            f.emit(e.scalar, f"extractelement {group[0]}, i32 {lane}") for lane in range(count)
-        ]
-    return totals
-
-
-def shuffled(f: Routine, first: Value, second: Value, lanes: list[int]) -> Value:
-    """Lanes of two vectors, those of the second numbered after those of the first."""
-    places = ", ".join(f"i32 {k}" for k in lanes)
-    return f.emit(first.kind, f"shufflevector {first}, {second}, <{len(lanes)} x i32> <{places}>")
-
-
-def _flush_scalars(
-    lanes: Lanes, totals: list[Value], places: list[Value], factors: tuple[Value, Value]
-) -> None:
-    """Write alpha * total + beta * place to each place, which is not read when beta is 0."""
-    f, e = lanes.routine, lanes.element
-    alpha, beta = factors
-    scaled = [f.emit(t.kind, f"fmul {t}, {alpha.text}") for t in totals]
-    name = f.fresh()
-    nothing = f.emit("i1", f"fcmp oeq {beta}, 0.0")
-    f.branch(nothing, f"{name}.write", f"{name}.add")
-    f.label(f"{name}.add")
-    for place, x in zip(places, scaled, strict=True):
-        old = f.emit(e.scalar, f"fmul {f.read(place, e.scalar, e.size)}, {beta.text}")
-        f.write(f.emit(e.scalar, f"fadd {x}, {old.text}"), place, e.size)
-    f.jump(f"{name}.done")
-    f.label(f"{name}.write")
-    for place, x in zip(places, scaled, strict=True):
-        f.write(x, place, e.size)
-    f.jump(f"{name}.done")
-    f.label(f"{name}.done")

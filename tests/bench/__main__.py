@@ -1,7 +1,8 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `vector_math` for the scalar functions, or `loops` for everything but matrix products:
+`import`, `vector_math` for the scalar functions, `threads` for the same training on one core and
+on several (`--threads N`, two unless told), or `loops` for everything but matrix products:
 it ends with status 1 where a loop is slow without a known reason.
 """
 
@@ -9,17 +10,18 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import growth, loops, vector_math
+from tests.bench import growth, loops, threads, vector_math
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
 GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
+OTHERS = ("vector_math", "threads", "loops")
 
 
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, "vector_math", "loops"])
+    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, *OTHERS])
     parser.add_argument(
         "--peers",
         default="",
@@ -27,6 +29,7 @@ def main() -> None:
         help=f"comma-separated, of: {', '.join(PEERS)}; those not installed are left out",
     )
     parser.add_argument("--rounds", type=int, default=15, help="blocks of each contestant")
+    parser.add_argument("--threads", type=int, default=2, help="with threads: how many")
     parser.add_argument(
         "--prototype",
         metavar="FILE",
@@ -36,11 +39,14 @@ def main() -> None:
         "--only",
         default="*",
         metavar="PATTERN",
-        help="with loops: the cases whose names match, such as 'rows *'",
+        help="with loops or threads: the cases whose names match, such as 'rows *'",
     )
     arguments = parser.parse_args()
     if arguments.name == "vector_math":
         print(vector_math.speeds(arguments.prototype, arguments.rounds))
+        return
+    if arguments.name == "threads":
+        print(threads.scaling(arguments.only, arguments.threads, arguments.rounds))
         return
     if arguments.name == "loops":
         table, explained = loops.sweep(arguments.only)

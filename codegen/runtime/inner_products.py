@@ -1,0 +1,231 @@
+"""Products by inner products, for few columns: vectors run along k.
+
+    C[i, j] := alpha * sum_p A[i, p] * B[p, j] + beta * C[i, j]
+
+Where C has few columns, vectors along its rows would be nearly empty, and where B lies transposed
+and C has few rows, it is not worth its copy. The rows of A and the columns of B, whose elements lie
+side by side, are multiplied vector by vector; the lanes of several sums are then added together.
+"""
+
+from __future__ import annotations
+
+from codegen.runtime.assembler import Routine, Value
+from codegen.runtime.microkernels import (
+    UNDER_WAY,
+    Element,
+    Lanes,
+    added,
+    product_arguments,
+    shuffled,
+    table_entry,
+)
+
+# Rows of A whose inner products with columns of B are summed together.
+DOT_ROWS = 4
+
+
+# Elements of k whose inner products are summed before the next are looked at.
+DOT_DEPTH = 1024
+# Columns of B, at most: they stay in the nearest caches. Fewer where they are copied for it.
+DOT_FEW, DOT_COPIED = 16, 8
+
+
+def inner_products_text(element: Element) -> str:
+    """The functions of blocks of inner products, a table of them, and the product by them."""
+    shapes = [(r, c) for r in (1, DOT_ROWS) for c in range(1, element.dot_columns + 1)]
+    blocks = ", ".join(f"ptr @{dot_name(r, c)}" for r, c in shapes)
+    table = f"@dot_blocks = internal constant [{len(shapes)} x ptr] [{blocks}]"
+    return "\n".join([table, *(dot(element, r, c) for r, c in shapes), _dots(element)])
+
+
+def dot_name(rows: int, columns: int) -> str:
+    """The function of a block of inner products."""
+    return f"dot_{rows}_{columns}"
+
+
+def dot_arguments(scalar: str) -> list[tuple[str, str]]:
+    """What it takes: a and b with k side by side, C, how many blocks there are, the factors."""
+    return [
+        *(("a", "ptr"), ("a_row", "i64"), ("b", "ptr"), ("b_column", "i64"), ("k", "i64")),
+        *(("c", "ptr"), ("c_row", "i64"), ("c_column", "i64")),
+        ("count", "i64"),
+        *(("alpha", scalar), ("beta", scalar)),
+    ]
+
+
+def dot(element: Element, rows: int, columns: int) -> str:
+    """C[r, j] := alpha * sum_p a[r, p] * b[p, j] + beta * C[r, j], vectors running along p."""
+    f = Routine(dot_name(rows, columns), dot_arguments(element.scalar), "internal")
+    lanes = Lanes(f, element)
+    a, a_row, b, b_column, k, c, c_row, c_column, count, alpha, beta = f.arguments()
+    with f.loop(count) as t:
+        first = lanes.at(a, t * rows * a_row)
+        lines = [lanes.at(first, a_row * r) if r else first for r in range(rows)]
+        lines += [lanes.at(b, b_column * j) if j else b for j in range(columns)]
+        totals = _totals(lanes, _inner_sums(lanes, rows, lines, k))
+        corner = lanes.at(c, t * rows * c_row)
+        shape = [(r, j) for r in range(rows) for j in range(columns)]
+        places = [lanes.at(corner, c_row * r + c_column * j) for r, j in shape]
+        _flush_scalars(lanes, totals, places, (alpha, beta))
+    return str(f)
+
+
+def _inner_sums(lanes: Lanes, rows: int, lines: list[Value], k: Value) -> list[Value]:
+    """Vectors whose lanes add up to the inner products of the first lines with the others."""
+    f, n = lanes.routine, lanes.element.lanes
+    count = rows * (len(lines) - rows)
+    at_once = max(1, UNDER_WAY // count)
+    sums = [lanes.zero] * (at_once * count)
+    place = f.number(0)
+    for turn in sorted({1, at_once}, reverse=True):
+        end = place + ((k - place) // (n * turn)) * (n * turn)
+        sums = added(f, _inner(lanes, rows, lines, sums, place, end, turn), count)
+        place = end
+    before, name = f.block, f.fresh()
+    f.branch(place < k, f"{name}.rest", f"{name}.sum")
+    f.label(f"{name}.rest")
+    mask = lanes.first(k - place)
+    rest = _inner_step(lanes, rows, [lanes.at(x, place) for x in lines], sums, mask)
+    after = f.block
+    f.jump(f"{name}.sum")
+    f.label(f"{name}.sum")
+    return [
+        f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{after} ]")
+        for x, y in zip(sums, rest, strict=True)
+    ]
+
+
+def _inner(
+    lanes: Lanes,
+    rows: int,
+    lines: list[Value],
+    sums: list[Value],
+    start: Value,
+    end: Value,
+    turn: int,
+) -> list[Value]:
+    """Add the products of whole vectors from `start` to `end`, `turn` in each round."""
+    f, e = lanes.routine, lanes.element
+    name, before = f.fresh(), f.block
+    head, done = f"{name}.body", f"{name}.done"
+    p = Value(f, "i64", f"%{f.fresh()}")
+    olds = [Value(f, e.vector, f"%{f.fresh()}") for _ in sums]
+    f.branch(start < end, head, done)
+    f.label(head)
+    phis = len(f.lines)
+    each = len(sums) // turn
+    news: list[Value] = []
+    for step in range(turn):
+        places = [lanes.at(x, p + step * e.lanes if step else p) for x in lines]
+        news += _inner_step(lanes, rows, places, olds[step * each : (step + 1) * each], None)
+    following = p + turn * e.lanes
+    f.branch(following < end, head, done)
+    f.lines[phis:phis] = [
+        f"  {old.text} = phi {old.kind} [ {first.text}, %{before} ], [ {new.text}, %{head} ]"
+        for old, first, new in zip([p, *olds], [start, *sums], [following, *news], strict=True)
+    ]
+    f.label(done)
+    return [
+        f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{head} ]")
+        for x, y in zip(sums, news, strict=True)
+    ]
+
+
+def _inner_step(
+    lanes: Lanes, rows: int, places: list[Value], sums: list[Value], mask: Value | None
+) -> list[Value]:
+    """Add the products of one vector of every row and column."""
+    b = [lanes.read(place, mask) for place in places[rows:]]
+    done: list[Value] = []
+    for r in range(rows):
+        x = lanes.read(places[r], mask)
+        done += [lanes.fused(x, y, sums[r * len(b) + j]) for j, y in enumerate(b)]
+    return done
+
+
+def _totals(lanes: Lanes, sums: list[Value]) -> list[Value]:
+    """The sum of the lanes of every vector, as scalars.
+
+    Two vectors make one: lanes whose number has a bit set hold sums of the second. After as many
+    steps as a vector has halves, each lane is the total of another vector.
+    """
+    f, e = lanes.routine, lanes.element
+    totals: list[Value] = []
+    for first in range(0, len(sums), e.lanes):
+        group = sums[first : first + e.lanes]
+        count, bit = len(group), 1
+        while bit < e.lanes:
+            if len(group) % 2 and len(group) > 1:
+                group.append(group[-1])
+            low = [k if not k & bit else e.lanes + k for k in range(e.lanes)]
+            high = [k ^ bit if not k & bit else e.lanes + (k ^ bit) for k in range(e.lanes)]
+            pairs = list(zip(group[::2], group[1::2] or group, strict=True))
+            group = []
+            for x, y in pairs:
+                kept, moved = shuffled(f, x, y, low), shuffled(f, x, y, high)
+                group.append(f.emit(x.kind, f"fadd {kept}, {moved.text}"))
+            bit *= 2
+        totals += [
+            f.emit(e.scalar, f"extractelement {group[0]}, i32 {lane}") for lane in range(count)
+        ]
+    return totals
+
+
+def _flush_scalars(
+    lanes: Lanes, totals: list[Value], places: list[Value], factors: tuple[Value, Value]
+) -> None:
+    """Write alpha * total + beta * place to each place, which is not read when beta is 0."""
+    f, e = lanes.routine, lanes.element
+    alpha, beta = factors
+    scaled = [f.emit(t.kind, f"fmul {t}, {alpha.text}") for t in totals]
+    name = f.fresh()
+    nothing = f.emit("i1", f"fcmp oeq {beta}, 0.0")
+    f.branch(nothing, f"{name}.write", f"{name}.add")
+    f.label(f"{name}.add")
+    for place, x in zip(places, scaled, strict=True):
+        old = f.emit(e.scalar, f"fmul {f.read(place, e.scalar, e.size)}, {beta.text}")
+        f.write(f.emit(e.scalar, f"fadd {x}, {old.text}"), place, e.size)
+    f.jump(f"{name}.done")
+    f.label(f"{name}.write")
+    for place, x in zip(places, scaled, strict=True):
+        f.write(x, place, e.size)
+    f.jump(f"{name}.done")
+    f.label(f"{name}.done")
+
+
+def _dots(element: Element) -> str:
+    """The product by inner products: A by rows; B by columns, or copied so.
+
+    The rows of A that are at work stay in the nearest cache while the columns of B pass.
+    """
+    e = element
+    takes = [*product_arguments(e.scalar)]
+    takes.pop(5)  # the columns of A lie side by side
+    f = Routine("dots", takes, "internal")
+    m, n, k, a, a_row, b, b_row, b_column, c, c_row, c_column, alpha, beta = f.arguments()
+    lanes = Lanes(f, e)
+    # squares of vectors are written as a whole
+    panel = f.room(e.scalar, DOT_DEPTH * max(e.lanes, DOT_COPIED), e.isa.size)
+    in_place = b_row.equals(1)
+    most = f.number(e.dot_columns)
+    with f.loop(k, DOT_DEPTH) as p:
+        deep = (k - p).least(DOT_DEPTH)
+        kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
+        width = (deep + (e.lanes - 1)) // e.lanes * e.lanes
+        from_ = lanes.at(b, p * b_row)
+        with f.when(in_place.equals("false")):
+            f.call("@pack", from_, b_column, b_row, n, deep, panel, width)
+        source, distance = in_place.where(from_, panel), in_place.where(b_column, width)
+        tall = (m // DOT_ROWS) * DOT_ROWS
+        together = (n <= most).where(tall, f.number(DOT_ROWS))  # else A passes by once
+        for high, start, stop in ((DOT_ROWS, f.number(0), tall), (1, tall, m)):
+            step = together if high > 1 else m - tall
+            with f.loop(stop, step, start) as i, f.loop(n, most) as j:
+                across = (n - j).least(most)
+                place = across + (0 if high == 1 else e.dot_columns) - 1
+                code = table_entry(f, "dot_blocks", "ptr", place)
+                left, right = lanes.at(a, i * a_row + p), lanes.at(source, j * distance)
+                target = lanes.at(c, i * c_row + j * c_column)
+                given = (left, a_row, right, distance, deep, target, c_row, c_column)
+                f.call(code.text, *given, step // high, alpha, kept)
+    return str(f)
