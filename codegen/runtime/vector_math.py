@@ -4,14 +4,11 @@ Each function is a formula over `Lane`, without branches, for float32 and float6
 through, infinities, signed zeros and subnormal numbers come out as in NumPy. `PRIMITIVES` names
 them all. The transcendental ones are in `exponential`, `power` and `circular`; their largest errors
 are printed by `tests/test_vector_math.py`: at most 2 units in the last place, of tanh and erf 4.
-
-Integers to a power are Numba's scalar code.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 
 from llvmlite import ir
@@ -30,8 +27,8 @@ from codegen.runtime.exponential import (
     softplus_of,
     tanh_of,
 )
-from codegen.runtime.lanes import Lane, conversion, elementwise, fused, fuses, library, selection
-from codegen.runtime.power import power_of
+from codegen.runtime.lanes import Lane, conversion, elementwise, fused, fuses, selection
+from codegen.runtime.power import integer_power_of, power_of
 
 # Flags of the sums and products of many numbers: their order is free.
 ANY_ORDER = ("reassoc", "contract")
@@ -182,6 +179,11 @@ def _mod(x: Lane, y: Lane) -> Lane:
     return _floor_mod(x, y)[1]
 
 
+def _pow(x: Lane, y: Lane) -> Lane:
+    """x^y."""
+    return power_of(x, y) if x.is_float else integer_power_of(x, y)
+
+
 exp = elementwise("exp", exp_of)
 log = elementwise("log", log_of)
 log1p = elementwise("log1p", log1p_of)
@@ -212,7 +214,7 @@ times = elementwise("times", _times, 2)
 ratio = elementwise("ratio", _ratio, 2)
 greatest = elementwise("greatest", _greatest, 2)
 least = elementwise("least", _least, 2)
-pow = library("pow", operator.pow, 2, floats=power_of)
+pow = elementwise("pow", _pow, 2)
 floor_divide = elementwise("floor_divide", _floor_divide, 2)
 mod = elementwise("mod", _mod, 2)
 isnan = elementwise("isnan", _isnan, truth=True)
