@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from codegen import loop_ir as ir
 from codegen.access import ZERO
+from codegen.call_table import TABLE_FROM, CallTable
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
@@ -42,10 +43,6 @@ from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
 
-# So many calls in a row, and more, become rows of a table: a call in the program is more code.
-TABLE_FROM = 64
-# Kernels of that table that one function chooses from.
-GROUP = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
@@ -138,13 +135,11 @@ class _Printer:
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
         self.team = plan.workers > 1
+        self.table = CallTable(dims, self.team, self.uses)
         if self.team:
             self.dim_names |= {WORKER: "worker", WORKERS: "workers"}
         self.shares: dict[Extent, int] = {}
         self.checks = False
-        self.rows: list[tuple[list[int], str]] = []
-        self.codes: dict[Extent, int] = {}
-        self.tabled: dict[str, tuple[Kernel, Function]] = {}
 
     def text(self) -> str:
         calls = self.plan.calls
@@ -157,7 +152,7 @@ class _Printer:
             self.lines += ["    if reported(status):", "        return reported(status)"]
         self.block(calls[last + 1 :], here)
         body = [*self.pointers(), *self.lines]
-        table = self.table_lines()
+        table = self.table.lines(self.checks)
         body.append("    return 0")
         products = sorted(name[-3:] for name in self.uses if name.startswith("gemm_"))
         self.uses |= {"link_products"} if products else set()
@@ -225,8 +220,6 @@ class _Printer:
         def kind(call: Invoked | InvokedLoop) -> str:
             if isinstance(call, InvokedLoop):
                 return "loop"
-            if self.team:
-                return "shared"
             moving = any(where.place(entry) is None for entry in call.entries)
             return "moving" if moving else "fixed"
 
@@ -252,77 +245,12 @@ class _Printer:
                 self.lines.append(inner + self.call(call, where.name))
 
     def tabulated(self, calls: Sequence[Invoked], where: _Where) -> None:
-        """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
-        first = len(self.rows)
+        """Calls as rows of a table."""
+        first = len(self.table.rows)
         for call in calls:
             name, function = self.define(call.kernel)
-            extents = [*function.extents, *function.dims, *function.checks]
-            places = [where.place(entry) or 0 for entry in call.entries]
-            row = [_number(name), *places, *map(self.code_of, extents)]
-            self.rows.append((row, call.kernel.formula))
-            self.tabled.setdefault(name, (call.kernel, function))
-        pad = "    " * where.depth
-        self.lines.append(f"{pad}run_calls(table, dims, {first}, {len(self.rows)})")
-
-    def code_of(self, extent: Extent) -> int:
-        """An extent in a row: itself, or -1, -2, .. for one that is known when the program runs."""
-        if type(extent) is int:
-            return extent
-        return -1 - self.codes.setdefault(extent, len(self.codes))
-
-    def table_lines(self) -> list[str]:
-        """The table of calls, and the function that runs rows of it."""
-        if not self.rows:
-            return []
-        wide = max(len(row) for row, _ in self.rows)
-        lines = ["", "# kernel, places in the table of addresses, extents (negative: see size_of)"]
-        lines.append("CALLS = np.array([")
-        for row, formula in self.rows:
-            padded = row + [0] * (wide - len(row))
-            lines.append(f"    {padded},  # {formula}")
-        lines += ["], np.int64)", "", "", "@kernel"]
-        lines.append("def size_of(code, dims):")
-        for extent, k in self.codes.items():
-            names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
-            self.uses.add("extent")
-            lines += [f"    if code == {-1 - k}:", f"        return {extent_text(extent, names)}"]
-        lines += ["    return code", "", ""]
-        return [*lines, *self.dispatch()]
-
-    def dispatch(self) -> list[str]:
-        """`run_calls`, which runs rows of the table, by groups of kernels."""
-        head = "@kernel"
-        lines: list[str] = []
-        tests: list[str] = []
-        tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
-        for first in range(0, len(tabled), GROUP):
-            group = tabled[first : first + GROUP]
-            name = f"run_{first // GROUP}"
-            lines += [head, f"def {name}(kernel, r, table, dims, status):"]
-            for kernel, (made, function) in group:
-                lines.append(f"    if kernel == {_number(kernel)}:")
-                lines.append(f"        {kernel}({', '.join(self.row_arguments(made, function))})")
-            lines += ["", ""]
-            below = f"if kernel <= {_number(group[-1][0])}"
-            tests.append(f"        {'el' if tests else ''}{below}:")
-            tests.append(f"            {name}(kernel, r, table, dims, status)")
-        lines += [head, "def run_calls(table, dims, first, last):"]
-        lines.append(f"    status = {'address(table, 0)' if self.checks else 'table'}")
-        lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
-        self.uses |= {"address"} if self.checks else set()
-        return lines + tests
-
-    def row_arguments(self, kernel: Kernel, function: Function) -> list[str]:
-        """What a kernel of the table is called with."""
-        shorts = [SHORT[b.dtype] for b in kernel.buffers]
-        self.uses.update(f"pointer_{short}" for short in shorts)
-        arguments = [f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)]
-        extents = len(function.extents) + len(function.dims) + len(function.checks)
-        arguments += [
-            f"size_of(CALLS[r, {k}], dims)"
-            for k in range(1 + len(shorts), 1 + len(shorts) + extents)
-        ]
-        return arguments + (["status"] if function.status else [])
+            self.table.add(call, name, function, [where.place(e) or 0 for e in call.entries])
+        self.lines.append("    " * where.depth + self.table.run(first))
 
     def loop(self, call: InvokedLoop, where: _Where) -> None:
         """A recurrence: its pointers move along the sequences."""
@@ -379,8 +307,7 @@ class _Printer:
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
         numbers += [text for parts in function.shares for text in self.share(parts)]
         numbers += map(str, function.checks)
-        report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
-        return f"{name}({', '.join([*pointers, *numbers, *report])})"
+        return f"{name}({', '.join([*pointers, *numbers, *function.team_and_status])})"
 
 
     def copy(self, kernel: Kernel, pointers: Sequence[str], count: str) -> str:
@@ -395,16 +322,10 @@ class _Printer:
         return f"copy_block({moved}, {end} - {first})"
 
 
-def _number(name: str) -> int:
-    """The number in a kernel's name."""
-    return int(name.rsplit("_", 1)[1])
-
-
 def _definition(name: str, kernel: Kernel, function: Function) -> str:
-    report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
     arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
     arguments += [*function.dims.values(), *(n for pair in function.shares.values() for n in pair)]
-    arguments += [*function.checks.values(), *report]
+    arguments += [*function.checks.values(), *function.team_and_status]
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
