@@ -52,7 +52,7 @@ from codegen.loop_ir import (
     variable,
 )
 from codegen.spreading import Spreader
-from codegen.values import Lowered, Operand, Scratch, Temporary
+from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
 from codegen.work import SMALL, typical, work_of
 from symgrad.graph.dims import Extent, same, size
 
@@ -97,6 +97,8 @@ class _Sharer:
 
     def run(self) -> Lowered:
         kernel = self.low.kernel
+        if any(isinstance(operand, RunningTotals) for operand in self.operands):
+            raise _Alone("a row needs the totals of the rows before")
         loops = [s for s in self.spread.body if isinstance(s, For)]
         splits = iter([None if product_of(s) else self.split(s) for s in loops])
         chosen = [next(splits) if isinstance(s, For) else None for s in kernel.body]
@@ -223,7 +225,7 @@ class _Sharer:
         k = len(self.buffers)
         buffer = Buffer(f"x{k}", like.dtype, k)
         operand = self.of[like.name]
-        assert not isinstance(operand, Scratch)
+        assert not isinstance(operand, Scratch | RunningTotals)
         node = operand.node if isinstance(operand, Temporary) else operand
         own = Temporary(node, (self.workers, n + APART), like.dtype)
         self.buffers.append(buffer)
