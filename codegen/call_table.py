@@ -13,6 +13,7 @@ from typing import TypeAlias
 from codegen.loop_ir import WORKER, WORKERS, Kernel, Parts
 from codegen.memory import Invoked
 from codegen.printing import Function, extent_text
+from codegen.runtime.team_words import SIZE
 from symgrad.graph.dims import Dim, Extent
 from symgrad.graph.dtypes import SHORT
 
@@ -134,8 +135,6 @@ class CallTable:
     def workers(self) -> Iterator[str]:
         """The number of workers, in a team."""
         if self.team:
-            from codegen.runtime.teams import SIZE
-
             self.uses.add("address")
             yield f"    workers = address(team, {SIZE})"
 
