@@ -25,7 +25,7 @@ DOT_ROWS, DOT_ROWS_ALONE = 4, 8
 # Elements of k whose inner products are summed before the next are looked at.
 DOT_DEPTH = 1024
 # Columns of B, at most: they stay in the nearest caches. Fewer where they are copied for it.
-DOT_FEW, DOT_COPIED = 16, 8
+DOT_FEW, DOT_COPIED = 32, 8
 
 
 def inner_products_text(element: Element) -> str:

@@ -291,7 +291,7 @@ def tile(element: Element, rows: int, vectors: int) -> str:
     mask = lanes.first(last) if element.isa.masked else None
     masks = [None] * (vectors - 1) + [mask]
     at_once = 1
-    while at_once < 4 and at_once * rows * vectors < UNDER_WAY // 2:
+    while at_once < 4 and at_once * rows * vectors < UNDER_WAY // min(rows, 2):
         at_once *= 2
     with f.loop(count) as t:
         sums = [lanes.zero] * (at_once * rows * vectors)

@@ -1,25 +1,26 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `vector_math` for the scalar functions, or `loops` for everything but matrix products:
-it ends with status 1 where a loop is slow without a known reason.
+`import`, `vector_math` for the scalar functions, `gemm` for matrix products, or `loops` for
+everything but those: it ends with status 1 where a loop is slow without a known reason.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import growth, loops, vector_math
+from tests.bench import gemm, growth, loops, vector_math
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
 GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
+NAMES = [*SPECIFICATIONS, "speed", *GROWTH, "vector_math", "gemm", "loops"]
 
 
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, "vector_math", "loops"])
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument(
         "--peers",
         default="",
@@ -38,7 +39,13 @@ def main() -> None:
         metavar="PATTERN",
         help="with loops: the cases whose names match, such as 'rows *'",
     )
+    parser.add_argument("--quick", action="store_true", help="with gemm: fewer products")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--plot", default="", metavar="FILE", help="with gemm: a PNG or SVG file")
     arguments = parser.parse_args()
+    if arguments.name == "gemm":
+        print(gemm.table(arguments.dtype, arguments.plot, quick=arguments.quick))
+        return
     if arguments.name == "vector_math":
         print(vector_math.speeds(arguments.prototype, arguments.rounds))
         return
