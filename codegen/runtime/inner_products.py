@@ -30,8 +30,8 @@ DOT_FEW, DOT_COPIED = 32, 8
 
 def inner_products_text(element: Element) -> str:
     """The functions of blocks of inner products, a table of them, and the product by them."""
-    shapes = [(r, c) for r in (1, DOT_ROWS) for c in range(1, element.dot_columns + 1)]
-    shapes.append((DOT_ROWS_ALONE, 1))
+    shapes = [(DOT_ROWS, c) for c in range(1, element.dot_columns + 1)]
+    shapes += [(DOT_ROWS_ALONE, 1), (1, 1)]
     blocks = ", ".join(f"ptr @{dot_name(r, c)}" for r, c in shapes)
     table = f"@dot_blocks = internal constant [{len(shapes)} x ptr] [{blocks}]"
     return "\n".join([table, *(dot(element, r, c) for r, c in shapes), _dots(element)])
@@ -211,25 +211,25 @@ def _dots(element: Element) -> str:
     with f.loop(k, DOT_DEPTH) as p:
         deep = (k - p).least(DOT_DEPTH)
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
-        width = (deep + (e.lanes - 1)) // e.lanes * e.lanes
+        room = (deep + (e.lanes - 1)) // e.lanes * e.lanes
         from_ = lanes.at(b, p * b_row)
         with f.when(in_place.equals("false")):
-            f.call("@pack", from_, b_column, b_row, n, deep, panel, width)
-        source, distance = in_place.where(from_, panel), in_place.where(b_column, width)
+            f.call("@pack", from_, b_column, b_row, n, deep, panel, room)
+        source, distance = in_place.where(from_, panel), in_place.where(b_column, room)
         alone = n.equals(1)
         high = alone.where(DOT_ROWS_ALONE, f.number(DOT_ROWS))
         tall = alone.where(m // DOT_ROWS_ALONE, m // DOT_ROWS) * high
         together = (n <= most).where(tall, high)  # else A passes by once
-        first = alone.where(2 * e.dot_columns, f.number(e.dot_columns))
-        # blocks, then single rows: height, first row, last row, rows in a call, place in the table
+        first = alone.where(e.dot_columns, f.number(0))
+        # blocks, then single elements: height, first and last row, rows in a call, columns in a
+        # call, place in the table of the block of one column
         runs = [
-            (high, f.number(0), tall, together, first),
-            (f.number(1), tall, m, m - tall, f.number(0)),
+            (high, f.number(0), tall, together, most, first),
+            (f.number(1), tall, m, m - tall, f.number(1), f.number(e.dot_columns + 1)),
         ]
-        for height, start, stop, step, table in runs:
-            with f.loop(stop, step, start) as i, f.loop(n, most) as j:
-                across = (n - j).least(most)
-                code = table_entry(f, "dot_blocks", "ptr", table + across - 1)
+        for height, start, stop, step, width, table in runs:
+            with f.loop(stop, step, start) as i, f.loop(n, width) as j:
+                code = table_entry(f, "dot_blocks", "ptr", table + (n - j).least(width) - 1)
                 left, right = lanes.at(a, i * a_row + p), lanes.at(source, j * distance)
                 target = lanes.at(c, i * c_row + j * c_column)
                 given = (left, a_row, right, distance, deep, target, c_row, c_column)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from codegen.runtime.assembler import Routine, Value
 
 # At most so many rows in a tile: more help nothing and cost compile time.
-MOST_ROWS = 12
+MOST_ROWS = 8
 # At most so many vectors of columns.
 MOST_VECTORS = 4
 # Multiply-adds that must be under way to keep two units with a latency of four cycles busy.
