@@ -152,6 +152,13 @@ def run_module(name: str, source: str, filename: str) -> ModuleType:
     return module
 
 
+def recompiled(source: str) -> ModuleType:
+    """The module `source`, compiled anew and kept nowhere: for looking at LLVM's code."""
+    with _lock, _numba_settings(True):
+        name = f"sg_seen_{hashlib.sha256(source.encode()).hexdigest()[:32]}"
+        return run_module(name, source.replace("cache=True", "cache=False"), f"<{name}>")
+
+
 def _write_if_changed(path: Path, source: str) -> None:
     """Put `source` into the file unless it is there: another process may be reading it."""
     with contextlib.suppress(OSError, UnicodeDecodeError):

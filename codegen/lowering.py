@@ -22,7 +22,7 @@ from codegen.schedule import (
     axis_name,
     position_of,
 )
-from codegen.values import CopyOf, Lowered, Values, Writer, nest, offset_of
+from codegen.values import CopyOf, Lowered, RunningTotals, Values, Writer, nest, offset_of
 from symgrad.graph.dims import Extent, same, size
 from symgrad.graph.nodes import Reduce, Reindex
 
@@ -43,7 +43,7 @@ def lower_stage(
     assert isinstance(stage, MoveStage)
     if isinstance(stage.node, Reindex):
         return _Moves(schedule, stage, number).run()
-    return _Running(schedule, stage, number).run()
+    return (_RunningTotals if row_memory else _Running)(schedule, stage, number).run()
 
 
 def lower_copy(copy: CopyOf, number: int) -> Lowered:
@@ -126,6 +126,44 @@ class _Running(Values):
         self.blocks[1].append(ir.For("t", node.shape[axis], tuple(self.blocks[2])))
         self.statements = [*self.blocks[0], *nest(others, 0, tuple(self.blocks[1]))]
         return self.finish((node,), "", {node})
+
+
+class _RunningTotals(Values):
+    """The same with all totals in memory, so that the inner loop goes along the memory.
+
+        for t: for rest: v := totals[rest] + x[t, rest]; totals[rest] := v; y[t, rest] := v
+    """
+
+    def __init__(self, schedule: Schedule, stage: MoveStage, number: int) -> None:
+        super().__init__(schedule, number, frozenset())
+        assert isinstance(stage.node, Reduce)
+        self.node = stage.node
+
+    def run(self) -> Lowered:
+        node = self.node
+        (axis,) = node.axes
+        first, rest = node.shape[:axis], node.shape[axis + 1 :]
+        index = position_of(node.shape)
+        totals = RunningTotals(node, rest, node.dtype)
+        place = offset_of(rest, index[axis + 1 :])
+        start = self.literal(start_of(node), node.dtype)
+        begin = (Store(self.buffer(totals), place, start),)
+        before = self.place(node.dtype, Load(self.buffer(totals), place), 1)
+        value = self.value(node.args[0], index)
+        total = self.fresh()
+        self.blocks[1].extend(
+            (
+                Let(total, node.dtype, Apply(merge_of(node), (before, value))),
+                Store(self.buffer(totals), place, total),
+                Store(self.buffer(node), offset_of(node.shape, index), total),
+            )
+        )
+        loops = (
+            *nest(rest, axis + 1, begin),
+            *nest(node.shape[axis:], axis, tuple(self.blocks[1])),
+        )
+        self.statements = [*self.blocks[0], *nest(first, 0, loops)]
+        return self.finish((node,), "", {node, totals})
 
 
 def _lower_product(schedule: Schedule, stage: ProductStage, number: int) -> Lowered:

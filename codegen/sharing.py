@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from codegen import loop_ir as ir
-from codegen.injectivity import TYPICAL_EXTENT, Access, separate
+from codegen.injectivity import TYPICAL_EXTENT, Access, nonnegative, separate
 from codegen.launches import (
     ASSOCIATIVE,
     Accumulate,
@@ -52,9 +52,9 @@ from codegen.loop_ir import (
     variable,
 )
 from codegen.spreading import Spreader
-from codegen.values import Lowered, Operand, Scratch, Temporary
+from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
 from codegen.work import SMALL, typical, work_of
-from symgrad.graph.dims import Extent, size
+from symgrad.graph.dims import Extent, same, size
 
 #: Elements between what two workers write, so that they share no cache line.
 APART = 64
@@ -97,6 +97,8 @@ class _Sharer:
 
     def run(self) -> Lowered:
         kernel = self.low.kernel
+        if any(isinstance(operand, RunningTotals) for operand in self.operands):
+            raise _Alone("a row needs the totals of the rows before")
         loops = [s for s in self.spread.body if isinstance(s, For)]
         splits = iter([None if product_of(s) else self.split(s) for s in loops])
         chosen = [next(splits) if isinstance(s, For) else None for s in kernel.body]
@@ -135,7 +137,7 @@ class _Sharer:
         ways = [self.outer(loop, carried)]
         if not carried and not self.touched(loop) & self.rows:
             accesses = self.accesses(loop)
-            ways += [_Split(v) for v, _ in loops[1:] if separate(accesses, [v])]
+            ways += [_Split(v) for v, _ in loops[1:] if _separate(accesses, v)]
         inside = [s for s in walk((loop,)) if isinstance(s, For)]
         extents = {s.var: (s.parts or (s.extent, 1))[0] for s in inside}
         possible = [w for w in ways if isinstance(w, _Split)]
@@ -155,7 +157,7 @@ class _Sharer:
                 return "an iteration needs the one before"
             split.totals.append(total)
         sinks = {s.buffer.name: s for s in walk(loop.body) if isinstance(s, Accumulate)}
-        kept = [n for n in sinks if not separate(self.accesses(loop, {n}), [loop.var])]
+        kept = [n for n in sinks if not _separate(self.accesses(loop, {n}), loop.var)]
         for name in kept:
             operation = self.only_operation(loop, name)
             if operation not in ASSOCIATIVE:
@@ -165,7 +167,7 @@ class _Sharer:
                 return "its sums are as large as what they add up"
             split.copies[name] = operation
         rest = self.touched(loop) - self.rows - set(kept)
-        if not separate(self.accesses(loop, rest), [loop.var]):
+        if not _separate(self.accesses(loop, rest), loop.var):
             return "its iterations write places that others touch"
         return split
 
@@ -223,7 +225,7 @@ class _Sharer:
         k = len(self.buffers)
         buffer = Buffer(f"x{k}", like.dtype, k)
         operand = self.of[like.name]
-        assert not isinstance(operand, Scratch)
+        assert not isinstance(operand, Scratch | RunningTotals)
         node = operand.node if isinstance(operand, Temporary) else operand
         own = Temporary(node, (self.workers, n + APART), like.dtype)
         self.buffers.append(buffer)
@@ -343,6 +345,35 @@ class _Sharer:
         """A name that nothing has."""
         self.names += 1
         return f"w{self.names - 1}"
+
+
+def _separate(accesses: Sequence[Access], var: str) -> bool:
+    """Whether iterations of a loop never meet in a place that one of them writes."""
+    buffers: dict[str, list[Access]] = {}
+    for access in accesses:
+        buffers.setdefault(access.buffer, []).append(access)
+    return all(
+        _in_rows(group, var) or separate(group, [var])
+        for group in buffers.values()
+        if any(a.writes for a in group)
+    )
+
+
+def _in_rows(accesses: Sequence[Access], var: str) -> bool:
+    """Whether each iteration stays within a row: step var <= offset < step (var + 1)."""
+    step = accesses[0].offset.coefficient(var)
+    for a in accesses:
+        if same(a.offset.coefficient(var), step) is not True or not nonnegative(a.offset.const):
+            return False
+        last = a.offset.const
+        for v, c in a.offset.terms:
+            if v != var:
+                if v not in a.ranges or not nonnegative(c):
+                    return False
+                last = last + c * (a.ranges[v] - 1)
+        if not nonnegative(step - last - 1):
+            return False
+    return True
 
 
 def _accesses(body: Sequence[Spread], ranges: dict[str, Extent]) -> Iterator[Access]:

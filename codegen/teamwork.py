@@ -29,8 +29,9 @@ from symgrad.graph.dims import Dim, Extent, free_dims, size, value
 if TYPE_CHECKING:
     from codegen.targets import Target
 
-#: The part of the time that a team must save to be worth it.
-WORTH = 0.05
+#: The part of the time that a team must save to be worth it, and of what perfect sharing would save
+#: that it does: the rest goes into fetching what other workers wrote.
+WORTH, EFFICIENCY = 0.1, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class TeamProgram:
-    """A program for `workers` workers: its plan, its source, and how to compile it."""
+    """A program for `workers` workers: its plan, its source, and how to compile it.
+
+    used: workers of the last call.
+    """
 
     workers: int
     plan: Plan
@@ -52,6 +56,7 @@ class TeamProgram:
     load: Callable[[], Loaded]
     work: Work
     loaded: Loaded | None = None
+    used: int = 0
     _decided: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     def is_worth(self, dims: Mapping[Dim, int] | None = None) -> bool:
@@ -70,8 +75,13 @@ class TeamProgram:
         return self._decided[key]
 
     def _worth(self, shared: int, alone: int, meetings: int) -> bool:
-        saved = shared * (self.workers - 1) // self.workers - meetings * MEETING - START
-        return saved > WORTH * (shared + alone)
+        saved = EFFICIENCY * shared * (self.workers - 1) / self.workers
+        return saved - meetings * MEETING - START > WORTH * (shared + alone)
+
+    @property
+    def meetings_in_a_step(self) -> int:
+        """Meetings in one turn of the innermost recurrence that meets most."""
+        return max(_meetings_inside(self.plan.calls))
 
     def address(self) -> int:
         """Where the program is, compiled if it was not yet."""
@@ -120,6 +130,18 @@ def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
     return Work(shared, alone, meetings)
 
 
+def _meetings_inside(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[int]:
+    """The meetings of these calls, and of each recurrence among them."""
+    own = 0
+    for call in calls:
+        own += call.meet
+        if isinstance(call, InvokedLoop):
+            yield from _meetings_inside(call.loop.calls)
+        else:
+            own += sum(isinstance(s, Wait) for s in call.kernel.body)
+    yield own
+
+
 def _told(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
     """Which calls are shared, and why others are not."""
     for call in calls:
@@ -128,9 +150,14 @@ def _told(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
         if isinstance(call, InvokedLoop):
             yield f"{pad}{call.loop.length} steps:"
             yield from _told(call.loop.calls, pad + "  ")
-            continue
-        how = f"worker 0: {call.kernel.alone}" if call.kernel.alone else _shares(call.kernel)
-        yield f"{pad}{call.kernel.name:<10} {how}"
+        else:
+            yield f"{pad}{call.kernel.name:<10} {told_of(call)}"
+
+
+def told_of(call: Invoked) -> str:
+    """How a kernel is shared, or why it is not."""
+    alone = call.kernel.alone
+    return f"worker 0: {alone}" if alone else _shares(call.kernel)
 
 
 def _shares(kernel: Kernel) -> str:
@@ -194,6 +221,7 @@ class TeamInvocation:
             chosen = self._team
         else:
             chosen = self._serial_memory()
+        self.program.used = self.program.workers if chosen is self._team else 1
         chosen.set_dims(self._given)
         before, self._current = self._current, chosen
         if before is not None and before is not chosen and before.arrays:

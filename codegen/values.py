@@ -34,6 +34,15 @@ class Temporary:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RunningTotals:
+    """The totals so far of a running reduction, one for each element of a row."""
+
+    node: Node
+    shape: Shape
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scratch:
     """A slot of the memory that a recurrence needs while it runs."""
 
@@ -49,7 +58,7 @@ class CopyOf:
     node: Node
 
 
-Operand: TypeAlias = Node | Temporary | Scratch
+Operand: TypeAlias = Node | Temporary | RunningTotals | Scratch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +110,7 @@ class Writer:
         self.names = 0
         self.checks = False
 
-    def buffer(self, operand: Node | Temporary) -> Buffer:
+    def buffer(self, operand: Node | Temporary | RunningTotals) -> Buffer:
         """The buffer of an operand."""
         if operand not in self.buffers:
             k = len(self.buffers)

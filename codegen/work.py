@@ -29,8 +29,9 @@ from symgrad.graph.dims import Extent, free_dims, size, value
 #: Picoseconds of a read or write by bytes, of a simple operation, of a function such as exp, of an
 #: index that is checked, of a multiplication and addition in a product.
 BYTE, OPERATION, FUNCTION, CHECK, PRODUCT = 25, 40, 400, 1000, 14
-#: What a call costs at least, and a meeting of all workers where each has a core.
-CALL, MEETING = 20_000, 400_000
+#: What a call costs at least, and a meeting of all workers: they wait for the last one, and what
+#: others wrote is then fetched from their caches.
+CALL, MEETING = 20_000, 3_000_000
 #: What begins and ends a run of several workers.
 START = 8_000_000
 #: A kernel that takes less time than this may be left to one worker.

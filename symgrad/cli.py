@@ -62,7 +62,10 @@ def _fuzz(arguments: Arguments) -> int:
 
 def _count(text: str) -> int:
     """A number of things, not negative."""
-    n = int(text)
+    try:
+        n = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
     if n < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, got {n}")
     return n

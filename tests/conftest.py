@@ -21,7 +21,7 @@ if "SYMGRAD_CACHE_DIR" not in os.environ:
     os.environ["SYMGRAD_CACHE_DIR"] = _cache
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
-import pytest  # noqa: E402
+import pytest  # noqa: E402  # once the folder of the cache is chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -131,7 +131,7 @@ def test_training_resumes_from_a_checkpoint_bit_for_bit(tmp_path) -> None:
 
 def test_only_the_best_is_saved(tmp_path) -> None:
     class Saver:
-        saved: list[str] = []  # noqa: RUF012
+        saved: list[str] = []  # noqa: RUF012  # shared on purpose
 
         def save(self, path: str) -> None:
             self.saved.append(path)

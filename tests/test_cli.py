@@ -39,6 +39,9 @@ def test_version_and_usage(capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train"])
     assert "invalid choice: 'train'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["fuzz", "--programs", "many"])
+    assert "argument --programs: must be an integer, got 'many'" in capsys.readouterr().err
 
 
 def test_doctor_says_what_works(capsys) -> None:

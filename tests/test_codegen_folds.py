@@ -12,8 +12,7 @@ import symgrad as sg
 from symgrad.graph.nodes import Node
 from tests import test_folds_calculus as calculus
 from tests.calculus_judges import sample, weighed
-from tests.codegen_cases import Case, Cases
-from tests.test_codegen_nodes import real, whole
+from tests.codegen_cases import Case, Cases, real, whole
 
 cases = Cases()
 LENGTHS = {"5": 5, "1": 1, "0": 0}

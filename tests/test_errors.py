@@ -202,6 +202,10 @@ STRANGE = {
     "stack one": (lambda x: sg.stack(np.array("a")), "stack: give a list of arrays, got a"),
     "concatenate": (lambda x: sg.concatenate(3), "give a list of arrays, got 3"),
     "concatenate one": (lambda x: sg.concatenate(np.array(2.0)), "give a list of arrays, got 2.0"),
+    "scan": (
+        lambda x: sg.scan(lambda c, e: (c, e), x[0], x, reverse="no"),
+        "scan: reverse must be True or False, got 'no'",
+    ),
     "gelu": (lambda x: sg.gelu(x, "none"), "gelu: approximate must be True or False, got 'none'"),
     "gelu of two": (lambda x: sg.gelu(x, np.ones(2, bool)), "approximate must be True or False"),
     "pad with two": (lambda x: sg.pad(x, 1, [1, 2]), "pad: the value must be a scalar"),

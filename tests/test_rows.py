@@ -100,3 +100,18 @@ def test_the_first_place_wins() -> None:
     for node, wanted in zip(places_by_value(nodes), nodes, strict=True):
         given = {"x": whole, "z": zeros, "u": low}
         np.testing.assert_array_equal(evaluate(node, given), evaluate(wanted, given))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_running_totals_down_columns(threads: int) -> None:
+    """Along every axis, of nothing too, and by two workers."""
+    rng = np.random.default_rng(3)
+    shapes = {(300, 64): 0, (4, 30, 65): 1, (3, 7, 5): 0, (0, 4): 0, (5, 0): 0, (5, 1): 0}
+    arrays = {f"x{k}": rng.uniform(0.9, 1.1, s).astype(np.float32) for k, s in enumerate(shapes)}
+    nodes: list[Node] = []
+    for (name, array), axis in zip(arrays.items(), shapes.values(), strict=True):
+        x = sg.input(name, array.shape)
+        nodes += [sg.cumsum(x, axis) * 2, sg.cumprod(x, axis), sg.cumsum(x * x, axis)]
+    f = sg.compile(nodes, threads=threads)
+    for got, wanted in zip(f(**arrays), evaluate(nodes, arrays), strict=True):
+        np.testing.assert_allclose(got, wanted, 1e-4)

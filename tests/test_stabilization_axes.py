@@ -103,9 +103,10 @@ def test_softmax_and_its_logarithm(name: str, axis: int) -> None:
     gradient = sg.grad((p * weight).sum(), x)
     logs = log(p) if name != "shared" else log(sg.softmax(x, axis))
     entropy = -(p * log(p)).sum() if name != "shared" else -(p * logs).sum()
-    slope = sg.grad(entropy, x)
+    slope, flat = sg.grad(entropy, x), sg.grad(p.sum(), x)  # probabilities sum to 1
     for offset in OFFSETS:
         X = data(offset)
+        np.testing.assert_allclose(stable(flat, {x: X}), 0.0, atol=1e-15)
         P, L = sp.softmax(X, axis), sp.log_softmax(X, axis)
         np.testing.assert_allclose(stable(p, {x: X}), P, rtol=1e-12)
         np.testing.assert_allclose(stable(logs, {x: X}), L, rtol=1e-11)

@@ -30,7 +30,7 @@ from symgrad.graph.nodes import Node
 N = 4
 A, B, C, D, X = (sg.input(name, (N, N), "float64") for name in "ABCDX")
 a, b, c, d, x = (sg.input(name, (N,), "float64") for name in "abcdx")
-I = sg.eye(N, dtype="float64")  # noqa: E741
+I = sg.eye(N, dtype="float64")  # noqa: E741  # the Cookbook's name
 tr, outer = sg.trace, sg.outer
 
 # number: (a scalar, what it is differentiated by, its derivative, whether the answer is one node)

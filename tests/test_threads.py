@@ -164,6 +164,40 @@ def test_random_programs(seed: int) -> None:
     judge(program, nodes, got)
 
 
+def attention() -> tuple[list[Any], dict[str, Array]]:
+    """Gradients of two heads of attention over sequences of 5, and values of the leaves."""
+    width, own = 6, 3
+    a = sg.input("a", (B, 5, width))
+    w, o = sg.parameter("w", (width, 3 * width)), sg.parameter("o", (width, width))
+    parts = (a @ w).reshape((B, 5, 3, 2, own))
+    q, k, v = (sg.swapaxes(parts[:, :, i], 1, 2) for i in range(3))
+    mixed = sg.softmax(q @ sg.swapaxes(k, -1, -2) / 1.7) @ v
+    loss = ((sg.swapaxes(mixed, 1, 2).reshape((B, 5, width)) @ o) ** 2).mean()
+    values = {
+        "a": RNG.normal(size=(7, 5, width)),
+        "w": RNG.normal(size=(width, 3 * width)),
+        "o": RNG.normal(size=(width, width)),
+    }
+    return list(sg.grad(loss, [w, o, a])), {n: x.astype(np.float32) for n, x in values.items()}
+
+
+def test_attention_stays_in_its_sequences() -> None:
+    """Float32 against float64: sums of at most 35 products of order 1."""
+    nodes, values = attention()
+    with teams_interpreted(3) as failures:
+        f = sg.compile(nodes, threads=3)
+        got = f(**values)
+        assert not failures, failures[0]
+    for g, e in zip(got, sg.evaluate(nodes, values), strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-6)
+    assert f.stages.team is not None
+    calls = f.stages.team.plan.calls
+    told = [teamwork.told_of(c) for c in calls]
+    assert not any(text.startswith("worker 0") for text in told), told
+    sums = [k for k, text in enumerate(told) if "shared: rows of B" not in text]
+    assert len(sums) < len(calls) - 4 and not any(c.meet for c in calls[: sums[0]])
+
+
 # -- what is shared, compiled ----------------------------------------------------------------------
 B, K = sg.dim("B"), 5
 x, y = sg.input("x", (B, 7)), sg.input("y", (B,), dtype="int32")

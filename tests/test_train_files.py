@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,34 @@ from symgrad.optim import step
 from symgrad.train import checkpoint
 from symgrad.train.trainer import Trainer
 from tests.test_train import Net
+
+FIT = """
+import numpy as np
+import symgrad as sg
+rng = np.random.default_rng(0)
+B = sg.dim("B")
+x, y = sg.input("x", (B, 64)), sg.input("y", (B,), dtype="int32")
+w1, w2 = sg.parameter("W1", (64, 32)), sg.parameter("W2", (32, 10))
+b = sg.parameter("b", (32,), init=0.0)
+loss = sg.cross_entropy(sg.tanh(x @ w1 + b) @ w2, y).mean()
+trainer = sg.Trainer(loss, optimizer=sg.optim.adam(0.1))
+trainer.fit({"x": rng.normal(size=(32, 64)), "y": rng.integers(0, 10, 32)}, 5, 32)
+print({name: value.tobytes().hex() for name, value in trainer.parameters.items()})
+"""
+
+
+def test_a_process_that_compiles_and_one_that_loads_give_the_same_bits(
+    tmp_path: Path, outside: dict[str, str]
+) -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", FIT],
+            env={**outside, "SYMGRAD_CACHE_DIR": str(tmp_path / "cache")},
+            capture_output=True, text=True, check=True, timeout=120,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert told[0] and told[0] == told[1]
 
 
 @pytest.mark.parametrize("optimizer", [optim.adam(0.05), optim.sgd(0.2, momentum=0.9)])

@@ -208,11 +208,10 @@ def less_one(step: Step) -> Value | None:
         c = number.form.number if number is a or step.kind == "add" else -number.form.number
         if power != 1 or single.less_one is None or c != -sign * form.number:
             continue
-        build, dtype = single.less_one, step.dtype
-
-        def make() -> Node:
-            scaled = rt.number(sign * form.number) * P[0]  # noqa: B023
-            return mapped(scaled, [build()], dtype)  # noqa: B023
-
+        make = _times(sign * form.number, single.less_one, step.dtype)
         return step.fire_node("difference from 1", make)
     return None
+
+
+def _times(factor: Fraction, build: Callable[[], Node], dtype: DType) -> Callable[[], Node]:
+    return lambda: mapped(rt.number(factor) * P[0], [build()], dtype)

@@ -238,6 +238,8 @@ class Walk:
         steps = operations(node.body)
         if len(steps) > STEPS or not steps:
             return self.plain(node, args)
+        if steps[-1].kind == "argument" and not args[0].form.plain:
+            return self.moved(node, args, Outcome(args[0].form))  # stretched
         values: list[Value] = []
         rules: dict[Value, str] = {}
         for step in steps:

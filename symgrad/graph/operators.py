@@ -51,6 +51,12 @@ def verb(function: F) -> F:
     return function
 
 
+def _node(name: str, *args: Any, **options: Any) -> Node:
+    """The expression that a verb makes."""
+    made: Node = VERBS[name](*args, **options)
+    return made
+
+
 # NumPy's name of a ufunc where it is not the verb's own
 _UFUNCS = {
     "true_divide": "divide",
@@ -83,7 +89,7 @@ class Operators:
                 + (f" with {method!r} or options {sorted(kwargs)}." if name in VERBS else ".")
                 + " Use the verbs of symgrad."
             )
-        return VERBS[name](*inputs)  # type: ignore[no-any-return]
+        return _node(name, *inputs)
 
     def __array_function__(
         self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -124,103 +130,103 @@ class Operators:
         )
 
     def __add__(self, other: Any) -> Node:
-        return VERBS["add"](self, other)  # type: ignore[no-any-return]
+        return _node("add", self, other)
 
     def __radd__(self, other: Any) -> Node:
-        return VERBS["add"](other, self)  # type: ignore[no-any-return]
+        return _node("add", other, self)
 
     def __sub__(self, other: Any) -> Node:
-        return VERBS["subtract"](self, other)  # type: ignore[no-any-return]
+        return _node("subtract", self, other)
 
     def __rsub__(self, other: Any) -> Node:
-        return VERBS["subtract"](other, self)  # type: ignore[no-any-return]
+        return _node("subtract", other, self)
 
     def __mul__(self, other: Any) -> Node:
-        return VERBS["multiply"](self, other)  # type: ignore[no-any-return]
+        return _node("multiply", self, other)
 
     def __rmul__(self, other: Any) -> Node:
-        return VERBS["multiply"](other, self)  # type: ignore[no-any-return]
+        return _node("multiply", other, self)
 
     def __truediv__(self, other: Any) -> Node:
-        return VERBS["divide"](self, other)  # type: ignore[no-any-return]
+        return _node("divide", self, other)
 
     def __rtruediv__(self, other: Any) -> Node:
-        return VERBS["divide"](other, self)  # type: ignore[no-any-return]
+        return _node("divide", other, self)
 
     def __floordiv__(self, other: Any) -> Node:
-        return VERBS["floor_divide"](self, other)  # type: ignore[no-any-return]
+        return _node("floor_divide", self, other)
 
     def __rfloordiv__(self, other: Any) -> Node:
-        return VERBS["floor_divide"](other, self)  # type: ignore[no-any-return]
+        return _node("floor_divide", other, self)
 
     def __mod__(self, other: Any) -> Node:
-        return VERBS["mod"](self, other)  # type: ignore[no-any-return]
+        return _node("mod", self, other)
 
     def __rmod__(self, other: Any) -> Node:
-        return VERBS["mod"](other, self)  # type: ignore[no-any-return]
+        return _node("mod", other, self)
 
     def __pow__(self, other: Any) -> Node:
-        return VERBS["power"](self, other)  # type: ignore[no-any-return]
+        return _node("power", self, other)
 
     def __rpow__(self, other: Any) -> Node:
-        return VERBS["power"](other, self)  # type: ignore[no-any-return]
+        return _node("power", other, self)
 
     def __matmul__(self, other: Any) -> Node:
-        return VERBS["matmul"](self, other)  # type: ignore[no-any-return]
+        return _node("matmul", self, other)
 
     def __rmatmul__(self, other: Any) -> Node:
-        return VERBS["matmul"](other, self)  # type: ignore[no-any-return]
+        return _node("matmul", other, self)
 
     def __neg__(self) -> Node:
-        return VERBS["negative"](self)  # type: ignore[no-any-return]
+        return _node("negative", self)
 
     def __pos__(self) -> Node:
         return self  # type: ignore[return-value]
 
     def __abs__(self) -> Node:
-        return VERBS["abs"](self)  # type: ignore[no-any-return]
+        return _node("abs", self)
 
     def __eq__(self, other: object) -> Node:  # type: ignore[override]
-        return VERBS["equal"](self, other)  # type: ignore[no-any-return]
+        return _node("equal", self, other)
 
     def __ne__(self, other: object) -> Node:  # type: ignore[override]
-        return VERBS["not_equal"](self, other)  # type: ignore[no-any-return]
+        return _node("not_equal", self, other)
 
     def __lt__(self, other: Any) -> Node:
-        return VERBS["less"](self, other)  # type: ignore[no-any-return]
+        return _node("less", self, other)
 
     def __le__(self, other: Any) -> Node:
-        return VERBS["less_equal"](self, other)  # type: ignore[no-any-return]
+        return _node("less_equal", self, other)
 
     def __gt__(self, other: Any) -> Node:
-        return VERBS["greater"](self, other)  # type: ignore[no-any-return]
+        return _node("greater", self, other)
 
     def __ge__(self, other: Any) -> Node:
-        return VERBS["greater_equal"](self, other)  # type: ignore[no-any-return]
+        return _node("greater_equal", self, other)
 
     def __and__(self, other: Any) -> Node:
-        return VERBS["logical_and"](self, other)  # type: ignore[no-any-return]
+        return _node("logical_and", self, other)
 
     def __rand__(self, other: Any) -> Node:
-        return VERBS["logical_and"](other, self)  # type: ignore[no-any-return]
+        return _node("logical_and", other, self)
 
     def __or__(self, other: Any) -> Node:
-        return VERBS["logical_or"](self, other)  # type: ignore[no-any-return]
+        return _node("logical_or", self, other)
 
     def __ror__(self, other: Any) -> Node:
-        return VERBS["logical_or"](other, self)  # type: ignore[no-any-return]
+        return _node("logical_or", other, self)
 
     def __xor__(self, other: Any) -> Node:
-        return VERBS["logical_xor"](self, other)  # type: ignore[no-any-return]
+        return _node("logical_xor", self, other)
 
     def __rxor__(self, other: Any) -> Node:
-        return VERBS["logical_xor"](other, self)  # type: ignore[no-any-return]
+        return _node("logical_xor", other, self)
 
     def __invert__(self) -> Node:
-        return VERBS["logical_not"](self)  # type: ignore[no-any-return]
+        return _node("logical_not", self)
 
     def __getitem__(self, key: Any) -> Node:
-        return VERBS["getitem"](self, key)  # type: ignore[no-any-return]
+        return _node("getitem", self, key)
 
     def __hash__(self) -> int:
         return object.__hash__(self)
@@ -261,37 +267,37 @@ class Operators:
     @property
     def T(self) -> Node:  # NumPy's name
         """The expression with its axes reversed."""
-        return VERBS["transpose"](self)  # type: ignore[no-any-return]
+        return _node("transpose", self)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Node:
         """See `symgrad.sum`."""
-        return VERBS["sum"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+        return _node("sum", self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Node:
         """See `symgrad.mean`."""
-        return VERBS["mean"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+        return _node("mean", self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Node:
         """See `symgrad.max`."""
-        return VERBS["max"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+        return _node("max", self, axis=axis, keepdims=keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Node:
         """See `symgrad.min`."""
-        return VERBS["min"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
+        return _node("min", self, axis=axis, keepdims=keepdims)
 
     def reshape(self, *shape: Any) -> Node:
         """See `symgrad.reshape`; the shape may be one tuple or several extents."""
         one = len(shape) == 1 and isinstance(shape[0], (tuple, list))
-        return VERBS["reshape"](self, shape[0] if one else shape)  # type: ignore[no-any-return]
+        return _node("reshape", self, shape[0] if one else shape)
 
     def transpose(self, *axes: Any) -> Node:
         """See `symgrad.transpose`."""
         one = len(axes) == 1 and (axes[0] is None or isinstance(axes[0], (tuple, list)))
-        return VERBS["transpose"](self, axes[0] if one else axes or None)  # type: ignore[no-any-return]
+        return _node("transpose", self, axes[0] if one else axes or None)
 
     def astype(self, dtype: Any) -> Node:
         """See `symgrad.astype`."""
-        return VERBS["astype"](self, dtype)  # type: ignore[no-any-return]
+        return _node("astype", self, dtype)
 
     def __str__(self) -> str:
         told: str = VERBS["text"](self)

@@ -10,7 +10,7 @@ from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
 from symgrad.graph.folds import Chain, Fold, binder, close, projections
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.provenance import provenance
-from symgrad.graph.streams import births, stepped
+from symgrad.graph.streams import as_flag, births, stepped
 from symgrad.graph.structure import flatten
 from symgrad.graph.traversal import replace, toposort
 
@@ -46,6 +46,7 @@ def scan(
     ((), (2,))
     """
     _check_supported(truncate, lengths)
+    as_flag("scan: reverse", reverse)
     if not callable(step):
         raise SymgradError(
             "scan: the step must be a function (carry, x) -> (carry, y), "

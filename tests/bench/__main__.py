@@ -1,26 +1,27 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `vector_math` for the scalar functions, `gemm` for matrix products, or `loops` for
-everything but those: it ends with status 1 where a loop is slow without a known reason.
+`import`, `vector_math` for the scalar functions, `threads` for the same training on one core and
+on several (`--threads N`, two unless told), `gemm` for matrix products, or `loops` for everything
+but those: it ends with status 1 where a loop is slow without a known reason.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import gemm, growth, loops, vector_math
+from tests.bench import gemm, growth, loops, threads, vector_math
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
 GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
-NAMES = [*SPECIFICATIONS, "speed", *GROWTH, "vector_math", "gemm", "loops"]
+OTHERS = ("vector_math", "threads", "gemm", "loops")
 
 
 def main() -> None:
     """Read the command line and print what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=[*SPECIFICATIONS, "speed", *GROWTH, *OTHERS])
     parser.add_argument(
         "--peers",
         default="",
@@ -28,6 +29,7 @@ def main() -> None:
         help=f"comma-separated, of: {', '.join(PEERS)}; those not installed are left out",
     )
     parser.add_argument("--rounds", type=int, default=15, help="blocks of each contestant")
+    parser.add_argument("--threads", type=int, default=2, help="with threads: how many")
     parser.add_argument(
         "--prototype",
         metavar="FILE",
@@ -37,7 +39,7 @@ def main() -> None:
         "--only",
         default="*",
         metavar="PATTERN",
-        help="with loops: the cases whose names match, such as 'rows *'",
+        help="with loops or threads: the cases whose names match, such as 'rows *'",
     )
     parser.add_argument("--quick", action="store_true", help="with gemm: fewer products")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
@@ -48,6 +50,9 @@ def main() -> None:
         return
     if arguments.name == "vector_math":
         print(vector_math.speeds(arguments.prototype, arguments.rounds))
+        return
+    if arguments.name == "threads":
+        print(threads.scaling(arguments.only, arguments.threads, arguments.rounds))
         return
     if arguments.name == "loops":
         table, explained = loops.sweep(arguments.only)

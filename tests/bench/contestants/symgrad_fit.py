@@ -11,17 +11,28 @@ from tests.bench.workloads import Attention, Workload
 
 def run(workload: Workload) -> Callable[[int], list[float]]:
     """Return a function that trains that many epochs and gives their mean losses."""
+    return trained(workload, loss_of(workload))
+
+
+def loss_of(workload: Workload) -> Any:
+    """The mean loss of a batch."""
     is_attention = isinstance(workload.specification, Attention)
-    return trained(workload, attention_loss(workload) if is_attention else _dense_loss(workload))
+    return attention_loss(workload) if is_attention else _dense_loss(workload)
 
 
-def trained(workload: Workload, loss: Any) -> Callable[[int], list[float]]:
-    """Return a function that trains a loss of x and y."""
+def trainer_of(workload: Workload, loss: Any, threads: int = 1) -> Any:
+    """A trainer of a loss of x and y, as the workload wants it."""
     import symgrad as sg
 
     spec = workload.attention if workload.name == "attention" else workload.training
     optimizer = {"sgd": sg.optim.sgd, "adam": sg.optim.adam}[spec.optimizer]
-    trainer = sg.Trainer(loss, optimizer=optimizer(spec.rate))
+    return sg.Trainer(loss, optimizer=optimizer(spec.rate), threads=threads)
+
+
+def trained(workload: Workload, loss: Any) -> Callable[[int], list[float]]:
+    """Return a function that trains a loss of x and y."""
+    spec = workload.attention if workload.name == "attention" else workload.training
+    trainer = trainer_of(workload, loss)
     data = {"x": workload.data["X"], "y": workload.data["y"]}
 
     def train(epochs: int) -> list[float]:
