@@ -28,13 +28,12 @@ HAS_FORK = hasattr(os, "fork")
 
 # -- the workers -----------------------------------------------------------------------------------
 MEETINGS = """\
-from numba import cfunc
-
+from codegen.runtime.kernels import kernel
 from codegen.runtime.memory import extent, ld, pointer_i64, st
 from codegen.runtime.teams import meet
 
 
-@cfunc("int64(int64, int64, int64, int64)", cache=True)
+@kernel
 def program(table, dims, team, worker):
     own = pointer_i64(table, 0)
     workers = extent(dims, 1)
@@ -50,8 +49,8 @@ def program(table, dims, team, worker):
     return 0
 """
 
-FIRSTS = MEETINGS.split("@cfunc")[0].replace("meet", "first_of") + """\
-@cfunc("int64(int64, int64, int64, int64)", cache=True)
+FIRSTS = MEETINGS.split("@kernel")[0].replace("meet", "first_of") + """\
+@kernel
 def program(table, dims, team, worker):
     own = pointer_i64(table, 0)
     workers = extent(dims, 1)

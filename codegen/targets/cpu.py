@@ -29,11 +29,9 @@ from codegen.printing import (
     memory_name,
 )
 from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of
-from codegen.runtime import checks, clock, draws, kernels, linalg, memory, rows, teams, vector_math
-from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
-from codegen.runtime.teams import SIZE
-from codegen.runtime.vector_math import PRIMITIVES
+from codegen.runtime.names import RUNTIME
+from codegen.runtime.team_words import SIZE
 from codegen.timing import CLOCK
 from codegen.tune import totals
 from codegen.workspace import ALIGNMENT
@@ -62,19 +60,9 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     return _Printer(plan, dims, key).text()
 
 
-IMPORT = "from numba import cfunc\n"
-#: As `loading` sets it: the file is to give the same bits, as fast.
-SETTING = IMPORT + """
-import numba
-
-SLP_VECTORIZE = numba.config.SLP_VECTORIZE
-numba.config.SLP_VECTORIZE = 1  # until the program is compiled
-"""
 # What a saved file ends with: how `program` is called.
 EXECUTE = f'''
-import ctypes
-
-numba.config.SLP_VECTORIZE = SLP_VECTORIZE
+machine_code = linked(program_code(program))
 
 
 def execute(leaves, results, n):
@@ -86,14 +74,14 @@ def execute(leaves, results, n):
     table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
     table = np.array([*table, *(first + offset for offset in offsets)], np.int64)
     dims = np.array([*n, 0], np.int64)
-    program.ctypes(table.ctypes.data, dims.ctypes.data)
+    machine_code(table.ctypes.data, dims.ctypes.data)
     return report
 '''
 
 
 def stand_alone(source: str) -> str:
     """Source that holds the runtime too, for a saved file."""
-    return standalone(source).replace("cache=True, ", "").replace(IMPORT, SETTING, 1)
+    return standalone(source, besides=("linked", "program_code"))
 
 
 def load_program(source: str, key: str) -> Loaded:
@@ -133,7 +121,7 @@ class _Printer:
         self.key = key
         self.names: dict[str, str] = {}
         self.functions: list[str] = []
-        self.uses: set[str] = {"FAST"}
+        self.uses: set[str] = {"kernel"}
         self.lines: list[str] = []
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
@@ -159,26 +147,18 @@ class _Printer:
         body = [*self.pointers(), *self.lines]
         table = self.table_lines()
         body.append("    return 0")
-        products = sorted(name[-3:] for name in self.uses if name.startswith("gemm_"))
-        self.uses |= {"link_products"} if products else set()
         scalars = sorted(n for n in self.uses if n in SCALARS)
-        runtime = self.uses - set(scalars) | {"kernel"}
+        runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
         if scalars or table:
-            lines.append("import numpy as np")
-        lines += ["from numba import cfunc", ""]
+            lines += ["import numpy as np", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        head = [SCALARS[name] for name in scalars]
-        head += [f'link_products("{short}")' for short in products]
-        lines += ["", *head, *([""] if head else [])]
+        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
         for function in self.functions:
             lines += ["", "@kernel", function]
         own = ", ".join(["table", "dims", *(("team", "worker") if self.team else ())])
-        kinds = ", ".join(["int64"] * (4 if self.team else 2))
-        lines += [*table, "", "@kernel", f"def run({own}):", *body, "", ""]
-        lines.append(f'@cfunc("int64({kinds})", cache=True, fastmath=FAST)')
-        lines += [f"def program({own}):", f"    return run({own})"]
+        lines += [*table, "", "@kernel", f"def program({own}):", *body]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
@@ -414,12 +394,10 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, kernels, linalg, vector_math, rows, draws, clock, teams):
-            if hasattr(module, name):
-                found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
-                break
-        else:
-            raise CompileError(f"the runtime has no {name!r} (codegen/runtime)")
+        room = next((module for module, known in RUNTIME.items() if name in known), None)
+        if room is None:
+            raise CompileError(f"the runtime has no {name!r} (codegen/runtime/names.py)")
+        found.setdefault(room, set()).add(name)
     return found
 
 
@@ -428,7 +406,7 @@ def _print_kernel(kernel: Kernel) -> Function:
 
 
 class _KernelPrinter(RowPrinter):
-    primitives: ClassVar[Collection[str]] = frozenset({*PRIMITIVES, *DRAWS, CLOCK})
+    primitives: ClassVar[Collection[str]] = RUNTIME["vector_math"] | RUNTIME["draws"] | {CLOCK}
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
     def __init__(self, kernel: Kernel) -> None:

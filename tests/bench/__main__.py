@@ -1,20 +1,26 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `vector_math` for the scalar functions, `threads` for the same training on one core and
-on several (`--threads N`, two unless told), `gemm` for matrix products, or `loops` for everything
-but those: it ends with status 1 where a loop is slow without a known reason.
+`import`, `compile` for the wait before the first step, `vector_math` for the scalar functions,
+`threads` for the same training on one core and on several (`--threads N`, two unless told), `gemm`
+for matrix products, or `loops` for everything but those: it ends with status 1 where a loop is
+slow without a known reason.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import gemm, growth, loops, threads, vector_math
+from tests.bench import compiling, gemm, growth, loops, threads, vector_math
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
-GROWTH = {"chain": growth.chain, "layers": growth.layers, "import": growth.importing}
+GROWTH = {
+    "chain": growth.chain,
+    "layers": growth.layers,
+    "import": growth.importing,
+    "compile": compiling.compiling,
+}
 OTHERS = ("vector_math", "threads", "gemm", "loops")
 
 
