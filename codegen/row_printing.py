@@ -70,7 +70,7 @@ def is_row(loop: For, totals: Collection[str], shortest: int) -> bool:
         totals:   the names of steps of reductions, see `tune.totals`.
         shortest: the least width of a row.
     """
-    if type(loop.extent) is not int or loop.extent < shortest or loop.parts is not None:
+    if type(loop.extent) is not int or loop.extent < shortest or loop.shared:
         return False
     made = {s.name: s for s in loop.body if isinstance(s, Let)}
     accumulators = changing(loop.body)

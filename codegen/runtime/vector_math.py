@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from llvmlite import ir
 from numba import types
 
 from codegen.runtime.circular import arctan_of, cos_of, sin_of, tan_of
@@ -68,14 +69,32 @@ def _isfinite(x: Lane) -> Lane:
     return x.call("llvm.fabs") < math.inf if x.is_float else x.compare("==", x)
 
 
+def _is_number(value: ir.Value) -> bool:
+    """Whether a value is a constant and not NaN."""
+    if not isinstance(value, ir.Constant):
+        return False
+    first = value.constant
+    while isinstance(first, tuple | list | ir.Constant):  # of a vector all are the same
+        first = first.constant if isinstance(first, ir.Constant) else first[0]
+    return isinstance(first, float) and not math.isnan(first)
+
+
+def _beats(x: Lane, relation: str, y: Lane) -> Lane:
+    """Whether `x relation y` holds or x is NaN."""
+    if x.is_float and _is_number(y.value):  # one instruction asks for both
+        return Lane(x.builder, x.builder.fcmp_unordered(relation, x.value, y.value))
+    holds = x.compare(relation, y)
+    return holds | _isnan(x) if x.is_float else holds
+
+
 def _maximum(x: Lane, y: Lane) -> Lane:
     """The greater of x and y; NaN if either is; y where they are equal, as 0.0 and -0.0 are."""
-    return ((x > y) | _isnan(x)).where(x, y) if x.is_float else (x > y).where(x, y)
+    return _beats(x, ">", y).where(x, y)
 
 
 def _minimum(x: Lane, y: Lane) -> Lane:
     """The lesser of x and y; NaN if either is; y where they are equal, as 0.0 and -0.0 are."""
-    return ((x < y) | _isnan(x)).where(x, y) if x.is_float else (x < y).where(x, y)
+    return _beats(x, "<", y).where(x, y)
 
 
 def _greatest(x: Lane, y: Lane) -> Lane:
