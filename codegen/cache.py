@@ -1,10 +1,10 @@
 """The folder of compiled programs: where it is, whether it may be trusted, what is in it.
 
-A program is kept as `sg_<hash>.py` with Numba's machine code and its checksum beside it under
-`__pycache__`, and the matrix products as `sg_<hash>.o`, so that a second process starts warm.
-Numba's files are pickles, and loading a pickle runs it: the folder must belong to this user, be no
-symbolic link and be writable by nobody else. Where that does not hold, the process takes a
-temporary folder of its own; where even that cannot be made, programs are compiled in memory.
+A program is kept as `sg_<hash>.py` with its machine code beside it in `sg_<hash>.o`, and so are the
+matrix products, so that a second process starts warm. The code is run as it is: the folder must
+belong to this user, be no symbolic link and be writable by nobody else. Where that does not hold,
+the process takes a temporary folder of its own; where even that cannot be made, programs are
+compiled in memory.
 """
 
 from __future__ import annotations
@@ -27,14 +27,10 @@ from pathlib import Path
 
 from symgrad._version import __version__
 
-# Everything that symgrad or Numba on its behalf writes into the folder: no other file is deleted.
+# Everything that symgrad writes into the folder: no other file is deleted.
 OURS = re.compile(r"\.?sg_[0-9a-f]{32}\b.*")
-# Settings that change the code of a program: our own, and those of Numba that are not in its key.
-SETTINGS = (
-    *("SYMGRAD_PRODUCTS", "SYMGRAD_VECTORS"),
-    *("NUMBA_OPT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_LOOP_VECTORIZE"),
-    *("NUMBA_BOUNDSCHECK", "NUMBA_DEBUGINFO", "NUMBA_ENABLE_AVX"),
-)
+# Settings that change the code of a program: our own, and those of Numba that name a processor.
+SETTINGS = ("SYMGRAD_PRODUCTS", "SYMGRAD_VECTORS", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ def folder() -> Folder:
         wanted = configured()
     except RuntimeError as error:  # no home folder is known
         return _temporary(str(error))
-    doubt = _doubt(wanted) or _doubt(wanted / "__pycache__")
+    doubt = _doubt(wanted)
     return _temporary(doubt) if doubt else Folder(wanted, shared=True)
 
 
@@ -128,24 +124,34 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def kept(name: str, make: Callable[[], bytes]) -> bytes:
-    """Bytes that depend on `fingerprint` alone: from the folder, else made and put there.
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write `content` behind its hash, so that damage shows."""
+    write_bytes(path, hashlib.sha256(content).digest() + content)
 
-    A file is the content's hash and the content: a damaged one is made anew.
-    """
+
+def read_sealed(path: Path) -> bytes | None:
+    """What `write_sealed` wrote; None where it is missing or damaged."""
+    try:
+        found = path.read_bytes()
+    except OSError:
+        return None
+    content = found[32:]
+    return content if hashlib.sha256(content).digest() == found[:32] else None
+
+
+def kept(name: str, make: Callable[[], bytes]) -> bytes:
+    """Bytes that depend on `fingerprint` alone: from the folder, else made and put there."""
     place = folder().path
     if place is None:
         return make()
     label = hashlib.sha256(f"{name}\0{fingerprint()}".encode()).hexdigest()[:32]
     path = place / f"sg_{label}.o"
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            return content[32:]
-    made = make()
-    with contextlib.suppress(OSError):
-        write_bytes(path, hashlib.sha256(made).digest() + made)
-    return made
+    found = read_sealed(path)
+    if found is None:
+        found = make()
+        with contextlib.suppress(OSError):
+            write_sealed(path, found)
+    return found
 
 
 def clear() -> tuple[int, int]:
@@ -155,16 +161,15 @@ def clear() -> tuple[int, int]:
     except RuntimeError:
         return 0, 0
     files = total = 0
-    for place in (root / "__pycache__", root):
-        if place.is_symlink() or not place.is_dir():
+    if root.is_symlink() or not root.is_dir():
+        return 0, 0
+    for path in sorted(root.iterdir()):
+        status = path.lstat()
+        if not OURS.fullmatch(path.name) or not stat.S_ISREG(status.st_mode):
             continue
-        for path in sorted(place.iterdir()):
-            status = path.lstat()
-            if not OURS.fullmatch(path.name) or not stat.S_ISREG(status.st_mode):
-                continue
-            with contextlib.suppress(OSError):
-                path.unlink()
-                files, total = files + 1, total + status.st_size
+        with contextlib.suppress(OSError):
+            path.unlink()
+            files, total = files + 1, total + status.st_size
     return files, total
 
 

@@ -1,9 +1,8 @@
-"""From generated source to a callable address: write, import, compile or fetch from the cache.
+"""From generated source to a callable address: write, compile or fetch from the cache, link.
 
-A generated module defines `program`, a Numba C callback of the type int64(int64, int64) made with
-`cache=True`. It is imported from a file in the cache folder, because Numba caches only functions
-that live in a file, and is registered in `sys.modules` before it runs, because Numba finds a
-cached function's module by name.
+A generated module defines `program`, a kernel of two addresses: see `codegen.runtime.kernels`. Its
+machine code is kept beside its source in the cache folder, in one file with its checksum. A process
+that finds it there neither runs the source nor loads Numba.
 """
 
 from __future__ import annotations
@@ -11,20 +10,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import linecache
+import re
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numba
-
 from codegen import cache
 from codegen.runtime import library
+from codegen.runtime.linking import BLAS_PREFIX, Linked, blas_symbol, linked
+from codegen.runtime.microkernels import INSTRUCTION_SETS
 
 library.fetch = cache.kept
 
@@ -38,14 +38,14 @@ class Loaded:
 
     Fields:
         address:    of the C function int64 program(int64 table, int64 dims).
-        module:     the imported module; it keeps the machine code alive.
-        path:       its file, or None when it was compiled in memory.
+        module:     what keeps the machine code alive; of other targets, the imported module.
+        path:       the file of its source, or None when it was compiled in memory.
         from_cache: whether the machine code came from the cache folder.
-        seconds:    wall time of writing, importing and compiling.
+        seconds:    wall time of writing, compiling and linking.
     """
 
     address: int
-    module: ModuleType
+    module: ModuleType | Linked
     path: Path | None
     from_cache: bool
     seconds: float
@@ -66,36 +66,35 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
     with _lock:
         if name not in _loaded:
             start = time.perf_counter()
-            with _numba_settings(slp):
-                module, path = _import(name, source)
-            _loaded[name] = Loaded(
-                address=module.program.address,
-                module=module,
-                path=path,
-                from_cache=module.program.cache_hits > 0,
-                seconds=time.perf_counter() - start,
-            )
+            path = _written(name, source)
+            kept = None if path is None else cache.read_sealed(_code_file(path))
+            if kept is not None:
+                _tell_symbols(kept)
+            code = _compiled(name, source, path, slp) if kept is None else kept
+            if path is not None and kept is None:
+                with contextlib.suppress(OSError):
+                    cache.write_sealed(_code_file(path), code)
+            made = linked(code)
+            seconds = time.perf_counter() - start
+            _loaded[name] = Loaded(made.address, made, path, kept is not None, seconds)
         return _loaded[name]
+
+
+def _tell_symbols(code: bytes) -> None:
+    """Make known to LLVM what machine code from another process calls by name."""
+    for short, isa in sorted(set(re.findall(rb"symgrad_product_(\w+?)_(\w+)", code))):
+        library.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
+    for routine in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"(\w+)", code))):
+        blas_symbol(routine.decode())
+    for symbol, module in ((b"symgrad_clock", "clock"), (b"symgrad_yield", "teams")):
+        if symbol in code:  # the module tells what it calls when it is loaded
+            importlib.import_module(f"codegen.runtime.{module}")
 
 
 def module_name(source: str, key: str, *, slp: bool = True) -> str:
     """`sg_` and a hash of the source, its key, the runtime, the versions and the CPU."""
     text = "\0".join((source, key, f"slp={slp}", cache.fingerprint()))
     return f"sg_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-
-
-@contextlib.contextmanager
-def _numba_settings(slp: bool) -> Iterator[None]:
-    """Numba's settings for our compilations: `slp`, and cache files beside the source."""
-    wanted = {"SLP_VECTORIZE": int(slp), "CACHE_DIR": "", "CACHE_LOCATOR_CLASSES": ""}
-    before = {name: getattr(numba.config, name) for name in wanted if hasattr(numba.config, name)}
-    try:
-        for name in before:
-            setattr(numba.config, name, wanted[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(numba.config, name, value)
 
 
 @functools.cache
@@ -108,34 +107,33 @@ def _notice(reason: str) -> None:
     )
 
 
-def _import(name: str, source: str) -> tuple[ModuleType, Path | None]:
-    """The module `name`, from a file where a folder can be had."""
+def _written(name: str, source: str) -> Path | None:
+    """The file of the source in the cache folder; None where there is no folder to be had."""
     kept = cache.folder()
     if kept.reason:
         _notice(kept.reason)
-    place = kept.path
-    if place is not None:
-        path = place / f"{name}.py"
-        try:
-            _write_if_changed(path, source)
-        except OSError:  # the disk is full, or the folder went away
-            place = None
-    if place is None:
-        source = source.replace("cache=True", "cache=False")
-        return run_module(name, source, f"<{name}>"), None
-    if not _intact(path):
-        _forget(path)
+    if kept.path is None:
+        return None
+    path = kept.path / f"{name}.py"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.read_bytes().decode() == source:  # another process may be reading it
+            return path
     try:
-        module = run_module(name, source, str(path))
-    except Exception:
-        if not _forget(path):
-            raise
-        # the cache files were at fault, or it fails again
-        module = run_module(name, source, str(path))
-    if not module.program.cache_hits:
-        with contextlib.suppress(OSError):
-            cache.write(_checksum_file(path), _checksum(path))
-    return module, path
+        cache.write(path, source)
+    except OSError:  # the disk is full, or the folder went away
+        return None
+    return path
+
+
+def _compiled(name: str, source: str, path: Path | None, slp: bool) -> bytes:
+    """The machine code of the program that the module `name` defines."""
+    from codegen.runtime.object_files import program_code  # loads Numba
+
+    module = run_module(name, source, f"<{name}>" if path is None else str(path))
+    try:
+        return program_code(module.program, slp)
+    finally:
+        del sys.modules[name]
 
 
 def run_module(name: str, source: str, filename: str) -> ModuleType:
@@ -152,51 +150,18 @@ def run_module(name: str, source: str, filename: str) -> ModuleType:
     return module
 
 
-def recompiled(source: str) -> ModuleType:
-    """The module `source`, compiled anew and kept nowhere: for looking at LLVM's code."""
-    with _lock, _numba_settings(True):
+def seen(source: str) -> str:
+    """LLVM's code of the program `source`, compiled anew and kept nowhere."""
+    from codegen.runtime.object_files import optimized
+
+    with _lock:
         name = f"sg_seen_{hashlib.sha256(source.encode()).hexdigest()[:32]}"
-        return run_module(name, source.replace("cache=True", "cache=False"), f"<{name}>")
+        module = run_module(name, source, f"<{name}>")
+        try:
+            return str(optimized(module.program))
+        finally:
+            del sys.modules[name]
 
 
-def _write_if_changed(path: Path, source: str) -> None:
-    """Put `source` into the file unless it is there: another process may be reading it."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if path.read_bytes().decode() == source:
-            return
-    cache.write(path, source)
-
-
-def _numba_files(path: Path) -> list[Path]:
-    """Numba's index and machine code of the program at `path`."""
-    return sorted((path.parent / "__pycache__").glob(f"{path.stem}.*.nb[ic]"))
-
-
-def _checksum_file(path: Path) -> Path:
-    return path.parent / "__pycache__" / f"{path.stem}.sha256"
-
-
-def _checksum(path: Path) -> str:
-    """A hash of Numba's files: it unpickles them and runs the machine code unchecked."""
-    digest = hashlib.sha256()
-    for file in _numba_files(path):
-        digest.update(file.name.encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _intact(path: Path) -> bool:
-    """Whether Numba's files are those that were written."""
-    try:
-        return _checksum_file(path).read_text(encoding="ascii") == _checksum(path)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _forget(path: Path) -> bool:
-    """Delete Numba's files of the program at `path`; return whether there were any."""
-    files = _numba_files(path)
-    for file in [*files, _checksum_file(path)]:
-        with contextlib.suppress(OSError):
-            file.unlink()
-    return bool(files)
+def _code_file(path: Path) -> Path:
+    return path.with_suffix(".o")

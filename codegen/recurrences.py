@@ -18,6 +18,7 @@ from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.nests import merge_nests
 from codegen.schedule import FoldStage, Schedule
 from codegen.sharing import share
+from codegen.tiling import tile
 from codegen.tune import tune
 from codegen.values import CopyOf, Lowered, Operand, Scratch
 from symgrad.graph.dims import Extent, size
@@ -45,6 +46,11 @@ def lower(
     done = [
         replace(low, kernel=tune(low.kernel)) if isinstance(low, Lowered) else low for low in done
     ]
+    if row_memory:
+        done = [
+            replace(low, kernel=tile(low.kernel)) if isinstance(low, Lowered) else low
+            for low in done
+        ]
     if workers > 1:
         done = [share(low, workers) if isinstance(low, Lowered) else low for low in done]
     return with_formulas(schedule, done)

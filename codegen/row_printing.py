@@ -32,12 +32,11 @@ from codegen.loop_ir import (
 )
 from codegen.loops import NO_VECTOR, SHORT_ROW
 from codegen.printing import BodyPrinter
-from codegen.runtime.draws import DRAWS
-from codegen.runtime.memory import SCOPES
+from codegen.runtime.names import RUNTIME, SCOPES
 from symgrad.graph.dtypes import INT64, is_float
 
 # Functions without a form for whole vectors: they branch, or call a library.
-SCALAR_ONLY = NO_VECTOR | DRAWS.keys()
+SCALAR_ONLY = NO_VECTOR | RUNTIME["draws"]
 SCALAR_INTEGERS = frozenset({"pow", "floor_divide", "mod"})
 # How a step of a reduction merges a row into one value.
 ACROSS = {
@@ -71,7 +70,7 @@ def is_row(loop: For, totals: Collection[str], shortest: int) -> bool:
         totals:   the names of steps of reductions, see `tune.totals`.
         shortest: the least width of a row.
     """
-    if type(loop.extent) is not int or loop.extent < shortest or loop.parts is not None:
+    if type(loop.extent) is not int or loop.extent < shortest or loop.shared:
         return False
     made = {s.name: s for s in loop.body if isinstance(s, Let)}
     accumulators = changing(loop.body)

@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from functools import cache
 
 SOURCE = '''\
-"""Switch subnormal results off or on; see codegen/subnormals.py."""
-
-from numba import cfunc
+"""Switch subnormal results off or on."""
 
 from codegen.runtime.control import flush_to_zero
+from codegen.runtime.kernels import kernel
 
 
-@cfunc("int64(int64, int64)", cache=True)
+@kernel
 def program(on, unused):
     return flush_to_zero(on)
 '''

@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import networkx as nx
 
 from codegen.compiled import Compiled
-from codegen.loading import recompiled
+from codegen.loading import seen
 
 _DEFINITION = re.compile(r'^define [^@]*@"?(?P<name>[^"(]*\.(?P<short>kernel_\d+)\([^"]*)"?\(')
 _LABEL = re.compile(r'^(?P<label>"[^"]+"|[\w.$-]+):')
@@ -63,9 +62,8 @@ def vectors_of(f: Compiled) -> list[KernelVectors]:
     ['kernel_0']
     """
     formulas = dict(re.findall(r'^def (kernel_\d+)\(.*\):\n    """(.*)"""', f.stages.source, re.M))
-    program: Any = recompiled(f.stages.source).program
     found = {}
-    for name, body in _functions(program._library.get_llvm_str()):
+    for name, body in _functions(seen(f.stages.source)):
         loops, bits = _widest(body)
         found[name] = KernelVectors(name, formulas.get(name, ""), loops, bits)
     return sorted(found.values(), key=lambda v: int(v.kernel.rsplit("_", 1)[1]))

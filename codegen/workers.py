@@ -20,6 +20,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from codegen.runtime.team_words import (
+    GO,
+    MAILBOX_WORDS,
+    RECORD_WORDS,
+    SEEN,
+    SIZE,
+    SPINS as SPINS_WORD,
+)
+
 #: Looks of a helper for its next job, and of a wait in a program before it gives its core away:
 #: about 100 us and 40 us where a pause takes 40 ns (Sapphire Rapids). Nobody spins where there are
 #: more workers than cores.
@@ -30,12 +39,11 @@ MOST = 64
 SOURCE = '''\
 """What helpers and their leader do; see codegen/workers.py and codegen/runtime/teams.py."""
 
-from numba import cfunc
-
+from codegen.runtime.kernels import kernel
 from codegen.runtime.teams import lead, post, serve
 
 
-@cfunc("int64(int64, int64, int64, int64, int64, int64)", cache=True)
+@kernel
 def program(what, a, b, c, d, e):
     if what == 0:
         return serve(a, b)
@@ -91,8 +99,6 @@ class _Helper:
         self.thread.start()
 
     def _work(self) -> None:
-        from codegen.runtime.teams import GO, SEEN
-
         control = _control()
         while not control(SERVE, self.box.ctypes.data, PATIENCE if cores() > 1 else 0):
             self.parked = True  # before it looks: who posts a job looks at this afterwards
@@ -112,8 +118,6 @@ class Team:
     """The workers of this process."""
 
     def __init__(self) -> None:
-        from codegen.runtime.teams import MAILBOX_WORDS, RECORD_WORDS
-
         self._lock = threading.Lock()
         self._helpers: list[_Helper] = []
         self._record, self._team = _aligned(RECORD_WORDS)
@@ -127,15 +131,13 @@ class Team:
             workers: 1 to MOST.
             program: address of int64 program(int64 table, int64 dims, int64 team, int64 worker).
         """
-        from codegen.runtime import teams
-
         control = _control()
         with self._lock:
             while len(self._helpers) < workers - 1:
                 k = len(self._helpers)
                 self._helpers.append(_Helper(k + 1, self._mail[k]))
-            self._record[teams.SIZE] = workers
-            self._record[teams.SPINS] = SPINS if workers <= cores() else 0
+            self._record[SIZE] = workers
+            self._record[SPINS_WORD] = SPINS if workers <= cores() else 0
             control(POST, self._boxes, program, table, dims, self._team)
             for helper in self._helpers[: workers - 1]:
                 helper.call()
@@ -143,12 +145,10 @@ class Team:
 
     def end(self) -> None:
         """Tell all helpers to end, and wait until they have."""
-        from codegen.runtime import teams
-
         with self._lock:
             if not self._helpers:
                 return
-            self._record[teams.SIZE] = len(self._helpers) + 1
+            self._record[SIZE] = len(self._helpers) + 1
             _control()(POST, self._boxes, 0, 0, 0, self._team)
             for helper in self._helpers:
                 helper.call()

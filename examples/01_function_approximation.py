@@ -192,9 +192,10 @@ def read_conllu(path: Path) -> list[Sentence]:
 
 
 def tag_of_unknown(counts: Counts, development: list[Sentence]) -> str:
-    """Return the commonest tag of words that were never counted."""
+    """Return the commonest tag of words that were never counted; of all words if all were."""
     unseen = Counter(tag for s in development for word, tag in s if word not in counts)
-    return unseen.most_common(1)[0][0]
+    every = Counter(tag for s in development for _, tag in s)
+    return (unseen or every).most_common(1)[0][0]
 
 
 def held_out(training: list[Sentence], development: list[Sentence], test: list[Sentence]) -> Counts:
@@ -374,6 +375,8 @@ def treebank(folder: Path) -> list[list[Sentence]]:
         if not found:
             raise SystemExit(f"--data: no file *{part}.conllu or *{part}.conllu.gz in {folder}")
         parts.append(read_conllu(found[0]))
+        if not parts[-1]:
+            raise SystemExit(f"--data: no sentence in {found[0]}")
     return parts
 
 

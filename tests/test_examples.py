@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -60,3 +61,21 @@ def test_chapter_runs(chapter: Path, tmp_path, outside) -> None:
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
         else:
             assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_treebank_of_any_size(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    chapter = importlib.import_module("01_function_approximation")
+    # a token of two words, and a word that is not written
+    rows = ["# text", "1-2\tdon't\t_\t_", "1\tdo\tdo\tAUX", "1.1\tx\tx\tX", "2\tn't\tnot\tPART", ""]
+    for part in ("train", "dev", "test"):
+        (tmp_path / f"ud-{part}.conllu").write_text("\n".join(rows), encoding="utf-8")
+    training, development, _ = chapter.treebank(tmp_path)
+    assert training == [[("do", "AUX"), ("n't", "PART")]]
+    assert chapter.tag_of_unknown(chapter.count(training), development) == "AUX"
+    assert chapter.tag_of_unknown({"do": {}}, development) == "PART"
+    (tmp_path / "ud-test.conllu").write_text("\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"--data: no sentence in .*ud-test\.conllu"):
+        chapter.treebank(tmp_path)
+    with pytest.raises(SystemExit, match="--data: no file"):
+        chapter.treebank(ROOT)

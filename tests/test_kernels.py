@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 from itertools import count
 from textwrap import indent
+from typing import Any
 
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
 from codegen import loading
+from codegen.runtime.linking import linked
+from codegen.runtime.object_files import optimized, program_code
 
 HEAD = '''
 import numpy as np
-from numba import cfunc
 
 from codegen.runtime.kernels import kernel
-from codegen.runtime.memory import FAST, address, extent, ld, pointer_f32, shift, st
+from codegen.runtime.memory import address, extent, ld, pointer_f32, shift, st
 from codegen.runtime.vector_math import cast_int64, exp, maximum
 
 f32, f64, i32, i64 = np.float32, np.float64, np.int32, np.int64
@@ -35,30 +36,23 @@ def add(p, q, n):
     for i in range(n):
         st(p, i, ld(p, i, 0) + ld(q, i, 1), 0)
 '''
-TAIL = '''
-
-@cfunc("int64(int64, int64)", fastmath=FAST)
-def program(table, dims):
-    return run(table, dims)
-'''
 numbers = count()
 
 
-def program(body: str) -> loading.ModuleType:
-    """The module of a program whose function `run` has this body, of n = 3 and p, q float32[4]."""
+def program(body: str) -> Any:
+    """A program with this body, of n = 3 and of p, q float32[4]."""
     read = "n = extent(dims, 0)\np = pointer_f32(table, 0)\nq = pointer_f32(table, 1)\n"
-    text = f"{HEAD}\n\n@kernel\ndef run(table, dims):\n{indent(read + body, '    ')}\n{TAIL}"
+    text = f"{HEAD}\n\n@kernel\ndef program(table, dims):\n{indent(read + body, '    ')}\n"
     name = f"kernels_{next(numbers)}"
-    return loading.run_module(name, text, f"<{name}>")
+    return loading.run_module(name, text, f"<{name}>").program
 
 
 def run(body: str) -> tuple[int, list[float]]:
     """What a program returns, and what it leaves in p, which begins as 1, 2, 3, 4."""
-    module = program(body)
+    machine_code = linked(program_code(program(body)))
     p, q = np.arange(1, 5, dtype=np.float32), np.array([10, 20, 30, 40], np.float32)
     table, dims = np.array([p.ctypes.data, q.ctypes.data]), np.array([3])
-    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(module.program.address)
-    return call(table.ctypes.data, dims.ctypes.data), p.tolist()
+    return machine_code(table.ctypes.data, dims.ctypes.data), p.tolist()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +96,17 @@ def test_values(value: str, expected: int) -> None:
         ("a = 1\nb = 2\nfor i in range(n):\n    c = a\n    a = b\n    b = c + b\nreturn b", 8, []),
         ("if n > 5:\n    a = 1\nelif n > 2:\n    a = 2\nelse:\n    a = 3\nreturn a", 2, []),
         ("for i in range(n):\n    if i == 1:\n        return 40 + i\nreturn 0", 41, []),
+        (
+            "k = 0\nwhile k < 9:\n    k += 1\n    if k < 8:\n        continue\n    return k\nreturn 0",  # noqa: E501
+            8,
+            [],
+        ),
+        ("s = 0\nfor i in range(5):\n    if i != n:\n        s += i\nreturn s", 7, []),
+        (
+            "s = 0\nfor i in range(5):\n    if i == n:\n        continue\n    s += i\nreturn s",
+            7,
+            [],
+        ),
         # a name that one loop counts with and another computes
         (
             "t = 0\nfor s in range(2):\n    t = 5 - s\n    add(p, q, 1)\n"
@@ -120,14 +125,15 @@ def test_statements(body: str, result: int, expected: list[float]) -> None:
 
 
 def test_a_function_is_compiled_once_for_each_type() -> None:
-    text = program("return twice(n) + twice(n + 1) + twice(i32(n))").program.inspect_llvm()
-    assert text.count("define internal") == 3  # run, and twice of int64 and of int32
+    text = str(optimized(program("return twice(n) + twice(n + 1) + twice(i32(n))")))
+    assert text.count("define internal") == 3  # the body, and twice of int64 and of int32
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("while n > 0:\n    pass\nreturn 0", "while n > 0.*no statement of the language"),
+        ("del n\nreturn 0", "del n.*no statement of the language"),
+        ("if n > 2:\n    return 0", "it may end without a return"),
         ("return [n]", r"`\[n\]`: no value of the language"),
         ("return n // 2", "n // 2.*no such operation on int64"),
         ("return n / 2", "no such operation on int64"),
@@ -148,4 +154,4 @@ def test_a_function_is_compiled_once_for_each_type() -> None:
 )
 def test_what_is_not_in_the_language_is_refused(body: str, message: str) -> None:
     with pytest.raises(TypingError, match=message):
-        program(body)
+        program_code(program(body))

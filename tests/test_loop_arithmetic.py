@@ -44,3 +44,19 @@ def test_what_divides_a_row() -> None:
         apart = np.abs(got[finite].astype(np.longdouble) - wanted[finite])
         assert (apart <= near).all()
         assert (apart > 0).mean() < 1e-3
+
+
+def test_bounds_and_nan() -> None:
+    """The greater and the lesser of a number and a constant, NaN wherever one is NaN."""
+    values = np.array([np.nan, -np.inf, -1.0, -0.0, 0.0, 0.5, 2.0, np.inf] * 5, np.float32)
+    x = sg.input("x", values.shape)
+    bounds = (0.5, 0.0, -0.0, np.inf, -np.inf, np.nan)
+    nodes = [verb(*pair) for verb in (sg.maximum, sg.minimum) for b in bounds
+             for pair in ((x, b), (b, x))]  # fmt: skip
+    rows = sg.maximum(sg.expand_dims(x, 1) * np.ones(17, np.float32), 0.25)
+    f = sg.compile([*nodes, sg.clip(x, -1.0, 0.5), rows])
+    for got, wanted in zip(
+        f(x=values), sg.evaluate([*nodes, sg.clip(x, -1.0, 0.5), rows], {"x": values}), strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(wanted))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import os
 import re
 import subprocess
@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import cfunc, njit, types
+from numba import njit, types
 from numba.core.errors import TypingError
 
 from codegen import loading
 from codegen.runtime import linalg, memory, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import runtime_source, standalone
+from codegen.runtime.linking import linked
+from codegen.runtime.names import RUNTIME
+from codegen.runtime.object_files import optimized, program_code
 from symgrad.graph.functions import FUNCTIONS
 from tests.scalar_kernels import FLOATS, apply, has_wide_vectors, machine_code
 
@@ -87,6 +90,18 @@ def test_integer_pairs_as_in_numpy(name: str, dtype: type) -> None:
     with np.errstate(all="ignore"):
         expected = FUNCTIONS[name].numpy(x, y)
     np.testing.assert_array_equal(apply(name, x, y), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_integer_powers(dtype: type) -> None:
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    base = np.array([0, 1, -1, 2, -2, 3, -7, 100, low, low + 1, high], dtype)
+    x, y = (a.ravel() for a in np.meshgrid(base, np.array([0, 1, 2, 3, 5, 31, 64, high], dtype)))
+    np.testing.assert_array_equal(apply("pow", x, y), x**y)
+    below = np.array([-1, -2, -3, low], dtype)
+    x, y = (a.ravel() for a in np.meshgrid(base, below))
+    expected = np.where(x == 1, 1, np.where(x == -1, 1 - 2 * (y & 1), 0))
+    np.testing.assert_array_equal(apply("pow", x, y), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
@@ -217,8 +232,6 @@ def test_alias_scopes_are_literals_in_range() -> None:
 
 
 SCOPED = """
-from numba import cfunc
-
 from codegen.runtime.kernels import kernel
 from codegen.runtime.memory import extent, ld, pointer_f32, st
 
@@ -230,31 +243,26 @@ def add(p, q, n):
 
 
 @kernel
-def run(table, dims):
+def program(table, dims):
     add(pointer_f32(table, 0), pointer_f32(table, 1), extent(dims, 0))
     add(pointer_f32(table, 1), pointer_f32(table, 0), extent(dims, 0))
     return 0
-
-
-@cfunc("int64(int64, int64)")
-def program(table, dims):
-    return run(table, dims)
 """
 
 
 def test_scopes_let_loops_vectorise_and_kernels_stay_apart() -> None:
-    apart, free = (
+    programs = [
         loading.run_module(name, SCOPED.format(scope=scope, other=other), f"<{name}>").program
         for name, scope, other in (("apart", 3, 4), ("free", -1, -1))
-    )
-    assert "symgrad slot" in apart.inspect_llvm() and "vector.memcheck" not in apart.inspect_llvm()
-    assert "symgrad slot" not in free.inspect_llvm() and "vector.memcheck" in free.inspect_llvm()
-    for program in (apart, free):
-        calls = re.findall(r"call [^@\n]*@\S*add", program.inspect_llvm())
-        assert len(calls) == 2, "a kernel was inlined"
+    ]
+    apart, free = (str(optimized(program)) for program in programs)
+    assert "symgrad slot" in apart and "vector.memcheck" not in apart
+    assert "symgrad slot" not in free and "vector.memcheck" in free
+    for program, text in zip(programs, (apart, free), strict=True):
+        assert len(re.findall(r"call [^@\n]*@\S*add", text)) == 2, "a kernel was inlined"
         x, y = np.arange(7, dtype=np.float32), np.ones(7, np.float32)
         table, dims = np.array([x.ctypes.data, y.ctypes.data]), np.array([7])
-        program.ctypes(table.ctypes.data, dims.ctypes.data)
+        linked(program_code(program))(table.ctypes.data, dims.ctypes.data)
         np.testing.assert_array_equal(y, np.arange(7) + 1)
         np.testing.assert_array_equal(x, 2 * np.arange(7) + 1)
 
@@ -318,10 +326,9 @@ GENERATED = '''"""A program in one kernel."""
 from __future__ import annotations
 
 import numpy as np
-from numba import cfunc
 
 from codegen.runtime.kernels import kernel
-from codegen.runtime.memory import FAST, extent, ld, pointer_f32, st
+from codegen.runtime.memory import extent, ld, pointer_f32, st
 from codegen.runtime.vector_math import exp, maximum
 
 f32 = np.float32
@@ -334,14 +341,9 @@ def k0(p0, p1, n):
 
 
 @kernel
-def run(table, dims):
+def program(table, dims):
     k0(pointer_f32(table, 0), pointer_f32(table, 1), extent(dims, 0))
     return 0
-
-
-@cfunc("int64(int64, int64)", fastmath=FAST)
-def program(table, dims):
-    return run(table, dims)
 '''
 
 USE = """
@@ -349,15 +351,15 @@ import sys
 if __name__ == "__main__":
     x, y = np.array([-1.0, 0.0, 1.0], np.float32), np.zeros(3, np.float32)
     table, dims = np.array([x.ctypes.data, y.ctypes.data]), np.array([3])
-    program.ctypes(table.ctypes.data, dims.ctypes.data)
+    linked(program_code(program))(table.ctypes.data, dims.ctypes.data)
     print(np.allclose(y, np.maximum(np.exp(x), 1)), "codegen" in sys.modules)
 """
 
 
 def test_a_saved_program_runs_without_symgrad(tmp_path: Path) -> None:
-    text = standalone(GENERATED)
+    text = standalone(GENERATED, besides=("linked", "program_code"))
     assert text.startswith('"""A program in one kernel."""\n\nfrom __future__')
-    assert "codegen" not in text and "symgrad_" not in text
+    assert "codegen.runtime" not in text and "import symgrad" not in text
     file = tmp_path / "kernels.py"
     file.write_text(text + USE)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -381,10 +383,9 @@ def test_every_name_can_be_exported() -> None:
         runtime_source(["unheard"])
 
 
-def test_ctypes_is_how_programs_are_called() -> None:
-    @cfunc(types.int64(types.int64, types.int64))
-    def program(table, dims):
-        return table + dims
-
-    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(program.address)
-    assert call(3, 5) == 8
+def test_the_names_for_programs_are_those_that_the_runtime_defines() -> None:
+    for module, names in RUNTIME.items():
+        found = vars(importlib.import_module(f"codegen.runtime.{module}"))
+        assert all(hasattr(found[name], "_defn") for name in names - {"kernel"})
+    assert RUNTIME["vector_math"] >= vector_math.PRIMITIVES.keys()
+    assert RUNTIME["draws"] == DRAWS.keys()

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("memory", "checks", "assembler", "microkernels", "copying", "inner_products"),
-    *("products", "library", "linalg"),
+    *("names", "linking", "memory", "checks", "assembler", "microkernels", "copying"),
+    *("inner_products", "products", "library", "linalg"),
     *("lanes", "coefficients", "rare"),
     *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
+    "object_files",
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
 
@@ -63,14 +64,17 @@ def runtime_source(names: Iterable[str], modules: tuple[str, ...] = MODULES) -> 
     return "\n\n\n".join([header, *(statement.text for statement in statements)]) + "\n"
 
 
-def standalone(source: str, modules: tuple[str, ...] = MODULES) -> str:
+def standalone(
+    source: str, modules: tuple[str, ...] = MODULES, besides: Iterable[str] = ()
+) -> str:
     """The generated module `source` with its imports from `codegen.runtime` written out.
 
-    The docstring stays at the top, then come the runtime's definitions, then the program.
+    The docstring stays at the top, then come the runtime's definitions, those of `besides` among
+    them, then the program.
     """
     lines = source.splitlines()
     body = ast.parse(source).body
-    names: list[str] = []
+    names = list(besides)
     dropped: set[int] = set()
     docstring = ""
     for statement in body:

@@ -1,8 +1,8 @@
 """The language of generated functions, and its compiler.
 
     function  = def name(name, ..): statement ..
-    statement = name = value | name op= value | call | pass | return value
-              | for name in range(value, ..): statement ..
+    statement = name = value | name op= value | call | pass | return value | continue
+              | for name in range(value, ..): statement .. | while value: statement ..
               | if value: statement .. else: statement ..
     value     = number | name | name[value, value] | call | value if value else value
               | op value | value op value | value and value | value or value
@@ -180,11 +180,14 @@ class _Writer:
         }
         self.moving -= self.names.keys()
         self.places: dict[str, tuple[types.Type, ir.Value]] = {}
+        self.loops: list[ir.Block] = []
 
     def write(self) -> ir.Function:
         body = self.builder.block
         self.block(self.tree.body)
         if not self.builder.block.is_terminated:
+            if not isinstance(self.function.ftype.return_type, ir.VoidType):
+                raise self.refuse(self.tree, "it may end without a return")
             self.builder.ret_void()
         ir.IRBuilder(self.entry).branch(body)
         return self.function
@@ -264,18 +267,39 @@ class _Writer:
         goes_on = "<" if step.number > 0 else ">"
         builder = self.builder
         before = builder.block
-        turn, after = builder.append_basic_block("turn"), builder.append_basic_block("after")
+        turn, again, after = map(builder.append_basic_block, ("turn", "again", "after"))
         builder.cbranch(builder.icmp_signed(goes_on, first.value, end.value), turn, after)
         builder.position_at_end(turn)
         index = builder.phi(first.value.type, name=target.id)
         index.add_incoming(first.value, before)
         self.assign(statement, target.id, Scalar(types.int64, index))
-        self.block(statement.body)
-        if not builder.block.is_terminated:
-            following = builder.add(index, step.value, flags=["nsw"])
-            index.add_incoming(following, builder.block)
-            builder.cbranch(builder.icmp_signed(goes_on, following, end.value), turn, after)
+        self.turn(statement.body, again)
+        following = builder.add(index, step.value, flags=["nsw"])
+        index.add_incoming(following, again)
+        builder.cbranch(builder.icmp_signed(goes_on, following, end.value), turn, after)
         builder.position_at_end(after)
+
+    def write_While(self, statement: ast.While) -> None:
+        builder = self.builder
+        again, turn, after = map(builder.append_basic_block, ("again", "turn", "after"))
+        builder.branch(again)
+        builder.position_at_end(again)
+        builder.cbranch(self.truth(statement.test).value, turn, after)
+        builder.position_at_end(turn)
+        self.turn(statement.body, again)
+        builder.position_at_end(after)
+
+    def turn(self, body: Sequence[ast.stmt], again: ir.Block) -> None:
+        """One turn of a loop, which ends at the block `again`."""
+        self.loops.append(again)
+        self.block(body)
+        self.loops.pop()
+        if not self.builder.block.is_terminated:
+            self.builder.branch(again)
+        self.builder.position_at_end(again)
+
+    def write_Continue(self, statement: ast.Continue) -> None:
+        self.builder.branch(self.loops[-1])
 
     # -- values ------------------------------------------------------------------------------------
     def value(self, node: ast.expr) -> Scalar:

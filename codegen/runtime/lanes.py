@@ -464,34 +464,3 @@ def converted(
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(kind, [x.type]), symbol)
     return builder.call(function, [x])
-
-
-def library(
-    name: str, function: Callable, arity: int = 1, floats: Formula | None = None
-) -> Callable[..., object]:
-    """The intrinsic `name` that calls Numba's own scalar code of `function`, as of `operator.pow`.
-
-    Nothing of that vectorises. Floats go by the formula `floats` instead, where there is one.
-    """
-
-    def signature_and_code(*kinds: types.Type) -> Typed:
-        kind = common_type(name, kinds)
-
-        def emit(
-            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
-        ) -> ir.Value:
-            if floats is not None and isinstance(element_of(kind), types.Float):
-                return floats(*(Lane(builder, argument) for argument in arguments)).value
-            return context.get_function(function, signature)(builder, arguments)
-
-        return kind(*[kind] * arity), emit
-
-    def one(typing_context: Context, x: types.Type) -> Typed:
-        return signature_and_code(x)
-
-    def two(typing_context: Context, x: types.Type, y: types.Type) -> Typed:
-        return signature_and_code(x, y)
-
-    typer = (one, two)[arity - 1]
-    typer.__name__ = name
-    return intrinsic(typer)

@@ -13,19 +13,18 @@ not hold it: the address is registered with LLVM under a name and the code refer
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.extending import get_cython_function_address, intrinsic
+from numba.extending import intrinsic
 
 from codegen.runtime.library import link
+from codegen.runtime.linking import blas_symbol
 from codegen.runtime.microkernels import Element, instruction_set
 from codegen.runtime.products import product_symbol
 
@@ -54,27 +53,6 @@ def products_from() -> str:
     if chosen not in PRODUCTS:
         raise ValueError(f"SYMGRAD_PRODUCTS={chosen!r}: set one of {', '.join(PRODUCTS)}.")
     return chosen
-
-
-def link_products(short: str) -> None:
-    """What a generated program says before it is loaded, so that its products are found.
-
-    short: "f32" or "f64".
-    """
-    if products_from() == "own":
-        link(short, instruction_set())
-    else:
-        _blas_symbols(short)
-
-
-@functools.cache
-def _blas_symbols(short: str) -> tuple[str, str]:
-    """The names of SciPy's gemm and gemv, which are made known to LLVM in this process."""
-    letter = "s" if short == "f32" else "d"
-    for routine in (f"{letter}gemm", f"{letter}gemv"):
-        address = get_cython_function_address("scipy.linalg.cython_blas", routine)
-        llvm.add_symbol(f"symgrad_{routine}", address)
-    return f"symgrad_{letter}gemm", f"symgrad_{letter}gemv"
 
 
 def _call_blas(builder: ir.IRBuilder, symbol: str, *arguments: ir.Value) -> None:
@@ -126,7 +104,6 @@ def _gemm(short: str, element: types.Type) -> Callable[..., object]:
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
         ) -> ir.Value:
-            link_products(short)
             write = _own if products_from() == "own" else _blas
             write(builder, short, arguments)
             return context.get_dummy_value()
@@ -152,13 +129,15 @@ def _own(builder: ir.IRBuilder, short: str, arguments: Values) -> None:
         matrices += [matrix, row, column]
     given = [m, n, k, *matrices, c, ldc, one, alpha, beta]
     kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+    link(short, instruction_set())
     name = product_symbol(Element(short, instruction_set()))
     builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
 
 
 def _blas(builder: ir.IRBuilder, short: str, arguments: Values) -> None:
     """Call BLAS, its matrix-vector routine where C is one row or column."""
-    matrix, vector = _blas_symbols(short)
+    letter = "s" if short == "f32" else "d"
+    matrix, vector = blas_symbol(f"{letter}gemm"), blas_symbol(f"{letter}gemv")
     one, zero = WHOLE(1), WHOLE(0)
     ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
     # a distance of 0, as of an empty matrix, is refused by BLAS

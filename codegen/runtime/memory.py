@@ -28,6 +28,8 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from codegen.runtime.names import SCOPES
+
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
     from numba.core.typing.context import Context
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 # product may overflow, and `nsz`, `nnan`, `ninf` lose signs of zero, NaN and infinities. The order
 # of sums is free where `vector_math.plus` says so.
 FAST = {"contract"}
-# Alias scopes that one kernel may use.
-SCOPES = 32
 
 I8 = ir.IntType(8)
 I64 = ir.IntType(64)

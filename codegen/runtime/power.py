@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from codegen.runtime.coefficients import EXP2, LOG2_LEAD, LOG2_TAIL
-from codegen.runtime.lanes import Lane, fused, muladd, polynomial, wide_vectors
+from codegen.runtime.lanes import Lane, fused, muladd, part_of, polynomial, wide_vectors
 
 
 def power_of(x: Lane, y: Lane) -> Lane:
@@ -85,3 +85,15 @@ def _exp2_of_product(y: Lane, high: Lane, low: Lane) -> Lane:
     power = power * small.where(y.of(2.0**-width), 2.0)
     power = (t < _LEAST[width]).where(0.0, power)
     return (t <= _MOST[width]).where(power, t + math.inf)
+
+
+def integer_power_of(x: Lane, y: Lane) -> Lane:
+    """x^y of whole numbers by squaring; a negative power is the whole part of it, 0 for x = 0."""
+    count = (y < 0).where(-y, y)
+    power, factor = x.of(1), x
+    for k in range(part_of(x.value.type).width):  # where y is a number, LLVM leaves what it needs
+        odd = ((count >> k) & 1).compare("!=", 0)
+        power = odd.where(power * factor, power)
+        factor = factor * factor
+    unit = x.compare("==", 1) | x.compare("==", -1)
+    return (y < 0).where(unit.where(power, 0), power)

@@ -27,10 +27,26 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
 from codegen.runtime.control import flush_to_zero
+from codegen.runtime.kernels import kernel
 from codegen.runtime.memory import address
+from codegen.runtime.team_words import (
+    ARRIVED,
+    DIMS,
+    FLUSH,
+    GO,
+    MAILBOX_WORDS,
+    PROGRAM,
+    ROUND,
+    SEEN,
+    SIZE,
+    SPINS,
+    TABLE,
+    TEAM,
+    WORKER,
+)
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -39,14 +55,6 @@ if TYPE_CHECKING:
 
     from codegen.runtime.memory import Typed, Values
 
-#: Words on one cache line; two lines, since processors fetch them in pairs.
-LINE = 16
-ARRIVED, ROUND, SIZE, SPINS = 0, LINE, 2 * LINE, 2 * LINE + 1
-RECORD_WORDS = 3 * LINE
-#: A mailbox: jobs so far, then the job; jobs done by the helper lie on a line of their own.
-GO, PROGRAM, TABLE, DIMS, TEAM, WORKER, FLUSH = range(7)
-SEEN = LINE
-MAILBOX_WORDS = 2 * LINE
 #: Looks at which a wait gives its core away before it sleeps: about 100 us on an idle machine.
 YIELDS = 200
 #: Microseconds: what a wait has waited when it first sleeps, and the longest sleep.
@@ -277,7 +285,7 @@ def first_of(
     return types.int64(types.int64, types.int64, types.int64), emit
 
 
-@register_jitable
+@kernel
 def post(mailboxes, program, table, dims, team):
     """Give a job to the helpers of a team; their arithmetic is then set as this thread's is."""
     flush = flush_to_zero(1)
@@ -294,7 +302,7 @@ def post(mailboxes, program, table, dims, team):
     return 0
 
 
-@register_jitable
+@kernel
 def lead(program, table, dims, team):
     """Worker 0's part of a run, to the end of all parts; returns what the program returned."""
     status = run_program(program, table, dims, team, 0)
@@ -302,7 +310,7 @@ def lead(program, table, dims, team):
     return status
 
 
-@register_jitable
+@kernel
 def serve(box, patience):
     """Do the jobs in a mailbox, until none comes for `patience` looks; 1 when told to end."""
     looks = 0

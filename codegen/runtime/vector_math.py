@@ -4,16 +4,14 @@ Each function is a formula over `Lane`, without branches, for float32 and float6
 through, infinities, signed zeros and subnormal numbers come out as in NumPy. `PRIMITIVES` names
 them all. The transcendental ones are in `exponential`, `power` and `circular`; their largest errors
 are printed by `tests/test_vector_math.py`: at most 2 units in the last place, of tanh and erf 4.
-
-Integers to a power are Numba's scalar code.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 
+from llvmlite import ir
 from numba import types
 
 from codegen.runtime.circular import arctan_of, cos_of, sin_of, tan_of
@@ -29,8 +27,8 @@ from codegen.runtime.exponential import (
     softplus_of,
     tanh_of,
 )
-from codegen.runtime.lanes import Lane, conversion, elementwise, fused, fuses, library, selection
-from codegen.runtime.power import power_of
+from codegen.runtime.lanes import Lane, conversion, elementwise, fused, fuses, selection
+from codegen.runtime.power import integer_power_of, power_of
 
 # Flags of the sums and products of many numbers: their order is free.
 ANY_ORDER = ("reassoc", "contract")
@@ -71,14 +69,32 @@ def _isfinite(x: Lane) -> Lane:
     return x.call("llvm.fabs") < math.inf if x.is_float else x.compare("==", x)
 
 
+def _is_number(value: ir.Value) -> bool:
+    """Whether a value is a constant and not NaN."""
+    if not isinstance(value, ir.Constant):
+        return False
+    first = value.constant
+    while isinstance(first, tuple | list | ir.Constant):  # of a vector all are the same
+        first = first.constant if isinstance(first, ir.Constant) else first[0]
+    return isinstance(first, float) and not math.isnan(first)
+
+
+def _beats(x: Lane, relation: str, y: Lane) -> Lane:
+    """Whether `x relation y` holds or x is NaN."""
+    if x.is_float and _is_number(y.value):  # one instruction asks for both
+        return Lane(x.builder, x.builder.fcmp_unordered(relation, x.value, y.value))
+    holds = x.compare(relation, y)
+    return holds | _isnan(x) if x.is_float else holds
+
+
 def _maximum(x: Lane, y: Lane) -> Lane:
     """The greater of x and y; NaN if either is; y where they are equal, as 0.0 and -0.0 are."""
-    return ((x > y) | _isnan(x)).where(x, y) if x.is_float else (x > y).where(x, y)
+    return _beats(x, ">", y).where(x, y)
 
 
 def _minimum(x: Lane, y: Lane) -> Lane:
     """The lesser of x and y; NaN if either is; y where they are equal, as 0.0 and -0.0 are."""
-    return ((x < y) | _isnan(x)).where(x, y) if x.is_float else (x < y).where(x, y)
+    return _beats(x, "<", y).where(x, y)
 
 
 def _greatest(x: Lane, y: Lane) -> Lane:
@@ -163,6 +179,11 @@ def _mod(x: Lane, y: Lane) -> Lane:
     return _floor_mod(x, y)[1]
 
 
+def _pow(x: Lane, y: Lane) -> Lane:
+    """x^y."""
+    return power_of(x, y) if x.is_float else integer_power_of(x, y)
+
+
 exp = elementwise("exp", exp_of)
 log = elementwise("log", log_of)
 log1p = elementwise("log1p", log1p_of)
@@ -193,7 +214,7 @@ times = elementwise("times", _times, 2)
 ratio = elementwise("ratio", _ratio, 2)
 greatest = elementwise("greatest", _greatest, 2)
 least = elementwise("least", _least, 2)
-pow = library("pow", operator.pow, 2, floats=power_of)
+pow = elementwise("pow", _pow, 2)
 floor_divide = elementwise("floor_divide", _floor_divide, 2)
 mod = elementwise("mod", _mod, 2)
 isnan = elementwise("isnan", _isnan, truth=True)

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from codegen import loop_ir as ir
 from codegen.access import ZERO
+from codegen.call_table import TABLE_FROM, CallTable
 from codegen.compiled import Array, State
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded, load
@@ -29,11 +30,9 @@ from codegen.printing import (
     memory_name,
 )
 from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of
-from codegen.runtime import checks, clock, draws, kernels, linalg, memory, rows, teams, vector_math
-from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import standalone
-from codegen.runtime.teams import SIZE
-from codegen.runtime.vector_math import PRIMITIVES
+from codegen.runtime.names import RUNTIME
+from codegen.runtime.team_words import SIZE
 from codegen.timing import CLOCK
 from codegen.tune import totals
 from codegen.workspace import ALIGNMENT
@@ -42,10 +41,6 @@ from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
 
-# So many calls in a row, and more, become rows of a table: a call in the program is more code.
-TABLE_FROM = 64
-# Kernels of that table that one function chooses from.
-GROUP = 64
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
 SHARED_FROM = 4
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
@@ -62,19 +57,9 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
     return _Printer(plan, dims, key).text()
 
 
-IMPORT = "from numba import cfunc\n"
-#: As `loading` sets it: the file is to give the same bits, as fast.
-SETTING = IMPORT + """
-import numba
-
-SLP_VECTORIZE = numba.config.SLP_VECTORIZE
-numba.config.SLP_VECTORIZE = 1  # until the program is compiled
-"""
 # What a saved file ends with: how `program` is called.
 EXECUTE = f'''
-import ctypes
-
-numba.config.SLP_VECTORIZE = SLP_VECTORIZE
+machine_code = linked(program_code(program))
 
 
 def execute(leaves, results, n):
@@ -86,14 +71,14 @@ def execute(leaves, results, n):
     table = [a.ctypes.data for a in (report, *leaves, *CONSTANTS, *results)]
     table = np.array([*table, *(first + offset for offset in offsets)], np.int64)
     dims = np.array([*n, 0], np.int64)
-    program.ctypes(table.ctypes.data, dims.ctypes.data)
+    machine_code(table.ctypes.data, dims.ctypes.data)
     return report
 '''
 
 
 def stand_alone(source: str) -> str:
     """Source that holds the runtime too, for a saved file."""
-    return standalone(source).replace("cache=True, ", "").replace(IMPORT, SETTING, 1)
+    return standalone(source, besides=("linked", "program_code"))
 
 
 def load_program(source: str, key: str) -> Loaded:
@@ -133,18 +118,16 @@ class _Printer:
         self.key = key
         self.names: dict[str, str] = {}
         self.functions: list[str] = []
-        self.uses: set[str] = {"FAST"}
+        self.uses: set[str] = {"kernel"}
         self.lines: list[str] = []
         self.entries: dict[tuple[int, DType], None] = {}
         self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
         self.team = plan.workers > 1
+        self.table = CallTable(dims, self.team, self.uses)
         if self.team:
             self.dim_names |= {WORKER: "worker", WORKERS: "workers"}
         self.shares: dict[Extent, int] = {}
         self.checks = False
-        self.rows: list[tuple[list[int], str]] = []
-        self.codes: dict[Extent, int] = {}
-        self.tabled: dict[str, tuple[Kernel, Function]] = {}
 
     def text(self) -> str:
         calls = self.plan.calls
@@ -157,28 +140,20 @@ class _Printer:
             self.lines += ["    if reported(status):", "        return reported(status)"]
         self.block(calls[last + 1 :], here)
         body = [*self.pointers(), *self.lines]
-        table = self.table_lines()
+        table = self.table.lines(self.checks)
         body.append("    return 0")
-        products = sorted(name[-3:] for name in self.uses if name.startswith("gemm_"))
-        self.uses |= {"link_products"} if products else set()
         scalars = sorted(n for n in self.uses if n in SCALARS)
-        runtime = self.uses - set(scalars) | {"kernel"}
+        runtime = self.uses - set(scalars)
         lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
         if scalars or table:
-            lines.append("import numpy as np")
-        lines += ["from numba import cfunc", ""]
+            lines += ["import numpy as np", ""]
         for module, names in sorted(_by_module(runtime).items()):
             lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        head = [SCALARS[name] for name in scalars]
-        head += [f'link_products("{short}")' for short in products]
-        lines += ["", *head, *([""] if head else [])]
+        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
         for function in self.functions:
             lines += ["", "@kernel", function]
         own = ", ".join(["table", "dims", *(("team", "worker") if self.team else ())])
-        kinds = ", ".join(["int64"] * (4 if self.team else 2))
-        lines += [*table, "", "@kernel", f"def run({own}):", *body, "", ""]
-        lines.append(f'@cfunc("int64({kinds})", cache=True, fastmath=FAST)')
-        lines += [f"def program({own}):", f"    return run({own})"]
+        lines += [*table, "", "@kernel", f"def program({own}):", *body]
         return "\n".join(lines) + "\n"
 
     def pointers(self) -> Iterator[str]:
@@ -225,8 +200,6 @@ class _Printer:
         def kind(call: Invoked | InvokedLoop) -> str:
             if isinstance(call, InvokedLoop):
                 return "loop"
-            if self.team:
-                return "shared"
             moving = any(where.place(entry) is None for entry in call.entries)
             return "moving" if moving else "fixed"
 
@@ -252,77 +225,12 @@ class _Printer:
                 self.lines.append(inner + self.call(call, where.name))
 
     def tabulated(self, calls: Sequence[Invoked], where: _Where) -> None:
-        """Calls as rows of CALLS: the kernel, places in the table of addresses, extents."""
-        first = len(self.rows)
+        """Calls as rows of a table."""
+        first = len(self.table.rows)
         for call in calls:
             name, function = self.define(call.kernel)
-            extents = [*function.extents, *function.dims, *function.checks]
-            places = [where.place(entry) or 0 for entry in call.entries]
-            row = [_number(name), *places, *map(self.code_of, extents)]
-            self.rows.append((row, call.kernel.formula))
-            self.tabled.setdefault(name, (call.kernel, function))
-        pad = "    " * where.depth
-        self.lines.append(f"{pad}run_calls(table, dims, {first}, {len(self.rows)})")
-
-    def code_of(self, extent: Extent) -> int:
-        """An extent in a row: itself, or -1, -2, .. for one that is known when the program runs."""
-        if type(extent) is int:
-            return extent
-        return -1 - self.codes.setdefault(extent, len(self.codes))
-
-    def table_lines(self) -> list[str]:
-        """The table of calls, and the function that runs rows of it."""
-        if not self.rows:
-            return []
-        wide = max(len(row) for row, _ in self.rows)
-        lines = ["", "# kernel, places in the table of addresses, extents (negative: see size_of)"]
-        lines.append("CALLS = np.array([")
-        for row, formula in self.rows:
-            padded = row + [0] * (wide - len(row))
-            lines.append(f"    {padded},  # {formula}")
-        lines += ["], np.int64)", "", "", "@kernel"]
-        lines.append("def size_of(code, dims):")
-        for extent, k in self.codes.items():
-            names = {d: f"extent(dims, {j})" for j, d in enumerate(self.dims)}
-            self.uses.add("extent")
-            lines += [f"    if code == {-1 - k}:", f"        return {extent_text(extent, names)}"]
-        lines += ["    return code", "", ""]
-        return [*lines, *self.dispatch()]
-
-    def dispatch(self) -> list[str]:
-        """`run_calls`, which runs rows of the table, by groups of kernels."""
-        head = "@kernel"
-        lines: list[str] = []
-        tests: list[str] = []
-        tabled = sorted(self.tabled.items(), key=lambda item: _number(item[0]))
-        for first in range(0, len(tabled), GROUP):
-            group = tabled[first : first + GROUP]
-            name = f"run_{first // GROUP}"
-            lines += [head, f"def {name}(kernel, r, table, dims, status):"]
-            for kernel, (made, function) in group:
-                lines.append(f"    if kernel == {_number(kernel)}:")
-                lines.append(f"        {kernel}({', '.join(self.row_arguments(made, function))})")
-            lines += ["", ""]
-            below = f"if kernel <= {_number(group[-1][0])}"
-            tests.append(f"        {'el' if tests else ''}{below}:")
-            tests.append(f"            {name}(kernel, r, table, dims, status)")
-        lines += [head, "def run_calls(table, dims, first, last):"]
-        lines.append(f"    status = {'address(table, 0)' if self.checks else 'table'}")
-        lines += ["    for r in range(first, last):", "        kernel = CALLS[r, 0]"]
-        self.uses |= {"address"} if self.checks else set()
-        return lines + tests
-
-    def row_arguments(self, kernel: Kernel, function: Function) -> list[str]:
-        """What a kernel of the table is called with."""
-        shorts = [SHORT[b.dtype] for b in kernel.buffers]
-        self.uses.update(f"pointer_{short}" for short in shorts)
-        arguments = [f"pointer_{short}(table, CALLS[r, {k}])" for k, short in enumerate(shorts, 1)]
-        extents = len(function.extents) + len(function.dims) + len(function.checks)
-        arguments += [
-            f"size_of(CALLS[r, {k}], dims)"
-            for k in range(1 + len(shorts), 1 + len(shorts) + extents)
-        ]
-        return arguments + (["status"] if function.status else [])
+            self.table.add(call, name, function, [where.place(e) or 0 for e in call.entries])
+        self.lines.append("    " * where.depth + self.table.run(first))
 
     def loop(self, call: InvokedLoop, where: _Where) -> None:
         """A recurrence: its pointers move along the sequences."""
@@ -379,8 +287,7 @@ class _Printer:
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
         numbers += [text for parts in function.shares for text in self.share(parts)]
         numbers += map(str, function.checks)
-        report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
-        return f"{name}({', '.join([*pointers, *numbers, *report])})"
+        return f"{name}({', '.join([*pointers, *numbers, *function.team_and_status])})"
 
 
     def copy(self, kernel: Kernel, pointers: Sequence[str], count: str) -> str:
@@ -395,16 +302,10 @@ class _Printer:
         return f"copy_block({moved}, {end} - {first})"
 
 
-def _number(name: str) -> int:
-    """The number in a kernel's name."""
-    return int(name.rsplit("_", 1)[1])
-
-
 def _definition(name: str, kernel: Kernel, function: Function) -> str:
-    report = [*(["team"] if function.meets else []), *(["status"] if function.status else [])]
     arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
     arguments += [*function.dims.values(), *(n for pair in function.shares.values() for n in pair)]
-    arguments += [*function.checks.values(), *report]
+    arguments += [*function.checks.values(), *function.team_and_status]
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')
@@ -414,12 +315,10 @@ def _definition(name: str, kernel: Kernel, function: Function) -> str:
 def _by_module(names: set[str]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name in names:
-        for module in (memory, checks, kernels, linalg, vector_math, rows, draws, clock, teams):
-            if hasattr(module, name):
-                found.setdefault(module.__name__.rsplit(".", 1)[1], set()).add(name)
-                break
-        else:
-            raise CompileError(f"the runtime has no {name!r} (codegen/runtime)")
+        room = next((module for module, known in RUNTIME.items() if name in known), None)
+        if room is None:
+            raise CompileError(f"the runtime has no {name!r} (codegen/runtime/names.py)")
+        found.setdefault(room, set()).add(name)
     return found
 
 
@@ -428,7 +327,7 @@ def _print_kernel(kernel: Kernel) -> Function:
 
 
 class _KernelPrinter(RowPrinter):
-    primitives: ClassVar[Collection[str]] = frozenset({*PRIMITIVES, *DRAWS, CLOCK})
+    primitives: ClassVar[Collection[str]] = RUNTIME["vector_math"] | RUNTIME["draws"] | {CLOCK}
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
     def __init__(self, kernel: Kernel) -> None:

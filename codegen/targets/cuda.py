@@ -14,6 +14,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from codegen.compiled import Invocation, State
@@ -157,6 +158,7 @@ def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> In
     """The memory of one thread's calls."""
     from codegen.device_memory import DeviceInvocation
 
+    assert isinstance(loaded.module, ModuleType)
     return DeviceInvocation(plan, dims, loaded.module, state)
 
 

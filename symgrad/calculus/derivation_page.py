@@ -24,7 +24,7 @@ color:CanvasText;background:Canvas}
 padding:.5rem 1rem;margin:.7rem 0}
 .sgd li.goal{border-left-color:#d55e00}
 .sgd .rule{font-weight:600}.sgd .why,.sgd .small{color:#777;font-size:.87em}
-.sgd .formula{margin:.5rem 0;overflow-x:auto}
+.sgd .formula{margin:.3rem 0;padding:.2rem 0;overflow-x:auto;overflow-y:hidden}
 .sgd code,.sgd pre{font:13px/1.5 ui-monospace,monospace}
 .sgd pre{overflow-x:auto;border:1px solid #8886;border-radius:6px;padding:.7rem}
 """.replace("\n", "")

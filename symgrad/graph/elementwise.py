@@ -388,7 +388,9 @@ def silu(x: ArrayLike) -> Node:
 def gelu(x: ArrayLike, approximate: bool = False) -> Node:
     """`x (1 + erf(x / sqrt 2)) / 2`.
 
-    When `approximate`, `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`.
+    When `approximate`, `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`. Far below 0 the exact
+    form cancels: its error is then small beside x, not beside the result, which is 0 below -5.6 in
+    float32; the approximate one keeps its digits.
 
     Raises: DTypeError for bool, SymgradError when `approximate` is neither True nor False.
     Source: Hendrycks and Gimpel 2016.

@@ -15,16 +15,9 @@ Array = npt.NDArray[Any]
 #: Rows are numbered in int32.
 MOST_ROWS = 2**31 - 1
 SOURCE = '''\
-"""Orders of rows; see codegen/runtime/orders.py."""
+"""Orders of rows."""
 
-from numba import cfunc
-
-from codegen.runtime.orders import fill_orders
-
-
-@cfunc("int64(int64, int64)", cache=True, error_model="numpy")
-def program(table, numbers):
-    return fill_orders(table, numbers)
+from codegen.runtime.orders import fill_orders as program
 '''
 
 

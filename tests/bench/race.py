@@ -139,7 +139,8 @@ def pin() -> str:
     return str(core)
 
 
-def _environment(caches: Path) -> dict[str, str]:
+def environment(caches: Path) -> dict[str, str]:
+    """One thread for every library, and caches in this folder."""
     threads = {
         f"{library}_NUM_THREADS": "1"
         for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
@@ -161,7 +162,7 @@ def _spawn(contestant: str, name: str, file: Path, *flags: str) -> subprocess.Po
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=_environment(file.parent),
+        env=environment(file.parent),
         cwd=file.parent,
     )
 
