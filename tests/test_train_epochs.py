@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -210,3 +211,11 @@ def test_a_trained_recurrence_stands_inside_of_the_epochs() -> None:
         assert history.gradient_norm[epoch] == pytest.approx(total[1] / 7, rel=1e-5)
     np.testing.assert_allclose(trainer.parameters["W"], w, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(trainer.parameters["U"], u, rtol=1e-4, atol=1e-6)
+
+
+def test_whole_and_partial_batches_share_their_kernels() -> None:
+    trainer, _ = dropping("float32")
+    _, f = trainer._epochs("train")
+    calls = re.findall(r"^ {12}(kernel_\d+)\(", f.stages.source, re.M)  # in the loops over batches
+    half = len(calls) // 2
+    assert half > 5 and calls[:half] == calls[half:]

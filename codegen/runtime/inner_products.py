@@ -20,19 +20,18 @@ from codegen.runtime.microkernels import (
     table_entry,
 )
 
-# Rows of A whose inner products with columns of B are summed together.
-DOT_ROWS = 4
-
-
+# Rows of A whose inner products with columns of B are summed together; more with one column.
+DOT_ROWS, DOT_ROWS_ALONE = 4, 8
 # Elements of k whose inner products are summed before the next are looked at.
 DOT_DEPTH = 1024
 # Columns of B, at most: they stay in the nearest caches. Fewer where they are copied for it.
-DOT_FEW, DOT_COPIED = 16, 8
+DOT_FEW, DOT_COPIED = 32, 8
 
 
 def inner_products_text(element: Element) -> str:
     """The functions of blocks of inner products, a table of them, and the product by them."""
-    shapes = [(r, c) for r in (1, DOT_ROWS) for c in range(1, element.dot_columns + 1)]
+    shapes = [(DOT_ROWS, c) for c in range(1, element.dot_columns + 1)]
+    shapes += [(DOT_ROWS_ALONE, 1), (1, 1)]
     blocks = ", ".join(f"ptr @{dot_name(r, c)}" for r, c in shapes)
     table = f"@dot_blocks = internal constant [{len(shapes)} x ptr] [{blocks}]"
     return "\n".join([table, *(dot(element, r, c) for r, c in shapes), _dots(element)])
@@ -115,8 +114,9 @@ def _inner(
     phis = len(f.lines)
     each = len(sums) // turn
     news: list[Value] = []
+    at = f.emit("i64", f"freeze {p}")  # as in the tiles
     for step in range(turn):
-        places = [lanes.at(x, p + step * e.lanes if step else p) for x in lines]
+        places = [lanes.at(lanes.at(x, at), step * e.lanes) for x in lines]
         news += _inner_step(lanes, rows, places, olds[step * each : (step + 1) * each], None)
     following = p + turn * e.lanes
     f.branch(following < end, head, done)
@@ -211,21 +211,27 @@ def _dots(element: Element) -> str:
     with f.loop(k, DOT_DEPTH) as p:
         deep = (k - p).least(DOT_DEPTH)
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
-        width = (deep + (e.lanes - 1)) // e.lanes * e.lanes
+        room = (deep + (e.lanes - 1)) // e.lanes * e.lanes
         from_ = lanes.at(b, p * b_row)
         with f.when(in_place.equals("false")):
-            f.call("@pack", from_, b_column, b_row, n, deep, panel, width)
-        source, distance = in_place.where(from_, panel), in_place.where(b_column, width)
-        tall = (m // DOT_ROWS) * DOT_ROWS
-        together = (n <= most).where(tall, f.number(DOT_ROWS))  # else A passes by once
-        for high, start, stop in ((DOT_ROWS, f.number(0), tall), (1, tall, m)):
-            step = together if high > 1 else m - tall
-            with f.loop(stop, step, start) as i, f.loop(n, most) as j:
-                across = (n - j).least(most)
-                place = across + (0 if high == 1 else e.dot_columns) - 1
-                code = table_entry(f, "dot_blocks", "ptr", place)
+            f.call("@pack", from_, b_column, b_row, n, deep, panel, room)
+        source, distance = in_place.where(from_, panel), in_place.where(b_column, room)
+        alone = n.equals(1)
+        high = alone.where(DOT_ROWS_ALONE, f.number(DOT_ROWS))
+        tall = alone.where(m // DOT_ROWS_ALONE, m // DOT_ROWS) * high
+        together = (n <= most).where(tall, high)  # else A passes by once
+        first = alone.where(e.dot_columns, f.number(0))
+        # blocks, then single elements: height, first and last row, rows in a call, columns in a
+        # call, place in the table of the block of one column
+        runs = [
+            (high, f.number(0), tall, together, most, first),
+            (f.number(1), tall, m, m - tall, f.number(1), f.number(e.dot_columns + 1)),
+        ]
+        for height, start, stop, step, width, table in runs:
+            with f.loop(stop, step, start) as i, f.loop(n, width) as j:
+                code = table_entry(f, "dot_blocks", "ptr", table + (n - j).least(width) - 1)
                 left, right = lanes.at(a, i * a_row + p), lanes.at(source, j * distance)
                 target = lanes.at(c, i * c_row + j * c_column)
                 given = (left, a_row, right, distance, deep, target, c_row, c_column)
-                f.call(code.text, *given, step // high, alpha, kept)
+                f.call(code.text, *given, step // height, alpha, kept)
     return str(f)

@@ -1,6 +1,6 @@
 """The inner loops of matrix products: tiles of C that stay in registers.
 
-    T[r, j] = sum_p a[r, p] * b[p, j],      C[r, j] := alpha * T[r, j] + beta * C[r, j]
+    T[r, j] = sum_p a[r, p] * b[p, j],      C[r, j] := T[r, j]  or  C[r, j] := C[r, j] + T[r, j]
 
 A tile has `rows` rows and `vectors` vectors of columns. For each p it loads the vectors of b once,
 and every element of a once for all lanes, so that `rows * vectors` multiply-adds need only
@@ -12,13 +12,13 @@ multiplication (2008), with the tile sizes of each instruction set computed from
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from codegen.runtime.assembler import Routine, Value
 
 # At most so many rows in a tile: more help nothing and cost compile time.
-MOST_ROWS = 12
+MOST_ROWS = 8
 # At most so many vectors of columns.
 MOST_VECTORS = 4
 # Multiply-adds that must be under way to keep two units with a latency of four cycles busy.
@@ -269,45 +269,40 @@ def tile_name(rows: int, vectors: int) -> str:
     return f"tile_{rows}_{vectors}"
 
 
-def tile_arguments(scalar: str) -> list[tuple[str, str]]:
+def tile_arguments() -> list[tuple[str, str]]:
     """What the function of a tile takes.
 
     a and the distances between its rows and columns, b and the distance between its rows, how many
     p, C and the distance between its rows, how many columns of the last vector count, how many
-    tiles lie below each other, the factors.
+    tiles lie below each other, whether the sums are added to C.
     """
     return [
         *(("a", "ptr"), ("a_row", "i64"), ("a_column", "i64"), ("b", "ptr"), ("b_row", "i64")),
-        *(("k", "i64"), ("c", "ptr"), ("c_row", "i64"), ("last", "i64")),
-        ("count", "i64"),
-        *(("alpha", scalar), ("beta", scalar)),
+        *(("k", "i64"), ("c", "ptr"), ("c_row", "i64"), ("last", "i64"), ("count", "i64")),
+        ("add", "i1"),
     ]
 
 
 def tile(element: Element, rows: int, vectors: int) -> str:
     """The function of tiles below each other, k > 0."""
-    f = Routine(tile_name(rows, vectors), tile_arguments(element.scalar), "internal")
+    f = Routine(tile_name(rows, vectors), tile_arguments(), "internal")
     lanes = Lanes(f, element)
-    a, a_row, _, _, _, k, c, c_row, last, count, alpha, beta = f.arguments()
+    a, a_row, _, b, _, k, c, c_row, last, count, add = f.arguments()
     mask = lanes.first(last) if element.isa.masked else None
     masks = [None] * (vectors - 1) + [mask]
     at_once = 1
-    while at_once < 4 and at_once * rows * vectors < UNDER_WAY:
+    while at_once < 4 and at_once * rows * vectors < UNDER_WAY // min(rows, 2):
         at_once *= 2
     with f.loop(count) as t:
-        above = [lanes.at(a, t * rows * a_row)]
-        for _ in range(1, rows):
-            above.append(lanes.at(above[-1], a_row))
         sums = [lanes.zero] * (at_once * rows * vectors)
-        place, rest = (f.number(0), Value(f, "ptr", "%b")), k
+        places, rest = (lanes.at(a, t * rows * a_row), b), k
         if at_once > 1:
             whole = (k // at_once) * at_once
-            sums, place = _sweep(lanes, rows, vectors, above, masks, sums, place, whole, at_once)
+            sums, places = _sweep(lanes, rows, masks, sums, places, (whole, at_once))
             sums = added(f, sums, rows * vectors)
             rest = k - whole
-        sums, _ = _sweep(lanes, rows, vectors, above, masks, sums, place, rest, 1)
-        target = lanes.at(c, t * rows * c_row)
-        _flush(lanes, rows, vectors, sums, masks, (target, c_row, alpha, beta))
+        sums, _ = _sweep(lanes, rows, masks, sums, places, (rest, 1), some=at_once == 1)
+        _flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
     return str(f)
 
 
@@ -323,90 +318,92 @@ def added(f: Routine, sums: list[Value], count: int) -> list[Value]:
 def _sweep(
     lanes: Lanes,
     rows: int,
-    vectors: int,
-    above: list[Value],
-    masks: list[Value | None],
+    masks: Sequence[Value | None],
     sums: list[Value],
-    place: tuple[Value, Value],
-    count: Value,
-    at_once: int,
+    places: tuple[Value, Value],
+    turns: tuple[Value, int],
+    *,
+    some: bool = False,
 ) -> tuple[list[Value], tuple[Value, Value]]:
-    """Add the products of `count` columns of a and rows of b, `at_once` in each turn.
+    """Add the products of columns of a and rows of b, from the given places on.
 
-    Sums of the same place in C but of different p of a turn are kept apart.
-    place: the distance from the first column of a, and the address of the row of b.
+    turns: how many, and how many in each turn. Sums of the same place in C but of different ones
+        of a turn are kept apart.
+    some:  there is at least one.
+
+    The addresses of a turn are hidden from the analysis of induction variables, which takes a third
+    of the time of compiling and finds nothing better.
     """
     f, e = lanes.routine, lanes.element
+    count, at_once = turns
     name, before = f.fresh(), f.block
     head, done = f"{name}.body", f"{name}.done"
-    column, row = (Value(f, kind, f"%{f.fresh()}") for kind in ("i64", "ptr"))
-    turn = Value(f, "i64", f"%{f.fresh()}")
-    olds = [Value(f, e.vector, f"%{f.fresh()}") for _ in sums]
-    f.branch(count > 0, head, done)
+    turn, column, row, *olds = (
+        Value(f, kind, f"%{f.fresh()}") for kind in ("i64", "ptr", "ptr", *[e.vector] * len(sums))
+    )
+    if some:
+        f.jump(head)
+    else:
+        f.branch(count > 0, head, done)
     f.label(head)
     phis = len(f.lines)
     news = list(olds)
-    at_column, at_row = column, row
+    ends = [column, row]
     for step in range(at_once):
-        b = [lanes.read(lanes.at(at_row, v * e.lanes), masks[v]) for v in range(vectors)]
+        at_row, at_column = (f.emit("ptr", f"freeze {x}") for x in (ends[1], ends[0]))
+        b = [lanes.read(lanes.at(at_row, v * e.lanes), mask) for v, mask in enumerate(masks)]
+        at = at_column
         for r in range(rows):
-            x = lanes.spread(f.read(lanes.at(above[r], at_column), e.scalar, e.size))
-            for v in range(vectors):
-                where = (step * rows + r) * vectors + v
-                news[where] = lanes.fused(x, b[v], news[where])
-        at_column = at_column + Value(f, "i64", "%a_column")
-        at_row = lanes.at(at_row, Value(f, "i64", "%b_row"))
+            at = lanes.at(at, Value(f, "i64", "%a_row")) if r else at
+            x = lanes.spread(f.read(at, e.scalar, e.size))
+            for v, y in enumerate(b):
+                where = (step * rows + r) * len(b) + v
+                news[where] = lanes.fused(x, y, news[where])
+        ends = [lanes.at(at_column, Value(f, "i64", "%a_column"))]
+        ends.append(lanes.at(at_row, Value(f, "i64", "%b_row")))
     following = turn + at_once
     f.branch(following < count, head, done)
+    firsts, lasts = [f.number(0), *places, *sums], [following, *ends, *news]
     f.lines[phis:phis] = [
         f"  {old.text} = phi {old.kind} [ {start.text}, %{before} ], [ {new.text}, %{head} ]"
-        for old, start, new in zip(
-            [turn, column, row, *olds],
-            [f.number(0), *place, *sums],
-            [following, at_column, at_row, *news],
-            strict=True,
-        )
+        for old, start, new in zip([turn, column, row, *olds], firsts, lasts, strict=True)
     ]
     f.label(done)
-    ends = []
-    for start, new in zip([*place, *sums], [at_column, at_row, *news], strict=True):
-        merged = f"phi {new.kind} [ {start.text}, %{before} ], [ {new.text}, %{head} ]"
-        ends.append(f.emit(new.kind, merged))
-    return ends[2:], (ends[0], ends[1])
+    if not some:
+        lasts = [
+            f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{head} ]")
+            for x, y in zip(firsts, lasts, strict=True)
+        ]
+    return lasts[3:], (lasts[1], lasts[2])
 
 
 def _flush(
     lanes: Lanes,
     rows: int,
-    vectors: int,
     sums: list[Value],
-    masks: list[Value | None],
-    target: tuple[Value, Value, Value, Value],
+    masks: Sequence[Value | None],
+    target: tuple[Value, Value, Value],
 ) -> None:
-    """C := alpha * sums + beta * C, where C is not read when beta is 0."""
+    """Put the sums to C, or add them to it."""
     f, e = lanes.routine, lanes.element
-    c, c_row, alpha, beta = target
-    factor = lanes.spread(alpha)
-    scaled = [f.emit(s.kind, f"fmul {s}, {factor.text}") for s in sums]
-    places = []
+    c, c_row, add = target
+    places: list[tuple[Value, Value | None]] = []
     row = c
     for r in range(rows):
         row = lanes.at(row, c_row) if r else c
-        places += [lanes.at(row, v * e.lanes) for v in range(vectors)]
-    nothing = f.emit("i1", f"fcmp oeq {beta}, 0.0")
+        places += [(lanes.at(row, v * e.lanes), mask) for v, mask in enumerate(masks)]
     before, name = f.block, f.fresh()
-    f.branch(nothing, f"{name}.write", f"{name}.read")
-    f.label(f"{name}.read")
-    share = lanes.spread(beta)
-    read = [
-        lanes.fused(share, lanes.read(p, masks[k % vectors]), s)
-        for k, (p, s) in enumerate(zip(places, scaled, strict=True))
+    f.branch(add, f"{name}.add", f"{name}.write")
+    f.label(f"{name}.add")
+    both = [
+        f.emit(s.kind, f"fadd {s}, {lanes.read(place, mask).text}")
+        for (place, mask), s in zip(places, sums, strict=True)
     ]
     f.jump(f"{name}.write")
     f.label(f"{name}.write")
     done = [
-        f.emit(s.kind, f"phi {s.kind} [ {s.text}, %{before} ], [ {x.text}, %{name}.read ]")
-        for s, x in zip(scaled, read, strict=True)
+        f.emit(s.kind, f"phi {s.kind} [ {s.text}, %{before} ], [ {x.text}, %{name}.add ]")
+        for s, x in zip(sums, both, strict=True)
     ]
-    for k, (p, s) in enumerate(zip(places, done, strict=True)):
-        lanes.write(s, p, masks[k % vectors])
+    for (place, mask), s in zip(places, done, strict=True):
+        lanes.write(s, place, mask)

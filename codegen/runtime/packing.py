@@ -105,14 +105,12 @@ def fitted(
         meets = np.zeros(done, bool)
         for a, b in spans[k]:
             meets |= (first[:done] <= b) & (last[:done] >= a)
-        found, gap, top = -1, -1, 0
-        taken = zip(low[:done][meets].tolist(), high[:done][meets].tolist(), strict=True)
-        for begin, stop in sorted(taken):
-            free = begin - top
-            if free >= sizes[k] and (gap < 0 or free < gap):
-                found, gap = top, free
-            top = max(top, stop)
-        offsets[k] = top if found < 0 else found
+        begins, stops = low[:done][meets], high[:done][meets]
+        along = np.lexsort((stops, begins))
+        tops = np.maximum.accumulate(np.append(0, stops[along]))  # of those before each gap
+        free = begins[along] - tops[:-1]
+        fits = np.flatnonzero(free >= sizes[k])
+        offsets[k] = int(tops[fits[free[fits].argmin()]] if len(fits) else tops[-1])
         end = max(end, offsets[k] + sizes[k])
         for a, b in spans[k]:
             first[done], last[done] = a, b

@@ -29,9 +29,9 @@ PACK_PANELS = 6
 
 # Costs in eighths of a cycle, by which a form is chosen (measured on Sapphire Rapids): of a vector
 # multiply-add; of an element of B that is transposed in registers, that is copied alone; of an
-# element of C that is written alone; of one that is the total of a vector; of a row of such; of a
-# product more.
-SUM, TRANSPOSE, GATHER, SCATTER, TOTAL, ROW, CALL = 4, 2, 12, 8, 20, 32, 600
+# element of C that is written alone; of one that is the total of a vector; of a row of four
+# such; of a product more.
+SUM, TRANSPOSE, GATHER, SCATTER, TOTAL, ROW, CALL = 4, 2, 12, 8, 12, 32, 600
 
 
 def products_text(element: Element) -> str:
@@ -88,7 +88,8 @@ def _product(element: Element) -> str:
 def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
     """Return after inner products, where they cost less than the best of the other forms.
 
-    The rows of the taller operand pass by the few of the other, which may be copied.
+    The rows of the taller operand pass by the few of the other, which may be copied. Sums of many
+    lanes round less than one sum, which is worth a third of the time.
     """
     f, e = lanes.routine, lanes.element
     m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = given
@@ -99,7 +100,7 @@ def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
     copied = short_step.differs(1)
     work = _inner_cost(e, (tall, few, k), copied)
     most = copied.where(DOT_COPIED, f.number(DOT_FEW))
-    with f.when(long_step.equals(1) & (few <= most) & (work < best)):
+    with f.when(long_step.equals(1) & (few <= most) & (work * 3 < best * 4)):
         left, right = (long, long_row), (short, short_step, short_row)
         f.call("@dots", tall, few, k, *left, *right, c, to_row, to_column, alpha, beta)
         f.leave()
@@ -110,7 +111,8 @@ def _inner_cost(element: Element, extents: tuple[Value, Value, Value], copied: V
     m, n, k = extents
     lanes = element.lanes
     sums = m * n * ((k + (lanes - 1)) // lanes * SUM + TOTAL)
-    return sums + copied.where(k * (lanes * TRANSPOSE), m.routine.number(0)) + m * ROW
+    groups = (n + 3) // 4
+    return sums + copied.where(k * groups * lanes, m.routine.number(0)) + m * groups * ROW
 
 
 def _cost(
@@ -162,8 +164,12 @@ def _outer(element: Element) -> str:
     with f.when(packs):
         f.call("@take_buffer", slot, f.number((most + e.lanes) * room * e.size))
     buffer = f.read(slot, "ptr", 8)
+    factors = ((alpha, 1.0), (beta, 0.0), (beta, 1.0))
+    unscaled, fresh, more = (f.emit("i1", f"fcmp oeq {x}, {y}") for x, y in factors)
+    plain = unscaled & (fresh | more)
     with f.parts(k, DEPTH) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
+        add = f.emit("i1", f"fcmp oeq {kept}, 1.0")
         with f.loop(m, most) as top:
             height = (m - top).least(most)
             block = lanes.at(a, top * a_row + p * a_column)
@@ -177,7 +183,7 @@ def _outer(element: Element) -> str:
                 last = across - (v - 1) * e.lanes
                 width = v * e.lanes
                 in_place = b_column.equals(1) & (height < PACK_ROWS)
-                direct = c_column.equals(1)
+                direct = c_column.equals(1) & plain
                 if not e.isa.masked:
                     in_place, direct = (x & last.equals(e.lanes) for x in (in_place, direct))
                 source = lanes.at(b, p * b_row + j * b_column)
@@ -188,7 +194,7 @@ def _outer(element: Element) -> str:
                 corner = lanes.at(c, top * c_row + j * c_column)
                 given = (block, block_row, block_column, source, source_row, deep)
                 with f.when(direct):
-                    _tiles(lanes, v, height, given, (corner, c_row, last, alpha, kept))
+                    _tiles(lanes, v, height, given, (corner, c_row, last, add))
                 with f.when(direct.equals("false")):
                     results = (corner, c_row, c_column, alpha, kept)
                     _spare_tiles(lanes, v, (height, across), given, spare, results)
@@ -203,7 +209,7 @@ def _tiles(
     """All tiles of a panel: as many whole ones as leave two nearly equal ones."""
     f, e = lanes.routine, lanes.element
     block, block_row, *others = given
-    corner, c_row, last, alpha, kept = results
+    corner, c_row, last, add = results
     tallest = table_entry(f, "heights", "i64", v - 1)
     more = height - tallest - 1
     more = (more > 0).where(more, f.number(0))
@@ -221,7 +227,7 @@ def _tiles(
         with f.when(count > 0):
             code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
             left, target = lanes.at(block, i * block_row), lanes.at(corner, i * c_row)
-            f.call(code.text, left, block_row, *others, target, c_row, last, count, alpha, kept)
+            f.call(code.text, left, block_row, *others, target, c_row, last, count, add)
 
 
 def _spare_tiles(
@@ -242,7 +248,6 @@ def _spare_tiles(
     with f.parts(height, table_entry(f, "heights", "i64", v - 1)) as (i, rows):
         code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
         left, target = lanes.at(block, i * block_row), lanes.at(corner, i * c_row)
-        one, zero = f.real(e.scalar, 1.0), f.real(e.scalar, 0.0)
-        plain = (spare, width, last, f.number(1), one, zero)
-        f.call(code.text, left, block_row, *others, *plain)
+        given_spare = (spare, width, last, f.number(1), Value(f, "i1", "false"))
+        f.call(code.text, left, block_row, *others, *given_spare)
         f.call("@merge", spare, width, rows, across, target, c_row, c_column, alpha, kept)

@@ -22,7 +22,7 @@ from symgrad.calculus.stability_record import Rewrite
 from symgrad.graph.dims import Dim, show
 from symgrad.graph.dtypes import FLOAT32, FLOAT64, DType
 from symgrad.graph.errors import SymgradError
-from symgrad.graph.nodes import Constant, Einsum, Map, Node, Reduce, Reindex
+from symgrad.graph.nodes import Constant, Einsum, Gather, Map, Node, Reduce, Reindex
 from symgrad.graph.scalars import evaluate_scalar, operations
 
 FAMILY = np.array([0.0, -0.5, -1.0])
@@ -196,14 +196,15 @@ def _form_of(last: Node, leaves: Sequence[Node]) -> Form | None:
             seen.add(node)
             stack.append((node, True))
             if node not in known:
-                stack += [(a, False) for a in node.args]
+                read = node.args[:1] if isinstance(node, Gather) else node.args
+                stack += [(a, False) for a in read]
     run = [n for n in order if n not in known]
     if len(order) > LARGEST or not all(isinstance(n, _RUN) for n in run) or leaves[0] not in seen:
         return None
     return Form(tuple(order), leaves[0], frozenset(n for n in leaves[1:] if n is not leaves[0]))
 
 
-_RUN = (Constant, Map, Einsum, Reindex, Reduce)
+_RUN = (Constant, Map, Einsum, Gather, Reindex, Reduce)  # reads and moves leave x where it is
 
 
 def _sums(node: Node) -> bool:

@@ -1,17 +1,18 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `compile` for the wait before the first step, `programs` for the memory of one more,
-`vector_math` for the scalar functions, `threads` for the same training on one core and on several
-(`--threads N`, two unless told), or `loops` for everything but matrix products: it ends with status
-1 where a loop is slow without a known reason.
+`import`, `compile` for the wait before the first step, `programs` for the memory of one more
+program, `vector_math` for the scalar functions,
+`threads` for the same training on one core and on several (`--threads N`, two unless told), `gemm`
+for matrix products, or `loops` for everything but those: it ends with status 1 where a loop is
+slow without a known reason.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import compiling, growth, loops, threads, vector_math
+from tests.bench import compiling, gemm, growth, loops, threads, vector_math
 from tests.bench.programs import programs
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
@@ -22,7 +23,7 @@ GROWTH = {
     "import": growth.importing,
     "compile": compiling.compiling,
 }
-OTHERS = ("vector_math", "threads", "loops", "programs")
+OTHERS = ("vector_math", "threads", "gemm", "loops", "programs")
 
 
 def main() -> None:
@@ -48,7 +49,13 @@ def main() -> None:
         metavar="PATTERN",
         help="with loops or threads: the cases whose names match, such as 'rows *'",
     )
+    parser.add_argument("--quick", action="store_true", help="with gemm: fewer products")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--plot", default="", metavar="FILE", help="with gemm: a PNG or SVG file")
     arguments = parser.parse_args()
+    if arguments.name == "gemm":
+        print(gemm.table(arguments.dtype, arguments.plot, quick=arguments.quick))
+        return
     if arguments.name == "vector_math":
         print(vector_math.speeds(arguments.prototype, arguments.rounds))
         return

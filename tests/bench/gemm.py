@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -18,6 +19,9 @@ import numpy as np
 
 from codegen.runtime import linalg
 from codegen.runtime.memory import at_f32, at_f64
+from tests.bench.race import pin
+
+Array = np.ndarray[Any, Any]
 
 EXTENTS = (1, 2, 3, 7, 10, 16, 17, 32, 33, 64, 100, 128, 256, 1000, 1024)
 FORMS = ("nn", "tn", "nt")
@@ -28,6 +32,8 @@ BANDS = (
 )
 # Of the lines that a vector load must not straddle, in bytes.
 LINE = 64
+# Rows of C that are compared with wider numbers, about.
+CHECKED = 16
 # A turn repeats a product until it takes about so many seconds.
 TURN = 200e-6
 #: Triples of the whole sweep and of the quick one.
@@ -43,7 +49,7 @@ class Row:
         form:    of A and B: "n" as it is, "t" stored transposed.
         ours:    time of symgrad's product.
         numpy:   time of `np.dot`.
-        error:   of ours against float64, divided by NumPy's own, or 0 where both are exact.
+        error:   of ours against float64, divided by NumPy's own.
     """
 
     extents: tuple[int, int, int]
@@ -64,10 +70,14 @@ class Row:
 
 
 def triples(count: int) -> list[tuple[int, int, int]]:
-    """`count` triples of EXTENTS, spread over all of them by a fixed shuffle."""
+    """About `count` triples of EXTENTS: from each band the same number, or all that there are."""
     every = list(product(EXTENTS, repeat=3))
-    order = np.random.default_rng(0).permutation(len(every))
-    return sorted((every[k] for k in order[:count]), key=math.prod)
+    order = [every[k] for k in np.random.default_rng(0).permutation(len(every))]
+    bands = [[t for t in order if low <= math.prod(t) < high] for _, low, high in BANDS]
+    chosen: list[tuple[int, int, int]] = []
+    for left, band in enumerate(sorted(bands, key=len)):
+        chosen += band[: (count - len(chosen)) // (len(bands) - left)]
+    return sorted(chosen, key=math.prod)
 
 
 def contestants(form: str, dtype: Any) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -137,11 +147,84 @@ def _measured(
             call(turns[which])
             best[which] = min(best[which], (time.perf_counter() - start) / turns[which])
     left, right = (x.T if t == "t" else x for x, t in zip((a, b), form, strict=True))
-    exact = left.astype(np.float64) @ right.astype(np.float64)
-    norm = float(np.abs(exact).max()) * float(np.finfo(dtype).eps)
-    wrong, usual = (float(np.abs(x - exact).max()) for x in (mine, theirs))
-    error = wrong / max(usual, norm) if norm else wrong
-    return Row(extents, form, best[0], best[1], error)
+    return Row(extents, form, best[0], best[1], _error(left, right, mine, theirs))
+
+
+def _error(a: Array, b: Array, mine: Array, theirs: Array) -> float:
+    """Our largest error divided by NumPy's, in rows of C that stand for all.
+
+    Of few elements NumPy's may be nothing by luck: it counts at least as half a unit in the last
+    place of a typical partial sum, sqrt(sum_p (a b)^2).
+    """
+    rows = slice(None, None, max(1, len(a) // CHECKED))
+    wider = np.float64 if mine.dtype == np.float32 else np.longdouble
+    a, b = a[rows].astype(wider), b.astype(wider)
+    exact = a @ b
+    usual = float(np.sqrt((a**2) @ (b**2)).max()) * float(np.finfo(mine.dtype).eps) / 2
+    wrong, numpys = (float(np.abs(x[rows] - exact).max()) for x in (mine, theirs))
+    return wrong / max(numpys, usual)
+
+
+def report(rows: Sequence[Row], dtype: Any) -> str:
+    """The table: geometric means of the bands, the slowest products, the largest error."""
+    lines = [f"ratio of speeds to np.dot inside Numba, {np.dtype(dtype).name}, one core", ""]
+    lines.append(f"{'band':16}{'products':>9}{'mean':>8}" + "".join(f"{f:>8}" for f in FORMS))
+    for name, low, high in BANDS:
+        band = [row for row in rows if low <= row.work < high]
+        means = [_mean([r for r in band if r.form in wanted]) for wanted in (FORMS, *FORMS)]
+        lines.append(f"{name:16}{len(band):9}" + "".join(f"{mean:8.2f}" for mean in means))
+    lines += ["", "slowest beside NumPy      ratio   GFLOP/s"]
+    for row in sorted(rows, key=lambda row: row.ratio)[:10]:
+        m, n, k = row.extents
+        speed = 2e-9 * row.work / row.ours
+        lines.append(f"{row.form}  {m:5} x {n:4} x {k:4}   {row.ratio:8.2f} {speed:9.1f}")
+    worst = max(rows, key=lambda row: row.error)
+    where = " x ".join(map(str, worst.extents))
+    lines += ["", f"largest error: {worst.error:.2f} of NumPy's own ({worst.form} {where})"]
+    return "\n".join(lines)
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    """The geometric mean of the ratios."""
+    return math.exp(sum(math.log(row.ratio) for row in rows) / len(rows)) if rows else math.nan
+
+
+def plot(rows: Sequence[Row], file: Path) -> None:
+    """Draw every product's ratio over its size, and the speeds of both."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(8, 8), sharex=True)
+    for form, marker in zip(FORMS, "o^s", strict=True):
+        own = [row for row in rows if row.form == form]
+        above.scatter([r.work for r in own], [r.ratio for r in own], 12, marker=marker, label=form)
+    for name, times in (("symgrad", "ours"), ("np.dot in Numba", "numpy")):
+        speeds = [2e-9 * row.work / getattr(row, times) for row in rows]
+        below.scatter([row.work for row in rows], speeds, 8, label=name)
+    above.axhline(1.0, color="black", linewidth=0.8)
+    above.set(xscale="log", yscale="log", ylabel="speed, np.dot in Numba = 1")
+    below.set(xscale="log", xlabel="m n k", ylabel="GFLOP/s")
+    for axes in (above, below):
+        axes.legend()
+        for _, edge, _ in BANDS[1:]:
+            axes.axvline(edge, color="grey", linewidth=0.8, linestyle=":")
+    figure.tight_layout()
+    figure.savefig(file)
+    pyplot.close(figure)
+
+
+def table(dtype: str, file: str, *, quick: bool) -> str:
+    """Sweep, draw, and return the table."""
+    pin()
+    kind = np.float32 if dtype == "float32" else np.float64
+    rows = list(sweep(triples(COUNTS["quick" if quick else "whole"]), dtype=kind))
+    note = ""
+    if file:
+        plot(rows, Path(file))
+        note = f"\nplot: {file}"
+    return report(rows, kind) + note
 
 
 def _turns(call: Callable[[int], None]) -> int:
@@ -158,7 +241,7 @@ def _turns(call: Callable[[int], None]) -> int:
         turns *= 2
 
 
-def _aligned(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _aligned(values: Array) -> Array:
     """A copy that begins with a cache line, as the memory of programs does."""
     raw = np.empty(values.nbytes + LINE, np.uint8)
     first = -raw.ctypes.data % LINE
