@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen import workers
-from codegen.compiled import Array, Invocation
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded
 from codegen.loop_ir import Kernel, Wait
 from codegen.meetings import with_meetings
 from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.state import Array, Invocation
 from codegen.work import CALL, MEETING, START, typical, work_of
 from symgrad.graph.dims import Dim, Extent, free_dims, size, value
 
