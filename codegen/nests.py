@@ -56,8 +56,8 @@ def merge_nests(
 class _Access:
     """A box of memory that a statement touches in one step of the shared loops.
 
-    It lies between `steps * loops` and `steps * loops + last`, inclusive: since every place is in its
-    array, also those of the first step, none is before `steps * loops`.
+    It lies between `steps * loops` and `steps * loops + last`, inclusive. Nothing lies before:
+    the places of the first step are in the array, and all steps inside it are forward.
     """
 
     steps: tuple[Extent, ...]
