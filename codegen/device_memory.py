@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import cuda
 
-from codegen.compiled import Array, State
 from codegen.memory import Plan
+from codegen.state import Array, State
 from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Input

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codegen.compiled import Array
 from codegen.memory import Plan
+from codegen.state import Array
 from symgrad.graph.dims import Dim
 
 _PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)

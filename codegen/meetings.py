@@ -18,7 +18,7 @@ A small kernel that would have to be met for is left to worker 0 where that avoi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -73,15 +73,43 @@ def with_meetings(plan: Plan) -> Plan:
     """The plan for a team: meetings before calls and in kernels, small kernels for worker 0."""
     checking = max((k for k, c in enumerate(plan.calls) if _checks(c)), default=-1)
     planner = _Planner()
-    first = planner.calls(plan.calls[: checking + 1], _outermost, set())
+    first = planner.calls(plan.calls[: checking + 1], _outermost, _State())
     if checking >= 0:  # all meet to hear of bad indices
-        planner.state = set()
+        planner.state = _State()
     rest = planner.calls(plan.calls[checking + 1 :], _outermost, planner.state)
     return replace(plan, calls=(*first, *rest))
 
 
 def _checks(call: Invoked | InvokedLoop) -> bool:
     return call.loop.checks if isinstance(call, InvokedLoop) else call.kernel.checks
+
+
+class _State:
+    """What was touched since the last meeting, by entries of the table."""
+
+    def __init__(self) -> None:
+        self.touches: dict[int, set[Touch]] = {}
+
+    def add(self, touches: Iterable[Touch]) -> None:
+        """Enter accesses."""
+        for touch in touches:
+            self.touches.setdefault(touch.block[0], set()).add(touch)
+
+    def conflicts(self, touches: Iterable[Touch]) -> bool:
+        """Whether any of these needs a meeting first."""
+        return any(
+            conflicting(old, new) for new in touches for old in self.touches.get(new.block[0], ())
+        )
+
+    def joined(self, other: _State) -> _State:
+        """What either has."""
+        made = _State()
+        for touches in (*self.touches.values(), *other.touches.values()):
+            made.add(touches)
+        return made
+
+    def __le__(self, other: _State) -> bool:
+        return all(own <= other.touches.get(k, set()) for k, own in self.touches.items())
 
 
 class _Where:
@@ -101,15 +129,15 @@ class _Planner:
     """Goes through calls in order; `state` is what was touched since the last meeting."""
 
     def __init__(self) -> None:
-        self.state: set[Touch] = set()
+        self.state = _State()
         self.alone: dict[int, bool] = {}
         self.segmented: dict[int, tuple[Kernel, Kernel, list[list[Touch]]]] = {}
 
     def calls(
-        self, calls: Sequence[Invoked | InvokedLoop], where: _Where, state: set[Touch]
+        self, calls: Sequence[Invoked | InvokedLoop], where: _Where, state: _State
     ) -> list[Invoked | InvokedLoop]:
         """The calls with their meetings; afterwards `self.state` is what is touched since."""
-        self.state = set(state)
+        self.state = state.joined(_State())
         return [
             self.loop(c, where) if isinstance(c, InvokedLoop) else self.call(c, where)
             for c in calls
@@ -118,17 +146,17 @@ class _Planner:
     def call(self, call: Invoked, where: _Where) -> Invoked:
         """One kernel."""
         shared, segments = self.placed(call.kernel, call, where)
-        meet = self.conflicts(segments[0])
+        meet = self.state.conflicts(segments[0])
         if not shared.alone:
             if id(call) not in self.alone:
                 self.alone[id(call)] = meet and len(segments) == 1 and self.left(call, where)
             if self.alone[id(call)]:
                 kernel = replace(shared, body=_unshared(shared.body), alone="small")
                 shared, segments = self.placed(kernel, call, where)
-                meet = self.conflicts(segments[0])
+                meet = self.state.conflicts(segments[0])
         if meet or len(segments) > 1:
-            self.state = set()
-        self.state.update(segments[-1])
+            self.state = _State()
+        self.state.add(segments[-1])
         return replace(call, kernel=shared, meet=meet)
 
     def left(self, call: Invoked, where: _Where) -> bool:
@@ -136,11 +164,7 @@ class _Planner:
         if typical(work_of(call.kernel.body)) >= SMALL:
             return False
         kernel = replace(call.kernel, alone="small")
-        return not self.conflicts(self.placed(kernel, call, where)[1][0])
-
-    def conflicts(self, touches: Sequence[Touch]) -> bool:
-        """Whether any of these needs a meeting first."""
-        return any(conflicting(old, new) for new in touches for old in self.state)
+        return not self.state.conflicts(self.placed(kernel, call, where)[1][0])
 
     def placed(
         self, kernel: Kernel, call: Invoked, where: _Where
@@ -162,18 +186,18 @@ class _Planner:
                 still = type(place.step) is int and place.step == 0
                 blocks[k] = (entry, moves if still else (*moves, (id(call.loop), place.step)))
         inner = _Where(blocks)
-        before = set(self.state)
+        before = self.state
         calls = self.steps(call, inner, before)
         after, meet = self.state, False
-        if _meetings(calls) and before:
-            others = self.steps(call, inner, set())
+        if _meetings(calls) and before.touches:
+            others = self.steps(call, inner, _State())
             if _meetings(others) < _meetings(calls):  # once before the loop, not in every step
                 calls, after, meet = others, self.state, True
         self.state = after
         return replace(call, loop=replace(call.loop, calls=tuple(calls)), meet=meet)
 
     def steps(
-        self, call: InvokedLoop, inner: _Where, entering: set[Touch]
+        self, call: InvokedLoop, inner: _Where, entering: _State
     ) -> list[Invoked | InvokedLoop]:
         """The calls of a loop, each step of which begins where the one before ended."""
         while True:
@@ -181,7 +205,7 @@ class _Planner:
             if self.state <= entering:
                 self.state = entering
                 return calls
-            entering = entering | self.state
+            entering = entering.joined(self.state)
 
 
 def _meetings(calls: Sequence[Invoked | InvokedLoop]) -> int:

@@ -18,7 +18,7 @@ from codegen.lowering import lower_copy
 from codegen.schedule import Schedule
 from codegen.sharing import share
 from codegen.values import CopyOf, Lowered, Operand, Scratch, Temporary, merge_buffers
-from codegen.workspace import Block, Layout, Slot, alike, laid_out
+from codegen.workspace import Block, Layout, Slot, laid_out
 from symgrad.graph.dims import Dim, Extent, same, size
 from symgrad.graph.nodes import Constant, Input, Node
 
@@ -190,6 +190,7 @@ class _Planner:
         for k, own in enumerate((*self.leaves, *self.constants, *self.results), 1):
             self.entry.setdefault(own, k)
         self.blocks: list[Block] = []
+        self.of_size: dict[Extent, list[int]] = {}  # blocks that take turns, in a team
         self.place: dict[Operand, tuple[int, int]] = {}  # a block, and a slot inside it
         self._updates(updates)
 
@@ -316,13 +317,14 @@ class _Planner:
                 spans = self.blocks[block].spans
                 spans[-1] = (spans[-1][0], last[operand])
                 return block, 0
+        alike: list[int] = []
         if self.workers > 1 and not isinstance(operand, Temporary):
-            own = {n for o, (n, _) in self.place.items() if isinstance(o, Temporary)}
-            for n, free in enumerate(self.blocks):
-                over = n not in own and free.spans[-1][1] < k
-                if over and alike(free.content, _bytes(operand)):
-                    free.spans.append((k, last[operand]))
+            alike = self.of_size.setdefault(_bytes(operand), [])
+            for n in alike:
+                if (spans := self.blocks[n].spans)[-1][1] < k:
+                    spans.append((k, last[operand]))
                     return n, 0
+        alike.append(len(self.blocks))
         self.blocks.append(Block(_bytes(operand), [(k, last[operand])]))
         return len(self.blocks) - 1, 0
 

@@ -53,6 +53,11 @@ class Function:
     status: bool = False
     meets: bool = False
 
+    @property
+    def team_and_status(self) -> list[str]:
+        """The last arguments: where workers meet, and where bad indices are reported."""
+        return [*(["team"] if self.meets else []), *(["status"] if self.status else [])]
+
 
 class _Products(StrPrinter):  # type: ignore[misc]
     """Powers written as products: a power of an integer may be computed in floats."""

@@ -30,7 +30,8 @@ from symgrad.graph.nodes import Node
 from symgrad.graph.text import references
 
 if TYPE_CHECKING:
-    from codegen.compiled import Array, Compiled
+    from codegen.compiled import Compiled
+    from codegen.state import Array
     from codegen.timing import Timing
 
 # Rows of the table at most: it fits a screen.

@@ -68,10 +68,6 @@ class LoopStage:
         """What it computes."""
         return tuple(self.members)
 
-    def on_rows(self, node: Node) -> bool:
-        """Whether a member has one value a row."""
-        return node in self.trailing or not self.is_full(domain_of(node))
-
     def is_full(self, domain: Shape) -> bool:
         """Whether a domain is the stage's whole one."""
         return equal_shapes(domain, self.domain)

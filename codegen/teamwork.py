@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen import workers
-from codegen.compiled import Array, Invocation
 from codegen.host_memory import HostInvocation
 from codegen.loading import Loaded
 from codegen.loop_ir import Kernel, Wait
 from codegen.meetings import with_meetings
 from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.state import Array, Invocation
 from codegen.work import CALL, MEETING, START, typical, work_of
 from symgrad.graph.dims import Dim, Extent, free_dims, size, value
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 #: The part of the time that a team must save to be worth it, and of what perfect sharing would save
 #: that it does: the rest goes into fetching what other workers wrote.
 WORTH, EFFICIENCY = 0.1, 0.75
+#: Decisions that are remembered, since dims come and go.
+REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Work:
 class TeamProgram:
     """A program for `workers` workers: its plan, its source, and how to compile it.
 
-    used: workers of the last call.
+    used:  workers of the last call.
+    order: the dims that the work depends on.
     """
 
     workers: int
@@ -57,21 +61,19 @@ class TeamProgram:
     work: Work
     loaded: Loaded | None = None
     used: int = 0
+    order: tuple[Dim, ...] = ()
     _decided: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     def is_worth(self, dims: Mapping[Dim, int] | None = None) -> bool:
         """Whether a team is faster than one worker, for these dims or for typical ones."""
-        work = self.work
-        order = free_dims((work.shared, work.alone, work.meetings))
-        key = tuple(dims[d] for d in order) if dims is not None else ()
-        if key not in self._decided or (order and not key):
-            numbers = [
-                typical(e) if dims is None else value(e, dims)
-                for e in (work.shared, work.alone, work.meetings)
-            ]
-            if len(self._decided) > 64:
+        work = (self.work.shared, self.work.alone, self.work.meetings)
+        if dims is None:
+            return self._worth(*map(typical, work))
+        key = tuple(dims[d] for d in self.order)
+        if key not in self._decided:
+            if len(self._decided) >= REMEMBERED:
                 self._decided.clear()
-            self._decided[key] = self._worth(*numbers)
+            self._decided[key] = self._worth(*(value(e, dims) for e in work))
         return self._decided[key]
 
     def _worth(self, shared: int, alone: int, meetings: int) -> bool:
@@ -103,9 +105,9 @@ def make_team(plan: Plan, back: Target, dims: tuple[Dim, ...], key: str) -> Team
     met = with_meetings(plan)
     source = back.print_program(met, dims, key)
     work = work_of_calls(met.calls)
-    return TeamProgram(
-        plan.workers, met, source, lambda: back.load_program(source, key), work
-    )
+    order = free_dims((work.shared, work.alone, work.meetings))
+    load = partial(back.load_program, source, key)
+    return TeamProgram(plan.workers, met, source, load, work, order=order)
 
 
 def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
@@ -197,7 +199,8 @@ class TeamInvocation:
         self.program, self.order, self._make_serial = program, tuple(dims), serial
         self._serial: Invocation | None = None
         self._team: _TeamMemory | None = None
-        self._given: dict[Dim, int] = {}
+        self._given: Mapping[Dim, int] = {}
+        self._numbers: tuple[int, ...] | None = None
         self._current: Invocation | None = None
 
     @property
@@ -213,7 +216,10 @@ class TeamInvocation:
 
     def set_dims(self, dims: Mapping[Dim, int]) -> None:
         """Run with these extents from now on, with a team where it is worth it."""
-        self._given = {d: int(dims[d]) for d in self.order}
+        numbers = tuple([dims[d] for d in self.order])
+        if numbers == self._numbers:
+            return
+        self._numbers, self._given = numbers, dict(zip(self.order, numbers, strict=True))
         chosen: Invocation
         if self.program.is_worth(self._given):
             if self._team is None:

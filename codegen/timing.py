@@ -25,8 +25,9 @@ from codegen.memory import InnerPlace, Invoked, InvokedLoop, Plan
 from symgrad.graph.dtypes import INT64
 
 if TYPE_CHECKING:
-    from codegen.compiled import Array, Compiled
+    from codegen.compiled import Compiled
     from codegen.loading import Loaded
+    from codegen.state import Array
     from symgrad.graph.dims import Dim
 
 # The operation that reads the clock.

@@ -124,7 +124,7 @@ def laid_out(blocks: Sequence[Block], slots: Sequence[tuple[int, int]]) -> tuple
             continue
         own = blocks[block]
         for k in at.get(offset, ()):
-            if alike(merged[k].content, own.content):
+            if _alike(merged[k].content, own.content):
                 merged[k].spans.extend(own.spans)
                 became[block] = k
                 break
@@ -137,6 +137,6 @@ def laid_out(blocks: Sequence[Block], slots: Sequence[tuple[int, int]]) -> tuple
     return Layout(tuple(merged), tuple(Slot(k, *slot) for slot, k in new.items())), numbers
 
 
-def alike(a: Extent | Layout, b: Extent | Layout) -> bool:
+def _alike(a: Extent | Layout, b: Extent | Layout) -> bool:
     """Whether two blocks are known to be of one size."""
     return not isinstance(a, Layout) and not isinstance(b, Layout) and same(a, b) is True

@@ -156,3 +156,10 @@ def test_values_that_meet_in_axes_of_one_element_have_the_rank_of_their_node() -
     f = np.log1p(np.exp(-1.5))
     d, dd = -1 / (1 + np.exp(1.5)), np.exp(1.5) / (1 + np.exp(1.5)) ** 2  # f', f''
     np.testing.assert_allclose(found, -np.sin(f) * d**2 + np.cos(f) * dd, rtol=1e-13)
+
+
+def test_a_slice_of_a_padded_empty_array_reads_the_padding() -> None:
+    x = sg.input("x", (0,), dtype="float64")
+    padded = sg.pad(x, (1, 0))
+    read = sg.simplify(padded[::-1] + padded[:1])
+    np.testing.assert_array_equal(sg.evaluate(read, {x: np.zeros(0)}), [0.0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import mmap
+import os
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -137,6 +139,47 @@ def test_special_values_as_in_numpy(isa: str, dtype: type) -> None:
                 expected = a.astype(float) @ b.astype(float)
             np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
             np.testing.assert_array_equal(np.isinf(c), np.isinf(expected))
+
+
+class Guarded:
+    """Matrices that end where memory ends: pages behind them may not be touched."""
+
+    def __init__(self, room: int) -> None:
+        page = mmap.PAGESIZE
+        self.room = -(-room // page) * page
+        self.map = mmap.mmap(-1, self.room + page)
+        self.whole = np.frombuffer(self.map, np.uint8)
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        if protect(self.whole.ctypes.data + self.room, page, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+
+    def put(self, values: np.ndarray) -> np.ndarray:
+        """A copy whose last byte is the last that may be touched."""
+        raw = self.whole[self.room - values.nbytes : self.room]
+        copy = raw.view(values.dtype).reshape(values.shape)
+        copy[:] = values
+        return copy
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pages are protected by POSIX's mprotect")
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", SETS)
+def test_touches_nothing_behind_its_operands(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(9)
+    rooms = [Guarded(8 * 700 * 20) for _ in range(3)]
+    shapes = [e for e, (*_, last) in cases() if not last] + [(1, 257, 3), (2, 700, 1), (5, 6, 700)]
+    for m, n, k in shapes:
+        if max(m * n, m * k, k * n) > 700 * 20:
+            continue
+        for ta, tb in itertools.product((0, 1), repeat=2):
+            whole = rng.standard_normal((k, m) if ta else (m, k)).astype(dtype)
+            other = rng.standard_normal((n, k) if tb else (k, n)).astype(dtype)
+            a, b = rooms[0].put(whole), rooms[1].put(other)
+            a, b = (x.T if turned else x for x, turned in ((a, ta), (b, tb)))
+            c = rooms[2].put(np.full((m, n), np.nan, dtype))
+            multiply(isa, a, b, c)
+            assert np.isfinite(c).all(), (m, n, k, ta, tb)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

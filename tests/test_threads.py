@@ -331,6 +331,27 @@ def test_stages_tell_what_is_shared_and_why_not(programs: dict[int, Compiled]) -
     assert "team" not in str(programs[1].stages) and programs[1].stages.team is None
 
 
+def test_rows_of_a_table_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of layers whose calls are rows of a table: some shared, some met for, some alone."""
+    from codegen.targets import cpu
+
+    h, layers = x, [sg.parameter(f"u{k}", (7, 7), init=sg.init.normal(0.4)) for k in range(5)]
+    for u in layers:
+        h = sg.tanh(h @ u)
+        h = h - h.mean(0) + sg.cumsum(h.sum(0))
+    asked = [h, *sg.grad((h**2).mean(), layers)]
+    values = {"x": values_for(23)["x"]}
+    expected = sg.compile(asked)(**values)
+    monkeypatch.setattr(cpu, "TABLE_FROM", 2)
+    with everything_shared():
+        f = sg.compile(asked, threads=2)
+        got, again = f(**values), f(**values)
+    assert "run_calls(table, dims, 0" in f.stages.team.source  # type: ignore[union-attr]
+    for e, g, a in zip(expected, got, again, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(g, a)
+
+
 # -- choosing --------------------------------------------------------------------------------------
 def test_small_work_stays_on_one_thread() -> None:
     n = sg.dim("n")

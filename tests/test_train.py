@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -278,6 +278,15 @@ def test_callbacks_see_every_epoch_and_may_stop() -> None:
     assert plain.trainer().fit(plain.data, 3, 8).loss == history.loss
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell starts what runs in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_from_a_callback() -> None:
     net = Net()
     trainer = net.trainer()
@@ -293,6 +302,7 @@ def test_ctrl_c_from_a_callback() -> None:
     assert more.epochs == (3,) and not more.interrupted
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_inside_a_chunk() -> None:
     net = Net()
     trainer = net.trainer()
@@ -308,6 +318,7 @@ def test_ctrl_c_inside_a_chunk() -> None:
     assert trainer.epoch == 1 + len(history)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_part_of_an_epoch() -> None:
     net = Net()
     many = {k: np.concatenate([v] * 2000) for k, v in net.data.items()}

@@ -1,6 +1,7 @@
-"""What generated kernels call: memory access, vector mathematics, BLAS, and their export as text.
+"""What generated kernels are made of: their language and its compiler, and what they call.
 
-The modules here know LLVM and Numba and nothing of graphs. Everything they offer to a generated
-module is an LLVM intrinsic, so a call costs no Numba front-end work of its own: a kernel with ten
-exponentials compiles as quickly as one with ten additions.
+The modules here know LLVM and Numba and nothing of graphs. `kernels` translates a function,
+`object_files` makes machine code of a program and `linking` runs it. What a program may call is
+listed in `names`: memory access, vector mathematics, matrix products, random draws, meetings of
+threads. Each is an intrinsic, which writes LLVM's code in its place, or another kernel.
 """

@@ -64,9 +64,7 @@ def runtime_source(names: Iterable[str], modules: tuple[str, ...] = MODULES) -> 
     return "\n\n\n".join([header, *(statement.text for statement in statements)]) + "\n"
 
 
-def standalone(
-    source: str, modules: tuple[str, ...] = MODULES, besides: Iterable[str] = ()
-) -> str:
+def standalone(source: str, modules: tuple[str, ...] = MODULES, besides: Iterable[str] = ()) -> str:
     """The generated module `source` with its imports from `codegen.runtime` written out.
 
     The docstring stays at the top, then come the runtime's definitions, those of `besides` among

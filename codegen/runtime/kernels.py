@@ -98,8 +98,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Raises: TypingError from the compilation of a program, for what is not in the language.
     """
-    tree = _definition(function)
-    returns = any(isinstance(node, ast.Return) for node in ast.walk(tree))
+    returns = any(isinstance(node, ast.Return) for node in ast.walk(_definition(function)))
     result = types.int64 if returns else types.void
 
     def typer(typing_context: Context, *kinds: types.Type) -> Typed:
@@ -109,6 +108,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
             name = f"{function.__module__}.{function.__name__}({', '.join(map(str, kinds))})"
             called = builder.module.globals.get(name)
             if called is None:
+                tree = _definition(function)  # not kept: Numba never forgets an intrinsic
                 called = _Writer(context, builder.module, name, function, tree, signature).write()
             value = builder.call(called, arguments)
             return value if returns else context.get_dummy_value()

@@ -134,6 +134,21 @@ class Element(NamedTuple):
             for rows in range(1, self.most_rows(vectors) + 1):
                 yield rows, vectors
 
+    def chains(self, rows: int, vectors: int) -> int:
+        """How many sums of its own each place of a tile has, for p of different remainders.
+
+        Enough to keep the units busy; and of one vector more where registers are free, since the
+        parts of a long sum round less than the whole.
+        """
+        least = UNDER_WAY // min(rows, 2)
+        if vectors == 1:
+            least = min(20, self.isa.registers - 2)
+            return next(c for c in (4, 2, 1) if c * rows <= least)
+        count = 1
+        while count < 4 and count * rows * vectors < least:
+            count *= 2
+        return count
+
     @property
     def dot_columns(self) -> int:
         """How many columns a block of inner products may have, by the registers."""
@@ -290,9 +305,7 @@ def tile(element: Element, rows: int, vectors: int) -> str:
     a, a_row, _, b, _, k, c, c_row, last, count, add = f.arguments()
     mask = lanes.first(last) if element.isa.masked else None
     masks = [None] * (vectors - 1) + [mask]
-    at_once = 1
-    while at_once < 4 and at_once * rows * vectors < UNDER_WAY // min(rows, 2):
-        at_once *= 2
+    at_once = element.chains(rows, vectors)
     with f.loop(count) as t:
         sums = [lanes.zero] * (at_once * rows * vectors)
         places, rest = (lanes.at(a, t * rows * a_row), b), k

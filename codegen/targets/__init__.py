@@ -7,9 +7,9 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Protocol
 
-from codegen.compiled import Array, Invocation, State
 from codegen.loading import Loaded
 from codegen.memory import Plan
+from codegen.state import Array, Invocation, State
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input

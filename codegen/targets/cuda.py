@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
-from codegen.compiled import Invocation, State
 from codegen.launches import Accumulate, Cooperate, Launch, Loop, Product, Spread, walk
 from codegen.loading import Loaded, run_module
 from codegen.loop_ir import CheckIndex, For, Kernel, Let, Load, Store, Update
@@ -34,6 +33,7 @@ from codegen.printing import (
 )
 from codegen.runtime.export import DEVICE_MODULES, standalone
 from codegen.spreading import spread
+from codegen.state import Invocation, State
 from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim, Extent, size
 from symgrad.graph.dtypes import INT32, INT64, SHORT, DType, is_float
@@ -44,7 +44,7 @@ from symgrad.graph.nodes import Input
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from codegen.compiled import Array
+    from codegen.state import Array
 
 # What codegen/runtime/device_math.py offers; integers have functions of their own in OF_INTEGERS.
 PRIMITIVES = frozenset({

@@ -85,6 +85,8 @@ def _joined(outer: Piece, inner: Piece, middle: Shape) -> Piece | None:
             numbers = (first, last, offset, inner.count[axis], outer.count[axis])
             if not all(type(v) is int for v in numbers) or abs(stride) != 1:
                 return None
+            if inner.count[axis] == 0:
+                return None
             low, high = sorted((offset, offset + stride * (inner.count[axis] - 1)))
             if not (low <= min(first, last) and max(first, last) <= high):
                 return None

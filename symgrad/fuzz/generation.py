@@ -230,10 +230,6 @@ class Generator:
                 raise Unfit
         return tuple(e if type(e) is int else self.symbols[e] for e in shape)
 
-    def shape_term(self, shape: Shape) -> Term:
-        """A shape as an argument."""
-        return tuple(Name(e) if isinstance(e, str) else e for e in self.terms(shape))
-
     def like(self, shape: Shape, dtype: str) -> Variable:
         """A variable of this shape and dtype, or a new leaf."""
         def goes(v: Variable) -> bool:

@@ -38,7 +38,6 @@ from symgrad.graph.structure import Structure, flatten
 from symgrad.graph.telling import tell_dims
 
 Dims = Mapping[Dim, int]
-Key = Node | str
 
 
 @overload

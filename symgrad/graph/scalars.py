@@ -51,12 +51,6 @@ def uses_output(expr: sympy.Expr) -> bool:
     return Y in expr.free_symbols
 
 
-@cache
-def renumber(expr: sympy.Expr, mapping: tuple[tuple[int, int], ...]) -> sympy.Expr:
-    """The body with p_a replaced by p_b for each (a, b)."""
-    return expr.xreplace({fn.placeholder(a): fn.placeholder(b) for a, b in mapping})
-
-
 # The kind of a number or of weak operands with a fraction among them: a float of any width.
 _FRACTION: Final = "fraction"
 

@@ -19,7 +19,6 @@ class DenseTanh:
     source: Node
     weight: Input
     bias: Input | None
-    preactivation: Node
     output: Node
     transposed: bool
 
@@ -57,7 +56,7 @@ def _layer(output: Map) -> DenseTanh | None:
         labels = product.labels[k]
         if weight is not None and len(labels) == 2:
             stored_last = (labels[1] == inner) is not turned
-            return DenseTanh(product.args[1 - k], weight, bias, before, output, stored_last)
+            return DenseTanh(product.args[1 - k], weight, bias, output, stored_last)
     return None
 
 

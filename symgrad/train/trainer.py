@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,9 +24,10 @@ from symgrad.graph.structure import flatten
 from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
 from symgrad.train.callbacks import Callback, Listener, listeners_of
-from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count, not_finite
+from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count
 from symgrad.train.driver import Run, Stop
 from symgrad.train.epochs import Epochs, make_epochs
+from symgrad.train.failures import not_measured, stopped
 from symgrad.train.history import EpochRecord, History
 from symgrad.train.interruption import interruptions
 from symgrad.train.objective import Objective, make_objective
@@ -219,7 +219,7 @@ class Trainer:
                         return interrupted()
                 report(run.steps, lambda: self._progress_text(first + epochs))
                 if status != Stop.DONE:  # the epoch that it stopped in does not count
-                    raise self._failure(run, status, bound)
+                    raise stopped(run, status, bound, self.epoch + 1)
                 if interrupted():
                     if run.start:
                         self._record(run, run.epoch, seconds[run.epoch], bound, None)
@@ -259,27 +259,6 @@ class Trainer:
         text = "  ".join(f"{printable(k)} {v:.4g}" for k, v in figures.items())
         return f"epoch {record.epoch}/{last}  {text}"
 
-    def _failure(self, run: Run, status: int, bound: Bound) -> DataError:
-        """The error for a run that stopped, at a step that has changed nothing."""
-        failure = run.failure
-        where = f"epoch {self.epoch + 1}, step {run.start // run.batch_size + 1}"
-        if status == Stop.NOT_FINITE:
-            found = not_finite(failure.rows, bound.rows)
-            data = "\n".join(found) or "  the data of this batch are finite"
-            loss, norm = failure.outputs[0], failure.outputs[-1]
-            what = f"the loss is {loss}"
-            if math.isfinite(loss):
-                what += f" but the norm of its gradient {norm}"
-            return DataError(
-                f"fit: {what} in {where}\n{data}\n"
-                "  The parameters are those before this step. Lower the learning rate, clip the "
-                'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".'
-            )
-        return DataError(
-            f"fit: {failure.reason}\n  in {where}, among the rows {_some(failure.rows)}\n"
-            "  The parameters are those before this step."
-        )
-
     # -- using what was learned --------------------------------------------------------------------
     def evaluate(self, data: Data, batch_size: int | None = None) -> dict[str, float]:
         """Loss and metrics on data: means weighted by rows.
@@ -305,10 +284,7 @@ class Trainer:
             run.restart()
             while run.epoch < 1:
                 if run.advance(1) != Stop.DONE:
-                    failure = run.failure
-                    raise DataError(
-                        f"{asked}: {failure.reason}\n  among the rows {_some(failure.rows)}"
-                    )
+                    raise not_measured(asked, run.failure)
             means = (run.sums[0] / bound.n).tolist()
             return dict(zip(self.objective.outputs, means, strict=True))
 
@@ -502,7 +478,3 @@ def _share(seconds: Array, spent: float, before: int, run: Run) -> None:
         first = max(before, epoch * run.steps_per_epoch)
         last = min(run.steps, (epoch + 1) * run.steps_per_epoch)
         seconds[epoch] += per_step * max(last - first, 0)
-
-
-def _some(rows: Sequence[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (", .." if len(rows) > 5 else "")
