@@ -87,8 +87,8 @@ def bench(f: Compiled, values: Mapping[str, Any]) -> Bench:
         calls=float(repeat * BLOCKS),
         spread=(upper - lower) / middle,
     )
-    if f.target.TIMED and cpu <= sum(walls):  # several threads have more of it, a device less
-        found["busy"] = sum(walls) / max(cpu, 1e-9)
+    if f.target.TIMED:  # several threads have more processor time than wall time, a device less
+        found["busy"] = max(sum(walls) / max(cpu, 1e-9), 1.0)
     return found
 
 

@@ -74,14 +74,17 @@ def counts_of(kernel: Kernel, dims: Mapping[Dim, int]) -> Counts:
 def traffic_of(
     kernel: Kernel, dims: Mapping[Dim, int] | None
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes that a kernel reads and writes, by buffer; 0 each where dims are not known."""
+    """Bytes that a kernel reads and writes, by buffer; 0 each where dims are not known.
+
+    What it writes before it reads it is not read from another kernel.
+    """
     counter = _Counter(dict.fromkeys(_dims_of(kernel), 1) if dims is None else dims)
     counter.block(kernel.body, 1, {})
     read, written = (
         {name: 0 if dims is None else _bytes({name: t}) for name, t in touched.items()}
         for touched in (counter.read, counter.written)
     )
-    return read, written
+    return {name: n for name, n in read.items() if name not in counter.own}, written
 
 
 def _dims_of(kernel: Kernel) -> set[Dim]:
@@ -127,6 +130,7 @@ class _Counter:
     itemsize: int = 0
     read: dict[str, _Touched] = field(default_factory=dict)
     written: dict[str, _Touched] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)  # written before they are read
 
     def block(self, body: Iterable[Statement], times: int, ranges: dict[str, int]) -> None:
         """Count statements that run `times` times, inside loops with these ranges."""
@@ -177,6 +181,8 @@ class _Counter:
         """Enter the elements that an offset reaches, `each` of them at every place."""
         if not times:
             return
+        if into is self.written and buffer.name not in self.read:
+            self.own.add(buffer.name)
         touched = into.setdefault(buffer.name, _Touched(buffer.dtype))
         count = each
         low = high = value(offset.const, self.dims)

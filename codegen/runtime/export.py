@@ -12,7 +12,7 @@ MODULES = (
     *("names", "linking", "memory", "checks", "assembler", "microkernels", "copying"),
     *("inner_products", "products", "library", "linalg"),
     *("lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
+    *("exponential", "power", "circular", "vector_math", "rows", "draws", "loops", "kernels"),
     "object_files",
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")

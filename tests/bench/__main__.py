@@ -1,7 +1,8 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `compile` for the wait before the first step, `vector_math` for the scalar functions,
+`import`, `compile` for the wait before the first step, `programs` for the memory of one more
+program, `vector_math` for the scalar functions,
 `threads` for the same training on one core and on several (`--threads N`, two unless told), `gemm`
 for matrix products, or `loops` for everything but those: it ends with status 1 where a loop is
 slow without a known reason.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 from tests.bench import compiling, gemm, growth, loops, threads, vector_math
+from tests.bench.programs import programs
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
 
@@ -21,7 +23,7 @@ GROWTH = {
     "import": growth.importing,
     "compile": compiling.compiling,
 }
-OTHERS = ("vector_math", "threads", "gemm", "loops")
+OTHERS = ("vector_math", "threads", "gemm", "loops", "programs")
 
 
 def main() -> None:
@@ -70,7 +72,9 @@ def main() -> None:
     peers = [peer for peer in arguments.peers.split(",") if peer]
     if unknown := sorted(set(peers) - set(PEERS)):
         parser.error(f"unknown peers {', '.join(unknown)}; known: {', '.join(PEERS)}")
-    if arguments.name == "speed":
+    if arguments.name == "programs":
+        print(programs(peers))
+    elif arguments.name == "speed":
         print(speed(peers, arguments.rounds))
     else:
         print(race(arguments.name, peers, arguments.rounds))

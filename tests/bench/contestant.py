@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,7 @@ def main(module: str, workload_name: str, file: str, only_first: bool) -> None:
     answer(first=first)
     if only_first:
         return
+    resident = resident_memory()
     if (more := workload.specification.agree - 1) > 0:
         losses += train(more)
 
@@ -52,7 +54,7 @@ def main(module: str, workload_name: str, file: str, only_first: bool) -> None:
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         steps = epochs * workload.steps
         answer(wall=wall / steps, cpu=cpu / steps)
-    answer(memory=peak_memory())
+    answer(memory=peak_memory(), growth=resident_memory() - resident)
 
 
 def peak_memory() -> float:
@@ -63,6 +65,15 @@ def peak_memory() -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def resident_memory() -> float:
+    """The resident size of this process in MB; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":

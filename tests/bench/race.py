@@ -59,6 +59,7 @@ class Entry:
         cold: from the start of the process to the end of the first epoch, caches empty.
         warm: the same in a second process, with the caches that the first one left.
         memory: peak resident size.
+        growth: of the resident size, from the end of the first epoch to the end of the race.
         loss: mean loss of the epoch at which the contestants are compared.
     """
 
@@ -70,6 +71,7 @@ class Entry:
     cold: float
     warm: float
     memory: float
+    growth: float
     loss: float
 
 
@@ -222,7 +224,7 @@ def _interleave(
         for contestant, process in processes.items():
             assert process.stdin is not None
             process.stdin.close()
-            memory = _answer(process, contestant)["memory"]
+            sizes = _answer(process, contestant)
             ours = walls[contestants[0]]
             ratios = [a / b for a, b in zip(ours, walls[contestant], strict=True)]
             busy = [w / c for w, c in zip(walls[contestant], cpus[contestant], strict=True)]
@@ -236,7 +238,8 @@ def _interleave(
                     begun[contestant]["compile"],
                     cold,
                     warm,
-                    memory,
+                    sizes["memory"],
+                    sizes["growth"],
                     begun[contestant]["losses"][-1],
                 )
             )
@@ -253,6 +256,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Entry, int, float], str]], ...] = (
     ("first step cold s", lambda e, flops, peak: f"{e.cold:.2f}"),
     ("warm s", lambda e, flops, peak: f"{e.warm:.2f}"),
     ("peak MB", lambda e, flops, peak: f"{e.memory:.0f}"),
+    ("grows MB", lambda e, flops, peak: f"{e.growth:.1f}"),
     ("loss", lambda e, flops, peak: f"{e.loss:.6f}"),
     ("wall / CPU", lambda e, flops, peak: f"{e.busy:.2f}"),
 )
