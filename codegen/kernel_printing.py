@@ -18,7 +18,7 @@ from codegen.printing import Function
 from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of
 from codegen.runtime.names import RUNTIME
 from codegen.timing import CLOCK
-from codegen.tune import totals
+from codegen.tune import interleaving, totals
 from symgrad.graph.dtypes import INT64, SHORT, DType
 
 # A single loop at least this long takes its extent as an argument, so that kernels are shared.
@@ -78,12 +78,12 @@ class _KernelPrinter(RowPrinter):
                 self.loop_names[s.var] = f"i{depth - 1}"
                 if s.shared:
                     first, end = self.bounds(s.parts or (s.extent, 1))
-                    self.put(f"for i{depth - 1} in range({first}, {end}):", depth)
+                    self.head(s, f"{first}, {end}", depth)
                     self.block(s.body, depth + 1)
                     self.depth = depth
                     continue
                 shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
-                self.put(f"for i{depth - 1} in range({self.extent(s.extent, shared)}):", depth)
+                self.head(s, self.extent(s.extent, shared), depth)
                 self.block(s.body, depth + 1)
                 self.depth = depth
             elif isinstance(s, Let):
@@ -116,6 +116,15 @@ class _KernelPrinter(RowPrinter):
                 self.put("meet(team)", depth)
             else:
                 self.put(self.product(s), depth)
+
+    def head(self, loop: For, bounds: str, depth: int) -> None:
+        """The first line of a loop."""
+        count = interleaving(loop)
+        if count == 1:
+            self.put(f"for i{depth - 1} in range({bounds}):", depth)
+            return
+        self.function.uses.add("interleaved")
+        self.put(f"for i{depth - 1} in interleaved({count}, {bounds}):", depth)
 
     def bounds(self, parts: Parts) -> tuple[str, str]:
         """The names of where a worker's part of a loop begins and ends."""

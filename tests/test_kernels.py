@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from textwrap import indent
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
 from codegen import loading
 from codegen.runtime.linking import linked
-from codegen.runtime.object_files import optimized, program_code
+from codegen.runtime.object_files import _written, optimized, program_code
 
-HEAD = '''
+HEAD = """
 import numpy as np
 
 from codegen.runtime.kernels import kernel
+from codegen.runtime.loops import interleaved
 from codegen.runtime.memory import address, extent, ld, pointer_f32, shift, st
 from codegen.runtime.vector_math import cast_int64, exp, maximum
 
@@ -35,7 +38,7 @@ def twice(x):
 def add(p, q, n):
     for i in range(n):
         st(p, i, ld(p, i, 0) + ld(q, i, 1), 0)
-'''
+"""
 numbers = count()
 
 
@@ -92,6 +95,9 @@ def test_values(value: str, expected: int) -> None:
         ("add(p, p, 0)\nadd(p, q, -5)\nreturn 0", 0, [1, 2, 3, 4]),
         ("for i in range(3, 0, -2):\n    st(p, i, f32(i), 0)\nreturn 1", 1, [1, 1, 3, 3]),
         ("for i in range(1, 3):\n    st(p, i, f32(0.1), 0)\nreturn 1", 1, [1, 0.1, 0.1, 4]),
+        ("for i in interleaved(4, n):\n    st(p, i, f32(i), 0)\nreturn 1", 1, [0, 1, 2, 4]),
+        ("for i in interleaved(2, 1, n):\n    st(p, i, f32(i), 0)\nreturn 1", 1, [1, 1, 2, 4]),
+        ("for i in interleaved(2, 5, n):\n    st(p, i, f32(i), 0)\nreturn 1", 1, [1, 2, 3, 4]),
         ("s = 0\nfor i in range(n):\n    for j in range(i):\n        s += 9 * j\nreturn s", 9, []),
         ("a = 1\nb = 2\nfor i in range(n):\n    c = a\n    a = b\n    b = c + b\nreturn b", 8, []),
         ("if n > 5:\n    a = 1\nelif n > 2:\n    a = 2\nelse:\n    a = 3\nreturn a", 2, []),
@@ -132,6 +138,16 @@ def test_a_function_is_compiled_once_for_each_type() -> None:
     assert text.count("define internal") == 3  # the body, and twice of int64 and of int32
 
 
+def test_each_loop_has_its_own_advice() -> None:
+    """To LLVM, loops whose advice is one node are one loop; that node is its own first part."""
+    loop = "for i in interleaved(8, n):\n    st(p, i, exp(ld(q, i, 1)), 0)\n"
+    text = str(llvm.parse_assembly(_written(program(2 * loop + "return 0"))))
+    told = re.findall(r"!llvm.loop (!\d+)", text)
+    assert len(set(told)) == len(told) == 2
+    (wish,) = re.findall(r'(!\d+) = !{!"llvm.loop.interleave.count", i32 8}', text)
+    assert all(f"{loop} = distinct !{{{loop}, {wish}}}" in text for loop in told)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -147,6 +163,8 @@ def test_a_function_is_compiled_once_for_each_type() -> None:
         ("table = 1\nreturn 0", "the argument table is assigned"),
         ("for i in range(0, 5, n):\n    pass\nreturn 0", "the step of a loop is a number"),
         ("for i in (1, 2):\n    pass\nreturn 0", "loops run over range"),
+        ("for i in interleaved(n, 5):\n    pass\nreturn 0", "no number of vectors"),
+        ("for i in interleaved(4):\n    pass\nreturn 0", "no bounds"),
         ("return len(p)", "not a call of an intrinsic, a kernel or a dtype"),
         ("return TABLE[0]", "a table has two axes"),
         ("st(p, 0, 1.5, 0)\nreturn 0", "a float64 value into float32 memory"),

@@ -65,7 +65,9 @@ def drawing(
 ) -> Callable[..., object]:
     """The intrinsic `name(key, high, low)`: a number made of a block's words from `first` on."""
 
-    def typer(typing_context: Context, key: types.Type, high: types.Type, low: types.Type) -> Typed:
+    def typer(
+        typing_context: Context, key: types.Type, high: types.Type, low: types.Type
+    ) -> Typed:
         given = [types.unliteral(k) for k in (key, high, low)]
         if any(k != types.int64 for k in given):
             raise TypingError(f"{name}: three int64 are needed, got {', '.join(map(str, given))}")

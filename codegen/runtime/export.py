@@ -12,7 +12,7 @@ MODULES = (
     *("names", "linking", "memory", "checks", "assembler", "microkernels", "copying"),
     *("inner_products", "products", "library", "linalg"),
     *("lanes", "coefficients", "rare"),
-    *("exponential", "power", "circular", "vector_math", "rows", "draws", "kernels"),
+    *("exponential", "power", "circular", "vector_math", "rows", "draws", "loops", "kernels"),
     "object_files",
 )
 DEVICE_MODULES = ("device_math", "device_draws", "device")
@@ -64,7 +64,9 @@ def runtime_source(names: Iterable[str], modules: tuple[str, ...] = MODULES) -> 
     return "\n\n\n".join([header, *(statement.text for statement in statements)]) + "\n"
 
 
-def standalone(source: str, modules: tuple[str, ...] = MODULES, besides: Iterable[str] = ()) -> str:
+def standalone(
+    source: str, modules: tuple[str, ...] = MODULES, besides: Iterable[str] = ()
+) -> str:
     """The generated module `source` with its imports from `codegen.runtime` written out.
 
     The docstring stays at the top, then come the runtime's definitions, those of `besides` among

@@ -26,6 +26,8 @@ DOT_ROWS, DOT_ROWS_ALONE = 4, 8
 DOT_DEPTH = 1024
 # Columns of B, at most: they stay in the nearest caches. Fewer where they are copied for it.
 DOT_FEW, DOT_COPIED = 32, 8
+# Lengths of inner products that are written out, by scalars.
+SHORT = (2, 3)
 
 
 def inner_products_text(element: Element) -> str:
@@ -34,7 +36,75 @@ def inner_products_text(element: Element) -> str:
     shapes += [(DOT_ROWS_ALONE, 1), (1, 1)]
     blocks = ", ".join(f"ptr @{dot_name(r, c)}" for r, c in shapes)
     table = f"@dot_blocks = internal constant [{len(shapes)} x ptr] [{blocks}]"
-    return "\n".join([table, *(dot(element, r, c) for r, c in shapes), _dots(element)])
+    dots = [dot(element, r, c) for r, c in shapes]
+    return "\n".join([table, *dots, _dots(element), *(short(element, k) for k in SHORT)])
+
+
+def short(element: Element, k: int) -> str:
+    """C[i] := alpha * sum_p a[i, p] * x[p] + beta * C[i] for this one k."""
+    e = element
+    takes = [("m", "i64"), ("a", "ptr"), ("a_row", "i64"), ("a_column", "i64"), ("x", "ptr")]
+    takes += [("x_row", "i64"), ("c", "ptr"), ("c_row", "i64")]
+    f = Routine(f"short_{k}", [*takes, ("alpha", e.scalar), ("beta", e.scalar)], "internal")
+    m, a, a_row, a_column, x, x_row, c, c_row, alpha, beta = f.arguments()
+    lanes = Lanes(f, e)
+    factors = [f.read(lanes.at(x, x_row * p), e.scalar, e.size) for p in range(k)]
+    fresh = [f.emit("i1", f"fcmp oeq {x}, {y}") for x, y in ((alpha, 1.0), (beta, 0.0))]
+    dense = a_row.equals(k) & a_column.equals(1) & c_row.equals(1) & fresh[0] & fresh[1]
+    vectors = dense.where(m // e.lanes * e.lanes, f.number(0))
+    _short_vectors(lanes, vectors, a, factors, c)
+    with f.loop(m, 1, vectors) as i:
+        row = lanes.at(a, a_row * i)
+        terms = [f.read(lanes.at(row, a_column * p), e.scalar, e.size) for p in range(k)]
+        total = _scalar_sum(lanes, terms, factors)
+        _flush_scalars(lanes, [total], [lanes.at(c, c_row * i)], (alpha, beta))
+    return str(f)
+
+
+def _short_vectors(lanes: Lanes, stop: Value, a: Value, x: list[Value], c: Value) -> None:
+    """The rows up to `stop`, a multiple of the lanes, where they lie side by side: by shuffles."""
+    f, e, k = lanes.routine, lanes.element, len(x)
+    spread = [lanes.spread(y) for y in x]
+    with f.loop(stop, e.lanes) as i:
+        total = None
+        for column, y in zip(_columns(lanes, lanes.at(a, i * k), k), spread, strict=True):
+            start = f"fmul {column}, {y.text}"
+            total = f.emit(y.kind, start) if total is None else lanes.fused(column, y, total)
+        assert total is not None
+        lanes.write(total, lanes.at(c, i))
+
+
+def _columns(lanes: Lanes, a: Value, k: int) -> list[Value]:
+    """The k columns of a matrix of as many rows as lanes, whose rows lie side by side."""
+    e = lanes.element
+    found = [lanes.read(lanes.at(a, e.lanes * v)) for v in range(k)]
+    columns = []
+    for p in range(k):
+        column = found[0]
+        places = [k * lane + p for lane in range(e.lanes)]
+        for v, more in enumerate(found[1:], 1):
+            # lanes from this vector; what the ones before gave stays, in its final place
+            first = places if v == 1 else list(range(e.lanes))
+            now = [
+                e.lanes + at % e.lanes if at // e.lanes == v else old % e.lanes
+                for at, old in zip(places, first, strict=True)
+            ]
+            column = shuffled(lanes.routine, column, more, now)
+        columns.append(column)
+    return columns
+
+
+def _scalar_sum(lanes: Lanes, left: list[Value], right: list[Value]) -> Value:
+    f, e = lanes.routine, lanes.element
+    total = f.emit(e.scalar, f"fmul {left[0]}, {right[0].text}")
+    for x, y in zip(left[1:], right[1:], strict=True):
+        if e.isa.fused:
+            given = f"{x}, {y}, {total}"
+            total = f.emit(e.scalar, f"call {e.scalar} @llvm.fma.{e.short}({given})")
+        else:
+            product = f.emit(e.scalar, f"fmul {x}, {y.text}")
+            total = f.emit(e.scalar, f"fadd {total}, {product.text}")
+    return total
 
 
 def dot_name(rows: int, columns: int) -> str:

@@ -3,6 +3,7 @@
     function  = def name(name, ..): statement ..
     statement = name = value | name op= value | call | pass | return value | continue
               | for name in range(value, ..): statement .. | while value: statement ..
+              | for name in interleaved(number, value, ..): statement ..
               | if value: statement .. else: statement ..
     value     = number | name | name[value, value] | call | value if value else value
               | op value | value op value | value and value | value or value
@@ -39,6 +40,7 @@ from numba.core.extending import _Intrinsic
 from numba.extending import intrinsic
 
 from codegen.runtime.lanes import Row, converted, each, element_of
+from codegen.runtime.loops import interleave, interleaved
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -256,10 +258,14 @@ class _Writer:
     def write_For(self, statement: ast.For) -> None:
         """A loop over range(start, stop, step), with the test at the end of each turn."""
         call, target = statement.iter, statement.target
-        if not (isinstance(call, ast.Call) and ast.unparse(call.func) == "range"):
-            raise self.refuse(statement, "loops run over range()")
+        called = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+        if not isinstance(call, ast.Call) or called not in ("range", interleaved.__name__):
+            raise self.refuse(statement, "loops run over range() or interleaved()")
         assert isinstance(target, ast.Name)
         given = [self.converted(self.value(a), types.int64) for a in call.args]
+        count = given.pop(0).number if called != "range" else 1
+        if type(count) is not int or count < 1 or not 0 < len(given) < 4:
+            raise self.refuse(statement, "no bounds, or no number of vectors")
         first, end = given[:2] if len(given) > 1 else (self.literal(0), given[0])
         step = given[2] if len(given) > 2 else self.literal(1)
         if step.number is None or not step.number:
@@ -276,7 +282,9 @@ class _Writer:
         self.turn(statement.body, again)
         following = builder.add(index, step.value, flags=["nsw"])
         index.add_incoming(following, again)
-        builder.cbranch(builder.icmp_signed(goes_on, following, end.value), turn, after)
+        back = builder.cbranch(builder.icmp_signed(goes_on, following, end.value), turn, after)
+        if count != 1:
+            interleave(back, count)
         builder.position_at_end(after)
 
     def write_While(self, statement: ast.While) -> None:

@@ -159,6 +159,9 @@ class Element(NamedTuple):
         vector, suffix = self.vector, f"v{self.lanes}{self.short}"
         piece = self._replace(isa=self.isa._replace(size=16))
         lines = [f"declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})"]
+        lines.append(
+            f"declare {self.scalar} @llvm.fma.{self.short}({', '.join([self.scalar] * 3)})"
+        )
         lines += ["declare ptr @malloc(i64)", "declare void @free(ptr)"]
         for e in dict.fromkeys([self, piece]):
             name, kind = f"v{e.lanes}{e.short}", e.vector
@@ -275,6 +278,7 @@ def tiles_text(element: Element) -> str:
             f"@heights = internal constant [{most} x i64] [{', '.join(heights)}]",
             f"@inverses = internal constant [{most} x i64] [{', '.join(inverses)}]",
             *(tile(element, r, v) for r, v in element.shapes()),
+            line(element),
         ]
     )
 
@@ -316,6 +320,34 @@ def tile(element: Element, rows: int, vectors: int) -> str:
             rest = k - whole
         sums, _ = _sweep(lanes, rows, masks, sums, places, (rest, 1), some=at_once == 1)
         _flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
+    return str(f)
+
+
+def line_arguments() -> list[tuple[str, str]]:
+    """What `line` takes: as a tile, but for how many columns there are."""
+    return [
+        *(("n", "i64"), ("k", "i64"), ("a", "ptr"), ("a_column", "i64")),
+        *(("b", "ptr"), ("b_row", "i64"), ("c", "ptr"), ("add", "i1")),
+    ]
+
+
+def line(element: Element) -> str:
+    """C[j] := (C[j] +) sum_p a[p] * b[p, j], k > 0: one row of tiles beside each other.
+
+    Unless loads and stores can be masked, n is a multiple of the lanes.
+    """
+    f = Routine("line", line_arguments(), "internal")
+    lanes = Lanes(f, element)
+    n, k, a, _, b, _, c, add = f.arguments()
+    wide = MOST_VECTORS * element.lanes
+    whole = n // wide * wide
+    for vectors, start, stop in ((MOST_VECTORS, f.number(0), whole), (1, whole, n)):
+        with f.loop(stop, vectors * element.lanes, start) as j:
+            mask = lanes.first(n - j) if element.isa.masked and vectors == 1 else None
+            masks, sums = [mask] * vectors, [lanes.zero] * vectors
+            places = (a, lanes.at(b, j))
+            sums, _ = _sweep(lanes, 1, masks, sums, places, (k, 1), some=True)
+            _flush(lanes, 1, sums, masks, (lanes.at(c, j), n, add))
     return str(f)
 
 

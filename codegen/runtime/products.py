@@ -15,7 +15,7 @@ rows of A pass by (Goto and van de Geijn 2008).
 from __future__ import annotations
 
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW
+from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW, SHORT
 from codegen.runtime.microkernels import Element, Lanes, product_arguments, table_entry
 
 # Rows of B that a panel holds, and bytes of A that pass by it: together with the places of C that
@@ -24,6 +24,8 @@ from codegen.runtime.microkernels import Element, Lanes, product_arguments, tabl
 DEPTH, BLOCK = 384, 768 << 10
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
+# How long the sums of a single row or column may be for its simple forms.
+THIN = 8
 # Panels that make a copy of the rows of A worthwhile where their elements lie apart.
 PACK_PANELS = 6
 
@@ -65,11 +67,13 @@ def _product(element: Element) -> str:
     a_row, c_row = (one_row.where(1, distance) for distance in (a_row, c_row))
     b_column, c_column = (one_column.where(1, distance) for distance in (b_column, c_column))
     a_column, b_row = (one_deep.where(1, distance) for distance in (a_column, b_row))
+    given = [m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta]
+    with f.when((one_row | one_column) & (k <= THIN)):
+        _thin(lanes, given)
     along, whole = _cost(e, (m, n, k), (a_row, a_column), (b_row, b_column), c_column)
     across, turned = _cost(e, (n, m, k), (b_column, b_row), (a_column, a_row), c_row)
     sides = ((m, n), (a, b), (a_row, b_column), (a_column, b_row))
     swap = across < along
-    given = [m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta]
     _by_inner_products(lanes, along.least(across), given)
     tall, *rows = (swap.where(y, x) for x, y in sides)
     wide, *columns = (swap.where(x, y) for x, y in sides)
@@ -83,6 +87,45 @@ def _product(element: Element) -> str:
         others = (*rows, b_tail, *columns[1:], c_tail, *target[1:])
         f.call(f"@{f.name}", tall, wide - whole, k, *others, alpha, beta)
     return str(f)
+
+
+def _thin(lanes: Lanes, given: list[Value]) -> None:
+    """Return after a simple form of one row or column of C, where there is one for it.
+
+    Vectors along what is contiguous in C and in the matrix; or scalars.
+    """
+    f, e = lanes.routine, lanes.element
+    m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = given
+    row = m.equals(1)
+    pairs = [(n, m), (a, b), (a_column, b_row), (b, a), (b_row, a_column), (b_column, a_row)]
+    length, x, x_step, matrix, down, along = (row.where(y, z) for y, z in pairs)
+    to = row.where(c_column, c_row)
+    plain, add = _plain(f, alpha, beta)
+    enough = length >= (1 if e.isa.masked else e.lanes)
+    with f.when(along.equals(1) & to.equals(1) & plain & enough):
+        whole = length if e.isa.masked else length // e.lanes * e.lanes
+        f.call("@line", whole, k, x, x_step, matrix, down, c, add)
+        if not e.isa.masked:
+            rest, zero = length - whole, f.number(0)
+            extents = (row.where(1, rest), row.where(rest, 1), k)
+            left = (lanes.at(a, row.where(zero, whole)), a_row, a_column)
+            right = (lanes.at(b, row.where(whole, zero)), b_row, b_column)
+            target = (lanes.at(c, whole), c_row, c_column)
+            with f.when(rest > 0):
+                f.call(f"@{f.name}", *extents, *left, *right, *target, alpha, beta)
+        f.leave()
+        f.label(f.fresh())
+    for few in SHORT:
+        with f.when(k.equals(few) & along.differs(1)):
+            f.call(f"@short_{few}", length, matrix, along, down, x, x_step, c, to, alpha, beta)
+            f.leave()
+
+
+def _plain(f: Routine, alpha: Value, beta: Value) -> tuple[Value, Value]:
+    """Whether alpha is 1 and beta 0 or 1, as tiles can do by themselves; whether beta is 1."""
+    factors = ((alpha, 1.0), (beta, 0.0), (beta, 1.0))
+    unscaled, fresh, more = (f.emit("i1", f"fcmp oeq {x}, {y}") for x, y in factors)
+    return unscaled & (fresh | more), more
 
 
 def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
@@ -164,9 +207,7 @@ def _outer(element: Element) -> str:
     with f.when(packs):
         f.call("@take_buffer", slot, f.number((most + e.lanes) * room * e.size))
     buffer = f.read(slot, "ptr", 8)
-    factors = ((alpha, 1.0), (beta, 0.0), (beta, 1.0))
-    unscaled, fresh, more = (f.emit("i1", f"fcmp oeq {x}, {y}") for x, y in factors)
-    plain = unscaled & (fresh | more)
+    plain, _ = _plain(f, alpha, beta)
     with f.parts(k, DEPTH) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         add = f.emit("i1", f"fcmp oeq {kept}, 1.0")

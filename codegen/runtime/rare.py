@@ -25,7 +25,9 @@ _PURE = ("readnone", "nounwind")
 _USED = "llvm.compiler.used"
 
 
-def beyond(x: Lane, limit: float, usual: Lane, name: str, formula: Callable[[Lane], Lane]) -> Lane:
+def beyond(
+    x: Lane, limit: float, usual: Lane, name: str, formula: Callable[[Lane], Lane]
+) -> Lane:
     """The value `usual` where |x| <= limit or x is NaN, else `formula` of x in float64.
 
     Args:

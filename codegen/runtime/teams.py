@@ -94,7 +94,9 @@ def watch(typing_context: Context, record: types.Type, k: types.Type) -> Typed:
 
 
 @intrinsic
-def publish(typing_context: Context, record: types.Type, k: types.Type, value: types.Type) -> Typed:
+def publish(
+    typing_context: Context, record: types.Type, k: types.Type, value: types.Type
+) -> Typed:
     """Write word k, for others to see after all that was written before."""
 
     def emit(

@@ -15,13 +15,10 @@ PLACES = "two passes, value then place, and comparisons that see NaN: about ten 
 PASSES = "two passes over a row: its mean first, so that no digits cancel"
 CHAINED = "maximum, sum, logarithm: a chain of instructions that each row waits for"
 SERIAL = "each total waits for the one before it"
-# In loops of their own, as their own times are measured, the same functions reach all of it.
-CHAIN = "each function waits for the one before: too few elements are under way to fill the units"
 IN_MEMORY = "the results of the columns are read and written again with each row"
 
 # Cases, levels, reason; the first that fits counts.
 REASONS: tuple[tuple[str, str, str], ...] = (
-    ("chain * functions", "L1 L2 L3", CHAIN),
     ("elements to float64", "L1", "a conversion reads half a vector: twice as many loads"),
     ("elements short rows", "L1 L2", "a row of ten is two loads and two stores, which cross lines"),
     ("layer batch norm", "L1 L2 L3", "three passes over the array: mean, variance, result"),
