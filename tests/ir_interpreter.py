@@ -201,6 +201,20 @@ def may_report(call: Invoked | InvokedLoop) -> bool:
 Place = Callable[[int, np.dtype[Any]], Block]
 
 
+def steps_of(call: InvokedLoop, place: Place, dims: Mapping[Dim, int]) -> Iterator[Place]:
+    """The steps of a recurrence in their order: for each, where the memory of its body lies."""
+    loop = call.loop
+    steps = range(value(loop.length, dims))
+    for t in reversed(steps) if loop.reverse else steps:
+
+        def inner(entry: int, dtype: np.dtype[Any], t: int = t) -> Block:
+            where = loop.places[entry]
+            base = place(call.entries[where.operand], dtype)
+            return base.moved(t * value(where.step, dims) * dtype.itemsize)
+
+        yield inner
+
+
 def run_call(
     call: Invoked | InvokedLoop,
     place: Place,
@@ -210,16 +224,8 @@ def run_call(
 ) -> None:
     """A kernel, or a recurrence: its body's entries are windows that move along outer blocks."""
     if isinstance(call, InvokedLoop):
-        loop = call.loop
-        steps = range(value(loop.length, dims))
-        for t in reversed(steps) if loop.reverse else steps:
-
-            def inner(entry: int, dtype: np.dtype[Any], t: int = t) -> Block:
-                where = loop.places[entry]
-                base = place(call.entries[where.operand], dtype)
-                return base.moved(t * value(where.step, dims) * dtype.itemsize)
-
-            for one in loop.calls:
+        for inner in steps_of(call, place, dims):
+            for one in call.loop.calls:
                 run_call(one, inner, dims, report, translate)
         return
     buffers = call.kernel.buffers

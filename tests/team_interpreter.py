@@ -28,6 +28,7 @@ from tests.ir_interpreter import (
     interpreted,
     made,
     may_report,
+    steps_of,
     translated,
 )
 
@@ -216,16 +217,8 @@ class TeamRun:
             yield
         dims = self.dims[worker]
         if isinstance(call, InvokedLoop):
-            loop = call.loop
-            steps = range(value(loop.length, dims))
-            for t in reversed(steps) if loop.reverse else steps:
-
-                def inner(entry: int, dtype: np.dtype[Any], t: int = t) -> Block:
-                    where = loop.places[entry]
-                    base = place(call.entries[where.operand], dtype)
-                    return base.moved(t * value(where.step, dims) * dtype.itemsize)
-
-                for one in loop.calls:
+            for inner in steps_of(call, place, dims):
+                for one in call.loop.calls:
                     yield from self.call(one, worker, inner)
             return
         if call.kernel.alone and worker:
