@@ -56,11 +56,11 @@ def merge_nests(
 class _Access:
     """A box of memory that a statement touches in one step of the shared loops.
 
-    It goes from `steps * loops + first` to `last`, inclusive.
+    It lies between `steps * loops` and `steps * loops + last`, inclusive. Nothing lies before:
+    the places of the first step are in the array, and all steps inside it are forward.
     """
 
     steps: tuple[Extent, ...]
-    first: Extent
     last: Extent
 
 
@@ -149,7 +149,6 @@ def _apart(operand: Operand, nests: Sequence[_Nest]) -> bool:
             return False
     return all(
         all(same(a, b) is True for a, b in zip(box.steps, steps, strict=True))
-        and _at_least(box.first, 0)
         and _at_least(room, box.last + 1)
         for box in found
     )
@@ -208,7 +207,7 @@ def _box(
             return None
         last = last + step * (inner[var] - 1)
     steps = tuple(place.coefficient(var) for var, _ in loops)
-    return _Access(steps, place.const, size((last,)))
+    return _Access(steps, size((last,)))
 
 
 class _Merger:

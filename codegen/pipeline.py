@@ -80,7 +80,7 @@ def compile(
     nodes, rebuild = flatten(outputs, "compile")
     pairs = _updates(updates or {})
     clock = _Clock()
-    back = clock("import numba", lambda: targets.find(target))
+    back = clock("find target", lambda: targets.find(target))
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
     told: dict[Node, Node] = {streams.training: Constant(np.asarray(bool(training)))}
     wanted = replace([*nodes, *(n for _, n in pairs)], told)

@@ -120,14 +120,17 @@ def test_values(value: str, expected: int) -> None:
             1,
             [0, 1, 3, 4],
         ),
-        ("for i in range(n):\n    pass\nfor i in range(2):\n    add(p, q, i)\nreturn 0", 0, [11]),
+        (
+            "for i in range(n):\n    pass\nfor i in range(2):\n    add(p, q, i)\nreturn 0",
+            0,
+            [11, 2, 3, 4],
+        ),
     ],
 )
 def test_statements(body: str, result: int, expected: list[float]) -> None:
     returned, p = run(body)
     assert returned == result
-    for got, wanted in zip(p, expected or [1, 2, 3, 4], strict=False):
-        assert got == np.float32(wanted)
+    assert p == np.array(expected or [1, 2, 3, 4], np.float32).tolist()
 
 
 def test_a_function_is_compiled_once_for_each_type() -> None:

@@ -10,8 +10,10 @@ import pytest
 import symgrad as sg
 from codegen.compiled import Compiled
 from codegen.places import places_by_value
+from codegen.teamwork import TeamInvocation
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.nodes import Node
+from tests.team_interpreter import everything_shared
 
 # Widths that fill vectors, and that do not; the last two are loops.
 WIDTHS = (2, 10, 16, 17, 31, 64, 65)
@@ -112,6 +114,10 @@ def test_running_totals_down_columns(threads: int) -> None:
     for (name, array), axis in zip(arrays.items(), shapes.values(), strict=True):
         x = sg.input(name, array.shape)
         nodes += [sg.cumsum(x, axis) * 2, sg.cumprod(x, axis), sg.cumsum(x * x, axis)]
-    f = sg.compile(nodes, threads=threads)
-    for got, wanted in zip(f(**arrays), evaluate(nodes, arrays), strict=True):
+    with everything_shared():
+        f = sg.compile(nodes, threads=threads)
+        found = f(**arrays)
+    if threads > 1:
+        assert isinstance(call := f.last_call(), TeamInvocation) and call.current.workers == threads
+    for got, wanted in zip(found, evaluate(nodes, arrays), strict=True):
         np.testing.assert_allclose(got, wanted, 1e-4)

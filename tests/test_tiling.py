@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import symgrad as sg
+from codegen.teamwork import TeamInvocation
 from symgrad.graph.evaluator import evaluate
+from tests.team_interpreter import everything_shared
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -25,8 +27,12 @@ def test_reads_across_arrays(threads: int) -> None:
         sg.flip(sg.transpose(x[1]), 0) * 2, sg.transpose(x[6])[:, ::-1] + x[6],
         sg.swapaxes(x[2], 0, 1) * 0.5,
     ]  # fmt: skip
-    f = sg.compile(nodes, threads=threads)
+    with everything_shared():
+        f = sg.compile(nodes, threads=threads)
+        found = f(**arrays)
+    if threads > 1:
+        assert isinstance(call := f.last_call(), TeamInvocation) and call.current.workers == threads
     tiled = [k for k in f.stages.kernels if "i0b" in str(k) or "i1b" in str(k) or "i2b" in str(k)]
     assert len(tiled) >= 3
-    for got, wanted in zip(f(**arrays), evaluate(nodes, arrays), strict=True):
+    for got, wanted in zip(found, evaluate(nodes, arrays), strict=True):
         np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)
