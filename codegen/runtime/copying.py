@@ -73,16 +73,17 @@ def _transpose_block(element: Element) -> str:
     for r in range(1, element.lanes):
         # a row that is not there is read as the one before: its lanes are never used
         above.append(lanes.at(above[-1], (rows > r).where(source_row, f.number(0))))
-    with f.loop(columns.least(element.lanes), q) as place:
-        mask = pieces.first(columns - place) if element.isa.masked else None
-        found = []
-        for r in range(q):
-            parts = [pieces.read(lanes.at(row, place), mask) for row in above[r::q]]
-            found.append(_joined(lanes, parts))
-        row = lanes.at(target, target_row * place)
-        for x in _transposed_pieces(f, found):
-            lanes.write(x, row)
-            row = lanes.at(row, target_row)
+    for place in range(0, element.lanes, q):
+        with f.when(columns > place):
+            mask = pieces.first(columns - place) if element.isa.masked else None
+            found = []
+            for r in range(q):
+                parts = [pieces.read(lanes.at(row, place), mask) for row in above[r::q]]
+                found.append(_joined(lanes, parts))
+            row = lanes.at(target, target_row * place)
+            for x in _transposed_pieces(f, found):
+                lanes.write(x, row)
+                row = lanes.at(row, target_row)
     return str(f)
 
 
