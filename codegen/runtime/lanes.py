@@ -69,7 +69,7 @@ FORMATS = {
 }
 
 
-class Row(types.Type):  # type: ignore[misc]  # Numba ships no types
+class Row(types.Type):  # type: ignore[misc, unused-ignore]  # Numba ships no types
     """Several values side by side: a whole short row of an array, in one vector of LLVM's.
 
     The vector has `lanes` elements, a number that suits processors; those beyond `width` hold
