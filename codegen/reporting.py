@@ -349,8 +349,9 @@ def _table(rows: Sequence[KernelReport]) -> list[str]:
         "",
         "bound: the largest of flops / peak, bytes / rate of the nearest memory that holds them, "
         "and one launch;",
-        "roof: that time over the measured one. A function such as exp counts the operations of "
-        "its polynomial.",
+        "roof: that time over the measured one, above 100% where a part of the memory lay nearer. "
+        "A function",
+        "such as exp counts the operations of its polynomial.",
     ]
     return [*table, *notes]
 
