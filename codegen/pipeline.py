@@ -22,6 +22,7 @@ from codegen.residuals import read_outputs
 from codegen.stages import Stages
 from codegen.teamwork import TeamProgram, make_team
 from codegen.workers import MOST
+from symgrad.calculus.residuals import Residual, save_residuals
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
 from symgrad.calculus.stops import without_cuts
@@ -89,6 +90,8 @@ def compile(
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
     stable = clock("drop cuts", lambda: without_cuts(stable))
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
+    residuals: list[Residual] = []
+    wanted = clock("save residuals", lambda: save_residuals(wanted, residuals))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
@@ -123,7 +126,9 @@ def compile(
         clock("load", team.address)
     else:
         loaded = clock("load", lambda: back.load_program(source, key))
-    stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds, team)
+    stages = Stages(
+        written, schedule.graph, schedule, plan, source, clock.seconds, team, tuple(residuals)
+    )
     owned = [leaf for leaf, _ in pairs]
     return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
 

@@ -10,6 +10,7 @@ from codegen.loop_ir import Kernel
 from codegen.memory import Plan, kernels_of
 from codegen.reasons import told
 from codegen.schedule import Schedule
+from symgrad.calculus.residuals import Residual, told_residuals
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input
 
@@ -28,6 +29,7 @@ class Stages:
     source:    what was compiled.
     seconds:   by pass.
     team:      the same program for several workers; None for one.
+    residuals: what recurrences that go back read of the way forward: saved or recomputed.
     """
 
     graph: Graph
@@ -37,6 +39,7 @@ class Stages:
     source: str
     seconds: Mapping[str, float]
     team: TeamProgram | None = None
+    residuals: tuple[Residual, ...] = ()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -50,7 +53,8 @@ class Stages:
         )
         more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
         shared = f"\n\n{self.team}" if self.team else ""
-        return f"{counts}\n\n{told(self.schedule)}{shared}\n\n{more}"
+        saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
+        return f"{counts}\n\n{told(self.schedule)}{saved}{shared}\n\n{more}"
 
 
 def _computed(graph: Graph) -> int:
