@@ -24,6 +24,7 @@ from codegen.teamwork import TeamProgram, make_team
 from codegen.workers import MOST
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
+from symgrad.calculus.stops import without_cuts
 from symgrad.graph import streams
 from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
@@ -86,6 +87,7 @@ def compile(
     wanted = replace([*nodes, *(n for _, n in pairs)], told)
     asked = _index_uses(toposort(wanted))
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
+    stable = clock("drop cuts", lambda: without_cuts(stable))
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
