@@ -33,6 +33,7 @@ from symgrad.calculus.costs import operations_of
 from symgrad.calculus.fold_rules import tidy_folds
 from symgrad.graph.dims import Extent, free_dims, printable, same, show, size
 from symgrad.graph.folds import Fold, Proj, binder, with_outputs
+from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Einsum, Input, Map, Node
 from symgrad.graph.passes import rewrites
@@ -79,7 +80,7 @@ class Residual:
         if self.how == "saved":
             return f"saving {_time(self.saving)}, computing {_time(self.recomputing)} a step"
         if self.saving == INFINITE:
-            return "stacked by a recurrence inside the step, or made on the way back alone"
+            return "drawn, stacked by a recurrence inside the step, or made on the way back alone"
         return f"computing {_time(self.recomputing)}, saving {_time(self.saving)} a step"
 
 
@@ -242,9 +243,18 @@ def _costs(
         return (_bytes(node) * PER_BYTE if saved else 0.0), INFINITE
     if not node.args:  # numbers
         return 0.0, 0.0
+    if _draws(node):  # masks are drawn again, from the same counters
+        return INFINITE, 0.0
     stacks = isinstance(node, (Fold, Proj))
     saving = INFINITE if stacks or image not in there else _bytes(node) * PER_BYTE
     return saving, _seconds(node)
+
+
+def _draws(node: Node) -> bool:
+    """Whether a node's elements are random numbers."""
+    return isinstance(node, Map) and any(
+        s.kind == "call" and FUNCTIONS[s.payload].result == "draw" for s in operations(node.body)
+    )
 
 
 def _bytes(node: Node) -> float:
@@ -258,7 +268,7 @@ def _seconds(node: Node) -> float:
         return typical(node.structure.length) * sum(map(_seconds, inner))
     if isinstance(node, Map):
         steps = [s for s in operations(node.body) if s.kind not in ("argument", "number", "dim")]
-        heavy = sum(s.kind == "call" and s.payload in FUNCTIONS for s in steps)
+        heavy = sum(s.kind == "call" and s.payload in HEAVY for s in steps)
         each = heavy * PER_FUNCTION + (len(steps) - heavy) * PER_OPERATION
         return float(typical(size(node.shape))) * each
     if isinstance(node, Einsum):
@@ -268,7 +278,7 @@ def _seconds(node: Node) -> float:
 
 
 #: Functions that take many operations.
-FUNCTIONS = frozenset((
+HEAVY = frozenset((
     "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh", "cosh", "arctan", "erf",
     "sigmoid", "softplus", "pow",
 ))
