@@ -19,9 +19,9 @@ from codegen.pieces import join_pieces
 from codegen.places import places_by_value
 from codegen.recurrences import lower
 from codegen.residuals import read_outputs
+from codegen.runtime.team_words import MOST
 from codegen.stages import Stages
 from codegen.teamwork import TeamProgram, make_team
-from codegen.workers import MOST
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
 from symgrad.graph import streams
