@@ -230,8 +230,8 @@ def test_sums_that_stay_inside() -> None:
 
 def test_terms_of_a_sum() -> None:
     c, a, b = binder("c", (3,), np.dtype("f8")), real("a", 3), real("b", 3)
-    assert terms_of(c, c * a) is None and terms_of(c, simplify(c + V["sin"](a))) is None
-    assert terms_of(c, V["sin"](c)) is None and terms_of(c, a) is None
+    assert terms_of(c, c * a) is None and terms_of(c, a) is None
+    assert terms_of(c, V["sin"](c)) is None and terms_of(c, c - c) is None
     (one,) = terms_of(c, simplify(c - 2.0 * a * b)) or ()
     assert float(one.weight) == -2.0 and set(one.factors) == {a, b}
 
