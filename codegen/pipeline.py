@@ -24,10 +24,11 @@ from codegen.teamwork import TeamProgram, make_team
 from codegen.workers import MOST
 from symgrad.calculus.hoisting import hoist
 from symgrad.calculus.loop_parts import Moved
-from symgrad.calculus.saving import save
+from symgrad.calculus.residuals import Residual, save_residuals
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.sinking import sink
 from symgrad.calculus.stabilization import stabilize
+from symgrad.calculus.stops import without_cuts
 from symgrad.graph import streams
 from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
@@ -90,7 +91,10 @@ def compile(
     wanted = replace([*nodes, *(n for _, n in pairs)], told)
     asked = _index_uses(toposort(wanted))
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
+    stable = clock("drop cuts", lambda: without_cuts(stable))
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
+    residuals: list[Residual] = []
+    wanted = clock("save residuals", lambda: save_residuals(wanted, residuals))
     moved: list[Moved] = []
     wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
@@ -128,14 +132,14 @@ def compile(
     else:
         loaded = clock("load", lambda: back.load_program(source, key))
     done = written, schedule.graph, schedule, plan, source
-    stages = Stages(*done, clock.seconds, team, tuple(moved))
+    stages = Stages(*done, clock.seconds, team, tuple(residuals), tuple(moved))
     owned = [leaf for leaf, _ in pairs]
     return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
 
 
 def hoist_and_sink(outputs: Sequence[Node], notes: list[Moved]) -> list[Node]:
     """What recurrences need not do step by step, around them; `notes` is told what moved."""
-    made = hoist(sink(save(outputs, notes), notes), notes)
+    made = hoist(sink(outputs, notes), notes)
     return list(simplify(made)) if notes else made
 
 

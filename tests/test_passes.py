@@ -20,7 +20,6 @@ from codegen.residuals import read_outputs
 from symgrad.calculus.fold_merging import merge_folds
 from symgrad.calculus.hoisting import hoist
 from symgrad.calculus.jvp import jvp
-from symgrad.calculus.saving import save
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.sinking import sink
 from symgrad.calculus.stabilization import stabilize
@@ -53,7 +52,6 @@ REWRITES: dict[str, Pass] = {
     "join_pieces": join_pieces,
     "read_outputs": read_outputs,
     "merge_folds": merge_folds,
-    "save": save,
     "sink": sink,
     "hoist": hoist,
 }

@@ -15,10 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import sympy
-
 from symgrad.calculus.building import is_extent_one
-from symgrad.graph.dims import Extent, Shape, free_dims, size
+from symgrad.calculus.residuals import typical
+from symgrad.graph.dims import Extent, Shape, size
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.graph import Graph
@@ -26,8 +25,6 @@ from symgrad.graph.nodes import Einsum, Input, Node, Reindex
 from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import reconnect, toposort
 
-# The number that stands for a symbolic extent when costs are compared.
-TYPICAL = 64
 # Rows of a step's product from which on it is left in the loop: on a Xeon with AVX-512 products of
 # more rows gain less than 3 % from being one.
 ROWS = 512
@@ -37,15 +34,15 @@ LARGEST = 1 << 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moved:
-    """What left a recurrence: out of its beginning, its end, or for the way back.
+    """What left a recurrence.
 
-    how:    which of these.
+    how:    out of its beginning or its end.
     node:   as it stood in the body.
     length: steps of the recurrence.
     why:    a sentence.
     """
 
-    how: Literal["hoisted", "sunk", "saved"]
+    how: Literal["hoisted", "sunk"]
     node: Node
     length: Extent
     why: str
@@ -123,13 +120,6 @@ def rewrite_folds(outputs: Sequence[Node], inside: Callable[[Sequence[Node]], Se
 
 
 # -- costs -----------------------------------------------------------------------------------------
-def typical(extent: Extent) -> int:
-    """An extent as a number, symbolic dims being typical ones."""
-    if isinstance(extent, int):
-        return extent
-    return int(sympy.sympify(extent).subs(dict.fromkeys(free_dims((extent,)), TYPICAL)))
-
-
 def fits(shape: Shape, itemsize: int) -> bool:
     """Whether a stacked value is not known to be too large."""
     count = size(shape)

@@ -29,9 +29,9 @@ from symgrad.calculus.loop_parts import (
     only_moves,
     pays,
     rewrite_folds,
-    typical,
 )
 from symgrad.calculus.map_rules import derived
+from symgrad.calculus.residuals import typical
 from symgrad.calculus.stacking import Stack, can_stack, scattered, stacked, with_steps
 from symgrad.graph.dims import Extent, Shape, size
 from symgrad.graph.folds import Fold
