@@ -31,7 +31,7 @@ import sympy
 
 from symgrad.calculus.costs import operations_of
 from symgrad.calculus.fold_rules import tidy_folds
-from symgrad.graph.dims import Extent, free_dims, printable, same, show, size
+from symgrad.graph.dims import Extent, printable, roots, same, show, size, value
 from symgrad.graph.folds import Fold, Proj, binder, with_outputs
 from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.graph import Graph
@@ -160,7 +160,8 @@ def _pairs(outputs: Sequence[Node]) -> Iterator[tuple[Fold, Fold]]:
             folds = dict.fromkeys(x.args[0] for x in back.xs if _is_stacked(x))
             for primal in folds:
                 assert isinstance(primal, Fold)
-                if same(primal.structure.length, back.structure.length) is True:
+                equal = same(primal.structure.length, back.structure.length)
+                if equal is True and not primal.structure.checkpoint:
                     yield back, primal
 
 
@@ -288,7 +289,7 @@ def typical(extent: Extent) -> int:
     """An extent as a number, symbolic dims being typical ones."""
     if isinstance(extent, int):
         return extent
-    return int(sympy.sympify(extent).subs(dict.fromkeys(free_dims((extent,)), TYPICAL)))
+    return value(extent, dict.fromkeys(roots(extent), TYPICAL))
 
 
 # -- the cut ---------------------------------------------------------------------------------------
