@@ -33,7 +33,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import symgrad as sg
-from chapter import BLUE, GREEN, ORANGE, command_line, save
+from chapter import BLACK, BLUE, GREEN, ORANGE, SKY, command_line, save
 from corpus import (
     DEVELOPMENT,
     TEST,
@@ -48,6 +48,7 @@ from corpus import (
 from symgrad.graph.nodes import Node
 
 Batch = dict[str, np.ndarray]
+COLORS = (BLACK, SKY, GREEN, ORANGE, BLUE)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def counted(counts: Counts, development: list[Sentence]) -> Callable[[Sentence],
 # in training a word that occurs n times is made unknown with probability a / (a + n).
 def window(x: Node, width: int) -> Node:
     """Each element beside its neighbours, zeros beyond the ends: (.., T, n) -> (.., T, width n)."""
-    half, (steps, n) = width // 2, x.shape[-2:]
+    half, steps = width // 2, x.shape[-2]
     pads = [(0, 0)] * (x.ndim - 2) + [(half, half), (0, 0)]
     wide = sg.pad(x, pads)
     return sg.concatenate([wide[..., k : k + steps, :] for k in range(width)], axis=-1)
@@ -275,7 +276,7 @@ def train(
     for epoch in range(epochs):
         loss = tagger.epoch(training, rng)
         curve.append(scores(development, tagger.tag(development), numbers.counts)[0])
-        if epochs <= 20:
+        if len(training) > 1000:  # an epoch takes a while
             print(
                 f"  {kind}, epoch {epoch + 1:>2}   loss {loss:.3f}   development {curve[-1]:.1%}   "
                 f"{time.perf_counter() - began:.0f} s", flush=True,
@@ -307,7 +308,9 @@ def confusion(sentences: list[Sentence], found: list[list[str]], tags: list[str]
     return table
 
 
-def plot_taggers(rows: dict[str, tuple[float, ...]], curves: dict[str, list[float]], out: Path) -> None:
+def plot_taggers(
+    rows: dict[str, tuple[float, ...]], curves: dict[str, list[float]], out: Path
+) -> None:
     """Plot accuracy by tagger, and on the development part by epoch."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     bars, lines = figure.subplots(1, 2)
@@ -319,9 +322,10 @@ def plot_taggers(rows: dict[str, tuple[float, ...]], curves: dict[str, list[floa
     bars.set_xticks(places, [name.replace(" + ", "\n+ ") for name in rows])
     bars.set(ylabel="% right, test part", ylim=(max(lowest - 10, 0), 100))
     bars.set_title("What each tagger sees, and how often it is right")
-    bars.legend(loc="lower right")
-    for name, curve in curves.items():
-        lines.plot(range(1, len(curve) + 1), [100 * a for a in curve], "o-", ms=3, label=name)
+    bars.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
+    for (name, curve), color in zip(curves.items(), COLORS, strict=False):
+        percent = 100 * np.array(curve)
+        lines.plot(np.arange(len(curve)) + 1, percent, "o-", color=color, ms=3, label=name)
     lines.set(xlabel="epoch", ylabel="% right, development part", title="Learning")
     lines.legend(loc="lower right")
     for axes in (bars, lines):
@@ -359,7 +363,7 @@ def main() -> None:
     if arguments.data:
         size, parts = LARGE, treebank(arguments.data)
     if arguments.quick:
-        size = replace(size, epochs=(1, 1) if arguments.data else (25, 25))
+        size = replace(size, epochs=(1, 1) if arguments.data else (20, 20))
     if arguments.epochs:
         size = replace(size, epochs=(arguments.epochs, size.epochs[1]))
     training, development, test = parts
@@ -392,7 +396,8 @@ def main() -> None:
     for place in np.argsort(-wrong, axis=None)[:5]:
         u, v = np.unravel_index(place, wrong.shape)
         if wrong[u, v]:
-            print(f"  {numbers.tags[u]:<6} answered with {numbers.tags[v]:<6}{wrong[u, v]:>6} times")
+            tag, answer = numbers.tags[u], numbers.tags[v]
+            print(f"  {tag:<6} answered with {answer:<6}{wrong[u, v]:>6} times")
     print()
     plot_taggers(rows, curves, arguments.out)
     plot_confusion(table, numbers.tags, arguments.out)

@@ -34,6 +34,7 @@ from matplotlib.figure import Figure
 import symgrad as sg
 from chapter import BLACK, BLUE, GREEN, ORANGE, command_line, save
 from symgrad.graph.nodes import Node
+from symgrad.insight.plots import plain_ticks
 
 # The words of a small language: what it says is "the small birds that the dog saw sing at night."
 NOUNS = (("bird", "birds"), ("dog", "dogs"), ("girl", "girls"), ("stone", "stones"))
@@ -298,8 +299,10 @@ def learning(
             axes.annotate(label, (len(losses), x), (0, 2), textcoords="offset points", ha="right")
     if entropy:
         axes.axhline(entropy, color=GREEN, lw=1.2, label="entropy of the language")
-    axes.set(xlabel="step", ylabel="nats per character", ylim=(min(*smooth, *measured) - 0.1, 3.6))
+    axes.set(xlabel="step", ylabel="nats per character", ylim=(0.85 * min(*smooth, *measured), 3.6))
     axes.set_title("A network that reads characters")
+    axes.set_yscale("log")
+    plain_ticks(axes.yaxis)
     axes.legend(loc="upper center")
     axes.grid(alpha=0.3)
     save(figure, out / "loss.png")

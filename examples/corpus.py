@@ -55,6 +55,14 @@ the/DET rest/N of/P the/DET fish/N is/V old/ADJ
 we/PRON answer/V slowly/ADV
 her/PRON answer/N is/V short/ADJ
 the/DET birds/N and/CONJ the/DET dog/N sleep/V
+the/DET rain/N falls/V softly/ADV
+her/PRON dog/N sleeps/V quietly/ADV
+they/PRON looked/V at/P the/DET sea/N
+we/PRON walked/V slowly/ADV to/P the/DET boat/N
+the/DET man/N talked/V loudly/ADV and/CONJ the/DET boys/N watched/V
+the/DET girls/N cooked/V and/CONJ the/DET dog/N watched/V
+a/DET bird/N rested/V on/P the/DET boat/N
+the/DET man/N answered/V quickly/ADV
 """
 TRAINING = LECTURE + MORE
 DEVELOPMENT = """
@@ -71,6 +79,14 @@ the/DET answer/N of/P the/DET cook/N is/V hard/ADJ
 the/DET teacher/N walks/V slowly/ADV
 the/DET girls/N light/V the/DET candle/N
 her/PRON talk/N is/V good/ADJ
+the/DET candle/N burned/V brightly/ADV
+they/PRON danced/V and/CONJ the/DET teacher/N clapped/V
+a/DET look/N at/P the/DET garden/N is/V good/ADJ
+the/DET boys/N shouted/V angrily/ADV
+we/PRON light/V the/DET old/ADJ light/N
+the/DET light/ADJ boat/N turned/V gently/ADV
+they/PRON answer/V the/DET answer/N of/P the/DET teacher/N
+the/DET fish/N fish/V in/P the/DET sea/N
 """
 
 
