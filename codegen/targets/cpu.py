@@ -25,6 +25,7 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
+from codegen.program import Table
 from codegen.runtime.export import standalone
 from codegen.runtime.names import RUNTIME
 from codegen.runtime.team_words import SIZE
@@ -39,6 +40,8 @@ from symgrad.graph.nodes import Input
 ROW_MEMORY = True
 # Kernels can be timed one by one.
 TIMED = True
+# Machine code is kept by name.
+KEEPS = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -78,7 +81,7 @@ def load_program(source: str, key: str) -> Loaded:
     return load(source, key)
 
 
-def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> HostInvocation:
+def prepare(plan: Table, dims: Sequence[Dim], loaded: Loaded, state: State) -> HostInvocation:
     """The memory of one thread's calls."""
     return HostInvocation(plan, dims, loaded.address)
 
