@@ -20,6 +20,7 @@ from codegen.stages import Made
 from codegen.teamwork import TeamProgram, make_team
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
+from symgrad.calculus.stops import without_cuts
 from symgrad.graph import streams
 from symgrad.graph.dims import Extent
 from symgrad.graph.dtypes import INT32
@@ -36,7 +37,8 @@ def make(request: Request, clock: Clock) -> Made:
     wanted = replace(request.wanted, told)
     asked = _index_uses(toposort(wanted))
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
-    wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
+    uncut = clock("drop cuts", lambda: without_cuts(stable))
+    wanted = clock("simplify", lambda: simplify_checked(uncut, len(wanted), asked))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
