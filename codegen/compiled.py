@@ -231,7 +231,7 @@ class Compiled:
             dims:   the extents.
         """
         call = self._prepared()
-        call.set_dims(dims)
+        call.set_dims({**dims, **dm.told(self._dims, dims)})
         given = {**self._held(), **values}
         call.set_leaves(
             [
@@ -259,6 +259,7 @@ class Compiled:
             targets: arrays that the first outputs are written into, where the program writes them;
                 all other results are fresh.
         """
+        dims = {**dims, **dm.told(self._dims, dims)}
         call.set_dims(dims)
         for k, leaf in enumerate(self._leaves):
             if leaf in leaves:

@@ -18,6 +18,7 @@ from codegen.request import Clock, Request
 from codegen.residuals import read_outputs
 from codegen.stages import Made
 from codegen.teamwork import TeamProgram, make_team
+from symgrad.calculus.residuals import Residual, save_residuals
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
 from symgrad.calculus.stops import without_cuts
@@ -39,6 +40,8 @@ def make(request: Request, clock: Clock) -> Made:
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
     uncut = clock("drop cuts", lambda: without_cuts(stable))
     wanted = clock("simplify", lambda: simplify_checked(uncut, len(wanted), asked))
+    residuals: list[Residual] = []
+    wanted = clock("save residuals", lambda: save_residuals(wanted, residuals))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
@@ -67,7 +70,8 @@ def make(request: Request, clock: Clock) -> Made:
                 *(back, dims, key),
             ),
         )
-    return Made(schedule.graph, schedule, plan, source, _program(plan, final), team)
+    program = _program(plan, final)
+    return Made(schedule.graph, schedule, plan, source, program, team, tuple(residuals))
 
 
 def _program(plan: Plan, final: Sequence[Node]) -> Program:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from codegen.program import Program
     from codegen.schedule import Schedule
     from codegen.teamwork import TeamProgram
+    from symgrad.calculus.residuals import Residual
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +29,7 @@ class Made:
     source: str
     program: Program
     team: TeamProgram | None
+    residuals: tuple[Residual, ...]
 
 
 class Stages:
@@ -40,6 +42,7 @@ class Stages:
     source:    what was compiled.
     seconds:   by pass, of the wait for the program: one that was found in the cache made no passes.
     team:      the same program for several workers; None for one.
+    residuals: what recurrences that go back read of the way forward: saved or recomputed.
 
     Of a program that was found in the cache, all but the first is made when it is asked for.
     """
@@ -83,6 +86,11 @@ class Stages:
         return self._made.source
 
     @property
+    def residuals(self) -> tuple[Residual, ...]:
+        """What recurrences that go back read of the way forward: saved or recomputed."""
+        return self._made.residuals
+
+    @property
     def kernels(self) -> tuple[Kernel, ...]:
         """The loops of the stages, in order."""
         from codegen.memory import kernels_of
@@ -91,6 +99,7 @@ class Stages:
 
     def __str__(self) -> str:
         from codegen.reasons import told
+        from symgrad.calculus.residuals import told_residuals
 
         counts = (
             f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
@@ -98,7 +107,8 @@ class Stages:
         )
         more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
         shared = f"\n\n{self.team}" if self.team else ""
-        return f"{counts}\n\n{told(self.schedule)}{shared}\n\n{more}"
+        saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
+        return f"{counts}\n\n{told(self.schedule)}{saved}{shared}\n\n{more}"
 
 
 def _computed(graph: Graph) -> int:

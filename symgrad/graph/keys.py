@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 
-from symgrad.graph.dims import Dim, dims_in
+from symgrad.graph.dims import Dim, Extent, Part, dims_in
 from symgrad.graph.nodes import Constant, Input, Node
 
 if TYPE_CHECKING:
@@ -32,13 +32,25 @@ def exact_key(graph: Graph) -> str:
 
     The user's lines and initial values do not.
     """
-    digest = hashlib.sha256(key_of(graph, {d: repr(d.name) for d in graph.dims}).encode())
+    digest = hashlib.sha256(key_of(graph, {d: _definition(d) for d in graph.dims}).encode())
     for node in graph.every_node():
         named = node.name if isinstance(node, Input) else None
         primal = node.backward_of
         made = None if primal is None else (primal.origin or primal.name)
         digest.update(repr((named, node.origin, made)).encode())
     return digest.hexdigest()
+
+
+def _definition(extent: Extent | None) -> str:
+    """A dim by its name, or by what tells it; dims in other extents by theirs."""
+    if isinstance(extent, Part):
+        return f"{_definition(extent.of)} // {_definition(extent.every)}"
+    if isinstance(extent, Dim):
+        return repr(extent.name)
+    if isinstance(extent, sympy.Expr):
+        own = {d: sympy.Symbol(_definition(d)) for d in dims_in(extent)}
+        return f"({_expression(extent.xreplace(own))})"
+    return repr(extent)
 
 
 class _Writer:

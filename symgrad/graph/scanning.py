@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from symgrad.graph.checkpoints import chunk_length, in_chunks
 from symgrad.graph.dims import Extent, same, show
 from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
 from symgrad.graph.folds import Chain, Fold, binder, close, projections
@@ -24,6 +25,7 @@ def scan(
     reverse: bool = False,
     truncate: int | None = None,
     lengths: Any = None,
+    checkpoint: int | str | None = None,
 ) -> tuple[Any, Any]:
     """Run `step` along the leading axis of `xs`, carrying state.
 
@@ -43,6 +45,9 @@ def scan(
         lengths: integers (B,), in 0..T: how long each row is of xs (T, B, ...), with a carry
             (B, ...) and ys (T, B, ...). Behind the end of a row its carry stays, its ys are zero
             and its xs are not read; reversed, a row starts at its own end. See `ragged`.
+        checkpoint: derivatives keep the carry at every so many steps only, and compute the steps
+            between once more: memory for T/k + k steps instead of T, for one more forward pass.
+            "sqrt" chooses k = sqrt(T), rounded up. See `checkpoints`.
     Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures
         that `step` returns.
     Raises: ShapeError, DTypeError when a step changes the carry, or sequences differ in length.
@@ -64,6 +69,7 @@ def scan(
     start, carry_of = flatten(init, "scan: init")
     sequences, element_of = flatten(xs, "scan: xs")
     length = _length(sequences)
+    chunk = chunk_length(checkpoint, length)
     carry = [binder(name, n.shape, n.dtype) for name, n in _named(init, start, "carry")]
     elements = [binder(name, n.shape[1:], n.dtype) for name, n in _named(xs, sequences, "x")]
     rows = None if lengths is None else checked_lengths(lengths, sequences, start)
@@ -90,7 +96,7 @@ def scan(
         fold = Fold(
             (*start, *sequences, *outer), body, Chain(length, reverse), len(carry), len(elements)
         )
-        found = projections(fold)
+        found = projections(fold) if chunk is None else in_chunks(fold, chunk)
     return rebuild_after(found[: len(carry)]), rebuild_ys(found[len(carry) :])
 
 
