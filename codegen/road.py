@@ -18,8 +18,11 @@ from codegen.request import Clock, Request
 from codegen.residuals import read_outputs
 from codegen.stages import Made
 from codegen.teamwork import TeamProgram, make_team
+from symgrad.calculus.hoisting import hoist
+from symgrad.calculus.loop_parts import Moved
 from symgrad.calculus.residuals import Residual, save_residuals
 from symgrad.calculus.simplification import simplify
+from symgrad.calculus.sinking import sink
 from symgrad.calculus.stabilization import stabilize
 from symgrad.calculus.stops import without_cuts
 from symgrad.graph import streams
@@ -42,6 +45,8 @@ def make(request: Request, clock: Clock) -> Made:
     wanted = clock("simplify", lambda: simplify_checked(uncut, len(wanted), asked))
     residuals: list[Residual] = []
     wanted = clock("save residuals", lambda: save_residuals(wanted, residuals))
+    moved: list[Moved] = []
+    wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
@@ -70,8 +75,14 @@ def make(request: Request, clock: Clock) -> Made:
                 *(back, dims, key),
             ),
         )
-    program = _program(plan, final)
-    return Made(schedule.graph, schedule, plan, source, program, team, tuple(residuals))
+    notes = tuple(residuals), tuple(moved)
+    return Made(schedule.graph, schedule, plan, source, _program(plan, final), team, *notes)
+
+
+def hoist_and_sink(outputs: Sequence[Node], notes: list[Moved]) -> list[Node]:
+    """What recurrences need not do step by step, around them; `notes` is told what moved."""
+    made = hoist(sink(outputs, notes), notes)
+    return list(simplify(made)) if notes else made
 
 
 def _program(plan: Plan, final: Sequence[Node]) -> Program:

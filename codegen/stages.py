@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from codegen.program import Program
     from codegen.schedule import Schedule
     from codegen.teamwork import TeamProgram
+    from symgrad.calculus.loop_parts import Moved
     from symgrad.calculus.residuals import Residual
 
 
@@ -30,6 +31,7 @@ class Made:
     program: Program
     team: TeamProgram | None
     residuals: tuple[Residual, ...]
+    moved: tuple[Moved, ...]
 
 
 class Stages:
@@ -43,6 +45,7 @@ class Stages:
     seconds:   by pass, of the wait for the program: one that was found in the cache made no passes.
     team:      the same program for several workers; None for one.
     residuals: what recurrences that go back read of the way forward: saved or recomputed.
+    moved:     what left recurrences.
 
     Of a program that was found in the cache, all but the first is made when it is asked for.
     """
@@ -91,6 +94,11 @@ class Stages:
         return self._made.residuals
 
     @property
+    def moved(self) -> tuple[Moved, ...]:
+        """What left recurrences."""
+        return self._made.moved
+
+    @property
     def kernels(self) -> tuple[Kernel, ...]:
         """The loops of the stages, in order."""
         from codegen.memory import kernels_of
@@ -98,7 +106,7 @@ class Stages:
         return tuple(kernels_of(self.plan.calls))
 
     def __str__(self) -> str:
-        from codegen.reasons import told
+        from codegen.reasons import told, told_moves
         from symgrad.calculus.residuals import told_residuals
 
         counts = (
@@ -107,8 +115,9 @@ class Stages:
         )
         more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
         shared = f"\n\n{self.team}" if self.team else ""
+        moves = f"\n\n{told_moves(self.moved)}" if self.moved else ""
         saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
-        return f"{counts}\n\n{told(self.schedule)}{saved}{shared}\n\n{more}"
+        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{shared}\n\n{more}"
 
 
 def _computed(graph: Graph) -> int:
