@@ -52,6 +52,8 @@ START, SEQUENCE = sg.input("start", (3,)), sg.input("sequence", (5, 3))
 FOLD = Fold((START, SEQUENCE), BODY, Chain(5), 1, 1)
 PIECE = Piece((3, 5), (0, 0), (1, 1), (2, 2), (0, 0), (1, 1))
 
+FIND = records.find  # other tests lead every program through all passes
+
 # A node of each class by its fields, and for each field another value.
 CASES: dict[type[Node], tuple[dict[str, Any], dict[str, Any]]] = {
     Input: (
@@ -184,6 +186,7 @@ def test_the_text_of_all_that_compiles_is_in_the_key() -> None:
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A cache folder of this test."""
     monkeypatch.setenv("SYMGRAD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(records, "find", FIND)
     yield tmp_path / "cache"
 
 

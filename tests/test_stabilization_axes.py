@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,8 +317,7 @@ def test_inside_the_step_of_a_scan() -> None:
     assert all(a is b for a, b in zip(stabilize(made), made, strict=True))
 
 
-def test_compiled_programs_are_stable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYMGRAD_CACHE_DIR", str(tmp_path))  # what is found there makes no passes
+def test_compiled_programs_are_stable() -> None:
     x, y = sg.input("x", (3, 5)), sg.input("y", (3,), "int32")
     p = exp(x) / exp(x).sum(axis=1, keepdims=True)
     loss = -log(p[sg.arange(3, dtype="int32"), y]).mean()
