@@ -13,8 +13,8 @@ from codegen import records, targets
 from codegen.compiled import Compiled
 from codegen.loading import Loaded
 from codegen.request import Clock, Request
+from codegen.runtime.team_words import MOST
 from codegen.stages import Stages
-from codegen.workers import MOST
 from symgrad.graph import streams
 from symgrad.graph.dims import free_dims, same
 from symgrad.graph.errors import CompileError, DTypeError, LeafError, ShapeError
