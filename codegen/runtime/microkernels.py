@@ -19,8 +19,14 @@ from codegen.runtime.assembler import Routine, Value
 
 # At most so many rows in a tile: more help nothing and cost compile time.
 MOST_ROWS = 8
-# At most so many vectors of columns.
-MOST_VECTORS = 4
+# At most so many vectors of columns (8 x 3 reads less of B for its sums than 6 x 4: where B comes
+# from the second cache, 3 % faster on Sapphire Rapids).
+MOST_VECTORS = 3
+# Vectors that one turn of a product of one row and a matrix writes.
+LINE_VECTORS = 4
+# Columns of a that the largest tile multiplies in a turn, for which it copies one vector of the
+# next panel; and by how many turns it is fetched before: so long takes a line of the third cache.
+TURN, AHEAD = 4, 8
 # Multiply-adds that must be under way to keep two units with a latency of four cycles busy.
 UNDER_WAY = 8
 
@@ -150,6 +156,11 @@ class Element(NamedTuple):
         return count
 
     @property
+    def largest(self) -> tuple[int, int]:
+        """Rows and vectors of the largest tile."""
+        return self.most_rows(self.most_vectors), self.most_vectors
+
+    @property
     def dot_columns(self) -> int:
         """How many columns a block of inner products may have, by the registers."""
         return 4 if self.isa.registers >= 32 else 2
@@ -163,6 +174,7 @@ class Element(NamedTuple):
             f"declare {self.scalar} @llvm.fma.{self.short}({', '.join([self.scalar] * 3)})"
         )
         lines += ["declare ptr @malloc(i64)", "declare void @free(ptr)"]
+        lines.append("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         for e in dict.fromkeys([self, piece]):
             name, kind = f"v{e.lanes}{e.short}", e.vector
             lines.append(
@@ -278,9 +290,15 @@ def tiles_text(element: Element) -> str:
             f"@heights = internal constant [{most} x i64] [{', '.join(heights)}]",
             f"@inverses = internal constant [{most} x i64] [{', '.join(inverses)}]",
             *(tile(element, r, v) for r, v in element.shapes()),
+            largest_tile(element),
+            _finish_ahead(element),
             line(element),
         ]
     )
+
+
+# The function of the largest tiles.
+LARGEST = "largest_tile"
 
 
 def tile_name(rows: int, vectors: int) -> str:
@@ -323,6 +341,111 @@ def tile(element: Element, rows: int, vectors: int) -> str:
     return str(f)
 
 
+class Ahead:
+    """A walk over vectors of memory that are copied to where they are read next.
+
+    Its place lies in memory, as whole numbers: addresses of what is copied and of the copy; how
+    many vectors are left of the row, and in all; and what stays: the distances in bytes of
+    neighbours, from the last vector of a row to the first of the next, of neighbours in the copy,
+    and from a vector to that which is fetched by the time that it is copied; the length of rows.
+    Where nothing is left, nothing is read.
+    """
+
+    FIELDS, MOVING = 9, 4
+
+    def __init__(self, lanes: Lanes, memory: Value) -> None:
+        self.lanes = lanes
+        self.f = lanes.routine
+        self.fields = [self.f.step(memory, "i64", k) for k in range(self.FIELDS)]
+        self.place: tuple[Value, ...] = ()
+
+    def set(self, values: Sequence[Value]) -> None:
+        """Begin a walk anew."""
+        for value, field in zip(values, self.fields, strict=True):
+            self.f.write(value, field, 8)
+
+    def begin(self) -> None:
+        """Read the place."""
+        kinds = ["ptr"] * 2 + ["i64"] * (self.FIELDS - 2)
+        found = [self.f.read(x, kind, 8) for x, kind in zip(self.fields, kinds, strict=True)]
+        self.place, self.stays = tuple(found[: self.MOVING]), found[self.MOVING :]
+
+    def turn(self, place: Sequence[Value], nowhere: Value) -> tuple[Value, ...]:
+        """Copy a vector, and fetch one that comes later; the next place.
+
+        nowhere: memory for a vector, which is copied to itself where nothing is left.
+        """
+        f, lanes = self.f, self.lanes
+        source, target, left, rest = place
+        inner, jump, step, far, length = self.stays
+        later = self._moved(source, far)
+        f.call("@llvm.prefetch.p0", later, *(Value(f, "i32", str(k)) for k in (0, 3, 1)))
+        more = rest > 0
+        from_, to = (more.where(x, nowhere) for x in (source, target))
+        lanes.write(lanes.read(from_), to)
+        less = left - 1
+        last = less.equals(0)
+        source = self._moved(source, last.where(jump, inner))
+        return source, self._moved(target, step), last.where(length, less), rest - 1
+
+    def _moved(self, place: Value, count: Value) -> Value:
+        return self.f.emit("ptr", f"getelementptr i8, {place}, {count}")
+
+    def end(self) -> None:
+        """Keep the place."""
+        for value, field in zip(self.place, self.fields, strict=False):
+            self.f.write(value, field, 8)
+
+
+def _finish_ahead(element: Element) -> str:
+    """Copy what is left of a walk."""
+    f = Routine("finish_ahead", [("memory", "ptr")], "internal")
+    (memory,) = f.arguments()
+    walk = Ahead(Lanes(f, element), memory)
+    nowhere = f.room(element.vector, 1, element.isa.size)
+    walk.begin()
+    with f.when(walk.place[-1] > 0):
+        before, name = f.block, f.fresh()
+        olds = [Value(f, x.kind, f"%{f.fresh()}") for x in walk.place]
+        f.jump(f"{name}.body")
+        f.label(f"{name}.body")
+        phis = len(f.lines)
+        news = walk.turn(olds, nowhere)
+        f.lines[phis:phis] = [
+            f"  {old.text} = phi {old.kind} [ {start.text}, %{before} ], [ {new.text}, %{f.block} ]"
+            for old, start, new in zip(olds, walk.place, news, strict=True)
+        ]
+        f.branch(news[-1] > 0, f"{name}.body", f"{name}.done")
+        f.label(f"{name}.done")
+    return str(f)
+
+
+def largest_tile(element: Element) -> str:
+    """The function of the largest tiles below each other, where B is read from a panel.
+
+    In every turn a vector is copied of what comes next, the next panel: see `Ahead`.
+    """
+    rows, vectors = element.largest
+    f = Routine(LARGEST, [*tile_arguments(), ("ahead", "ptr")], "internal")
+    lanes = Lanes(f, element)
+    a, a_row, _, b, _, k, c, c_row, last, count, add, ahead = f.arguments()
+    mask = lanes.first(last) if element.isa.masked else None
+    masks = [None] * (vectors - 1) + [mask]
+    whole = (k // TURN) * TURN
+    nowhere = f.room(element.vector, 1, element.isa.size)
+    with f.loop(count) as t:
+        sums = [lanes.zero] * (rows * vectors)
+        places = (lanes.at(a, t * rows * a_row), b)
+        walk = Ahead(lanes, ahead)
+        walk.begin()
+        copies = (walk, nowhere)
+        sums, places = _sweep(lanes, rows, masks, sums, places, (whole, TURN), copies=copies)
+        walk.end()
+        sums, _ = _sweep(lanes, rows, masks, sums, places, (k - whole, 1))
+        _flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
+    return str(f)
+
+
 def line_arguments() -> list[tuple[str, str]]:
     """What `line` takes: as a tile, but for how many columns there are."""
     return [
@@ -339,9 +462,9 @@ def line(element: Element) -> str:
     f = Routine("line", line_arguments(), "internal")
     lanes = Lanes(f, element)
     n, k, a, _, b, _, c, add = f.arguments()
-    wide = MOST_VECTORS * element.lanes
+    wide = LINE_VECTORS * element.lanes
     whole = n // wide * wide
-    for vectors, start, stop in ((MOST_VECTORS, f.number(0), whole), (1, whole, n)):
+    for vectors, start, stop in ((LINE_VECTORS, f.number(0), whole), (1, whole, n)):
         with f.loop(stop, vectors * element.lanes, start) as j:
             mask = lanes.first(n - j) if element.isa.masked and vectors == 1 else None
             masks, sums = [mask] * vectors, [lanes.zero] * vectors
@@ -369,12 +492,14 @@ def _sweep(
     turns: tuple[Value, int],
     *,
     some: bool = False,
+    copies: tuple[Ahead, Value] | None = None,
 ) -> tuple[list[Value], tuple[Value, Value]]:
     """Add the products of columns of a and rows of b, from the given places on.
 
-    turns: how many, and how many in each turn. Sums of the same place in C but of different ones
-        of a turn are kept apart.
+    turns: how many, and how many in each turn. As many sums of the same place in C are kept apart
+        as there are.
     some:  there is at least one.
+    copies: what is copied meanwhile, where b is a panel whose rows are as long as the tile is wide.
 
     The addresses of a turn are hidden from the analysis of induction variables, which takes a third
     of the time of compiling and finds nothing better.
@@ -383,35 +508,35 @@ def _sweep(
     count, at_once = turns
     name, before = f.fresh(), f.block
     head, done = f"{name}.body", f"{name}.done"
-    turn, column, row, *olds = (
-        Value(f, kind, f"%{f.fresh()}") for kind in ("i64", "ptr", "ptr", *[e.vector] * len(sums))
-    )
+    walk = copies[0] if copies else None
+    firsts = [f.number(0), *places, *sums, *(walk.place if walk else ())]
+    olds = [Value(f, x.kind, f"%{f.fresh()}") for x in firsts]
     if some:
         f.jump(head)
     else:
         f.branch(count > 0, head, done)
     f.label(head)
     phis = len(f.lines)
-    news = list(olds)
-    ends = [column, row]
+    turn, *ends = olds[:3]
+    news, others = olds[3 : 3 + len(sums)], olds[3 + len(sums) :]
+    copied = copies[0].turn(others, copies[1]) if copies else ()
+    row_length = f.number(len(masks) * e.lanes) if walk else Value(f, "i64", "%b_row")
     for step in range(at_once):
-        at_row, at_column = (f.emit("ptr", f"freeze {x}") for x in (ends[1], ends[0]))
+        at, at_row = (f.emit("ptr", f"freeze {x}") for x in ends)
+        ends = [lanes.at(at, Value(f, "i64", "%a_column")), lanes.at(at_row, row_length)]
         b = [lanes.read(lanes.at(at_row, v * e.lanes), mask) for v, mask in enumerate(masks)]
-        at = at_column
         for r in range(rows):
             at = lanes.at(at, Value(f, "i64", "%a_row")) if r else at
             x = lanes.spread(f.read(at, e.scalar, e.size))
             for v, y in enumerate(b):
-                where = (step * rows + r) * len(b) + v
+                where = ((step * rows + r) * len(b) + v) % len(sums)
                 news[where] = lanes.fused(x, y, news[where])
-        ends = [lanes.at(at_column, Value(f, "i64", "%a_column"))]
-        ends.append(lanes.at(at_row, Value(f, "i64", "%b_row")))
     following = turn + at_once
     f.branch(following < count, head, done)
-    firsts, lasts = [f.number(0), *places, *sums], [following, *ends, *news]
+    lasts = [following, *ends, *news, *copied]
     f.lines[phis:phis] = [
         f"  {old.text} = phi {old.kind} [ {start.text}, %{before} ], [ {new.text}, %{head} ]"
-        for old, start, new in zip([turn, column, row, *olds], firsts, lasts, strict=True)
+        for old, start, new in zip(olds, firsts, lasts, strict=True)
     ]
     f.label(done)
     if not some:
@@ -419,7 +544,9 @@ def _sweep(
             f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{head} ]")
             for x, y in zip(firsts, lasts, strict=True)
         ]
-    return lasts[3:], (lasts[1], lasts[2])
+    if walk:
+        walk.place = tuple(lasts[3 + len(sums) :])
+    return lasts[3 : 3 + len(sums)], (lasts[1], lasts[2])
 
 
 def _flush(

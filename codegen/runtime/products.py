@@ -16,12 +16,21 @@ from __future__ import annotations
 
 from codegen.runtime.assembler import Routine, Value
 from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW, SHORT
-from codegen.runtime.microkernels import Element, Lanes, product_arguments, table_entry
+from codegen.runtime.microkernels import (
+    AHEAD,
+    LARGEST,
+    Ahead,
+    Element,
+    Lanes,
+    product_arguments,
+    table_entry,
+)
 
 # Rows of B that a panel holds, and bytes of A that pass by it: together with the places of C that
-# are written they fit a second cache of 1 MiB or more (on Sapphire Rapids 384 rows are 3 % faster
-# than 256 with 1 MiB of A, for 1000 x 1000 x 1000 float32).
-DEPTH, BLOCK = 384, 768 << 10
+# are written they fit a second cache of 2 MiB, and panels alone one of 1 MiB.
+DEPTH, BLOCK = 512, 1 << 20
+# Bytes of a line of memory.
+LINE = 64
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
 # How long the sums of a single row or column may be for its simple forms.
@@ -195,19 +204,22 @@ def _outer(element: Element) -> str:
     f = Routine("outer", product_arguments(e.scalar), "internal")
     m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = f.arguments()
     lanes = Lanes(f, e)
-    wide = e.most_vectors * e.lanes
-    panel = f.room(e.scalar, DEPTH * wide, e.isa.size)
+    most_vectors = e.most_vectors
+    wide = most_vectors * e.lanes
+    panels = f.room(e.scalar, 2 * DEPTH * wide, e.isa.size)
     spare = f.room(e.scalar, e.most_rows(1) * wide, e.isa.size)
-    slot = f.room("ptr")
+    slot, ahead, ready = f.room("ptr"), f.room("i64", Ahead.FIELDS), f.room("i64")
     vectors = (n + (e.lanes - 1)) // e.lanes
-    room = DEPTH + e.lanes  # rows of the copy of A do not all begin at the same place of the cache
     most = BLOCK // (DEPTH * e.size)
-    many = vectors > (PACK_PANELS - 1) * e.most_vectors
+    room = f.number(most + e.lanes)  # columns of the copy of A do not begin at the same place
+    many = vectors > (PACK_PANELS - 1) * most_vectors
     packs = a_column.differs(1) & many & (m >= PACK_ROWS)
     with f.when(packs):
-        f.call("@take_buffer", slot, f.number((most + e.lanes) * room * e.size))
+        f.call("@take_buffer", slot, f.number((most + e.lanes) * DEPTH * e.size))
     buffer = f.read(slot, "ptr", 8)
     plain, _ = _plain(f, alpha, beta)
+    direct = c_column.equals(1) & plain
+    f.write(f.number(0), ready, 8)
     with f.parts(k, DEPTH) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         add = f.emit("i1", f"fcmp oeq {kept}, 1.0")
@@ -215,39 +227,109 @@ def _outer(element: Element) -> str:
             height = (m - top).least(most)
             block = lanes.at(a, top * a_row + p * a_column)
             with f.when(packs):
-                f.call("@pack", block, a_row, a_column, height, deep, buffer, f.number(room))
+                f.call("@pack", block, a_column, a_row, deep, height, buffer, room)
             block = packs.where(buffer, block)
-            block_row, block_column = packs.where(room, a_row), packs.where(1, a_column)
-            with f.parts(vectors, e.most_vectors) as (start, v):
+            block_row, block_column = packs.where(1, a_row), packs.where(room, a_column)
+            with f.parts(vectors, most_vectors) as (start, v):
                 j = start * e.lanes
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
                 width = v * e.lanes
                 in_place = b_column.equals(1) & (height < PACK_ROWS)
-                direct = c_column.equals(1) & plain
+                straight = direct
                 if not e.isa.masked:
-                    in_place, direct = (x & last.equals(e.lanes) for x in (in_place, direct))
+                    in_place, straight = (x & last.equals(e.lanes) for x in (in_place, direct))
                 source = lanes.at(b, p * b_row + j * b_column)
-                with f.when(in_place.equals("false")):
+                # the panel that is copied meanwhile lies beside this one
+                state = f.read(ready, "i64", 8)
+                which = (state > 0).where(state - 1, f.number(0))
+                panel, other = lanes.at(panels, which), lanes.at(panels, f.number(DEPTH * wide) - which)
+                with f.when(in_place.equals("false") & state.equals(0)):
                     f.call("@pack", source, b_row, b_column, deep, across, panel, width)
-                source = in_place.where(source, panel)
-                source_row = in_place.where(b_row, width)
+                f.write(f.number(0), ready, 8)
+                goes_on = (height >= PACK_ROWS) & straight
+                with f.when(goes_on):
+                    now = (p, deep, top + most, start + v)
+                    memory = (ahead, other, spare)
+                    found = _next_panel(lanes, memory, (m, vectors, k, n), (b, b_row, b_column), now)
+                    f.write(found.where(f.number(DEPTH * wide + 1) - which, f.number(0)), ready, 8)
                 corner = lanes.at(c, top * c_row + j * c_column)
-                given = (block, block_row, block_column, source, source_row, deep)
-                with f.when(direct):
-                    _tiles(lanes, v, height, given, (corner, c_row, last, add))
-                with f.when(direct.equals("false")):
+                given = (block, block_row, block_column, in_place.where(source, panel))
+                given = (*given, in_place.where(b_row, width), deep)
+                with f.when(straight):
+                    largest = goes_on & v.equals(most_vectors)
+                    results = (corner, c_row, last, add)
+                    _tiles(lanes, v, height, given, results, (largest, ahead))
+                with f.when(straight.equals("false")):
                     results = (corner, c_row, c_column, alpha, kept)
                     _spare_tiles(lanes, v, (height, across), given, spare, results)
+                with f.when(f.read(ready, "i64", 8) > 0):
+                    f.call("@finish_ahead", ahead)
     with f.when(packs):
         f.call("@give_buffer", buffer)
     return str(f)
 
 
+def _next_panel(
+    lanes: Lanes,
+    memory: tuple[Value, Value, Value],
+    extents: tuple[Value, ...],
+    matrix: tuple[Value, ...],
+    now: tuple[Value, ...],
+) -> Value:
+    """Begin a walk over the panel of B that comes after this one; whether it is copied.
+
+    Of one that lies transposed lines are fetched, and nothing is copied.
+
+    memory:  of the walk, of the panel, of a vector.
+    extents: m, vectors, k, n.
+    now:     the first row of B in this panel and how many there are, the first row of C and the
+        first vector of columns after it.
+    """
+    f, e = lanes.routine, lanes.element
+    ahead, target, nowhere = memory
+    m, vectors, k, n = extents
+    b, b_row, b_column = matrix
+    p, deep, below, after = now
+    beside = after < vectors
+    p = (beside | (below < m)).where(p, p + deep)
+    start = beside.where(after, f.number(0))
+    v = f.part(vectors - start, e.most_vectors)
+    deep = (beside | (below < m)).where(deep, f.part(k - p, DEPTH))
+    j = start * e.lanes
+    across = (n - j).least(v * e.lanes)
+    more = p < k
+    copied = more & b_column.equals(1) & across.equals(v * e.lanes)
+    lines = deep // (LINE // e.size)
+    fetched = more & b_column.differs(1) & b_row.equals(1) & (lines > 0)
+    inner = copied.where(e.isa.size, f.number(LINE))
+    length = copied.where(v, lines)
+    rows = copied.where(deep, fetched.where(across, f.number(0)))
+    row = copied.where(b_row, b_column) * e.size
+    Ahead(lanes, ahead).set(
+        [
+            *(lanes.at(b, p * b_row + j * b_column), copied.where(target, nowhere)),
+            *(length, length * rows, inner, row - inner * (length - 1)),
+            copied.where(e.isa.size, f.number(0)),
+            copied.where(row * (AHEAD // e.most_vectors), inner * AHEAD),
+            length,
+        ]
+    )
+    return copied
+
+
 def _tiles(
-    lanes: Lanes, v: Value, height: Value, given: tuple[Value, ...], results: tuple[Value, ...]
+    lanes: Lanes,
+    v: Value,
+    height: Value,
+    given: tuple[Value, ...],
+    results: tuple[Value, ...],
+    largest: tuple[Value, Value],
 ) -> None:
-    """All tiles of a panel: as many whole ones as leave two nearly equal ones."""
+    """All tiles of a panel: as many whole ones as leave two nearly equal ones.
+
+    largest: whether whole ones are the largest tiles; and what is copied meanwhile.
+    """
     f, e = lanes.routine, lanes.element
     block, block_row, *others = given
     corner, c_row, last, add = results
@@ -259,14 +341,17 @@ def _tiles(
     first = (rest <= tallest).where(rest, (rest + 1) // 2)
     second = rest - first
     same = first.equals(second)
+    large, ahead = largest
+    with f.when(large & (whole > 0)):
+        f.call(f"@{LARGEST}", *given, corner, c_row, last, whole, add, ahead)
     runs = [
-        (whole, tallest, f.number(0)),
+        (large.where(0, whole), tallest, f.number(0)),
         (same.where(2, f.number(1)), first, whole * tallest),
         (((second > 0) & first.differs(second)).where(1, f.number(0)), second, height - second),
     ]
-    for count, rows, i in runs:
+    for count, high, i in runs:
         with f.when(count > 0):
-            code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
+            code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (high - 1))
             left, target = lanes.at(block, i * block_row), lanes.at(corner, i * c_row)
             f.call(code.text, left, block_row, *others, target, c_row, last, count, add)
 
