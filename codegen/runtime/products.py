@@ -26,9 +26,10 @@ from codegen.runtime.microkernels import (
     table_entry,
 )
 
-# Rows of B that a panel holds, and bytes of A that pass by it: together with the places of C that
-# are written they fit a second cache of 2 MiB, and panels alone one of 1 MiB.
-DEPTH, BLOCK = 512, 1 << 20
+# Rows of B that a panel holds, and rows of A that pass by it: together with two panels and the
+# places of C that are written, whose lines often compete for the same places of a cache, they fit a
+# second cache of 1 MiB or more (on Sapphire Rapids, 2 MiB, twice as many are 3 % slower).
+DEPTH, BLOCK = 512, 256
 # Bytes of a line of memory.
 LINE = 64
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
@@ -210,12 +211,14 @@ def _outer(element: Element) -> str:
     spare = f.room(e.scalar, e.most_rows(1) * wide, e.isa.size)
     slot, ahead, ready = f.room("ptr"), f.room("i64", Ahead.FIELDS), f.room("i64")
     vectors = (n + (e.lanes - 1)) // e.lanes
-    most = BLOCK // (DEPTH * e.size)
-    room = f.number(most + e.lanes)  # columns of the copy of A do not begin at the same place
+    # twice as many where that is no more of A, and B is transposed for each of them
+    twice = b_column.differs(1) & (k <= DEPTH // 2)
+    most = twice.where(2 * BLOCK, f.number(BLOCK))
+    room = most + e.lanes  # columns of the copy of A do not all begin at the same place
     many = vectors > (PACK_PANELS - 1) * most_vectors
     packs = a_column.differs(1) & many & (m >= PACK_ROWS)
     with f.when(packs):
-        f.call("@take_buffer", slot, f.number((most + e.lanes) * DEPTH * e.size))
+        f.call("@take_buffer", slot, f.number(DEPTH * (BLOCK + e.lanes) * e.size))
     buffer = f.read(slot, "ptr", 8)
     plain, _ = _plain(f, alpha, beta)
     direct = c_column.equals(1) & plain
@@ -223,8 +226,7 @@ def _outer(element: Element) -> str:
     with f.parts(k, DEPTH) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         add = f.emit("i1", f"fcmp oeq {kept}, 1.0")
-        with f.loop(m, most) as top:
-            height = (m - top).least(most)
+        with f.parts(m, most) as (top, height):
             block = lanes.at(a, top * a_row + p * a_column)
             with f.when(packs):
                 f.call("@pack", block, a_column, a_row, deep, height, buffer, room)
@@ -249,7 +251,7 @@ def _outer(element: Element) -> str:
                 f.write(f.number(0), ready, 8)
                 goes_on = (height >= PACK_ROWS) & straight
                 with f.when(goes_on):
-                    now = (p, deep, top + most, start + v)
+                    now = (p, deep, top + height, start + v)
                     memory = (ahead, other, spare)
                     found = _next_panel(lanes, memory, (m, vectors, k, n), (b, b_row, b_column), now)
                     f.write(found.where(f.number(DEPTH * wide + 1) - which, f.number(0)), ready, 8)
