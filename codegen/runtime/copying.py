@@ -9,7 +9,7 @@ from codegen.runtime.assembler import Routine, Value
 from codegen.runtime.microkernels import Element, Lanes, shuffled
 
 # Elements that one turn of a loop over elements writes.
-AT_ONCE = 8
+AT_ONCE = 4
 
 
 # Bytes within which shuffles cost least.

@@ -149,7 +149,7 @@ class Element(NamedTuple):
         least = UNDER_WAY // min(rows, 2)
         if vectors == 1:
             least = min(20, self.isa.registers - 2)
-            return next(c for c in (4, 2, 1) if c * rows <= least)
+            return next(c for c in (8, 4, 2, 1) if c * rows <= least)
         count = 1
         while count < 4 and count * rows * vectors < least:
             count *= 2
@@ -175,6 +175,8 @@ class Element(NamedTuple):
         )
         lines += ["declare ptr @malloc(i64)", "declare void @free(ptr)"]
         lines.append("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        name = f"llvm.vector.reduce.fadd.v{self.lanes}f64"
+        lines.append(f"declare double @{name}(double, <{self.lanes} x double>)")
         for e in dict.fromkeys([self, piece]):
             name, kind = f"v{e.lanes}{e.short}", e.vector
             lines.append(
@@ -262,6 +264,13 @@ def product_arguments(scalar: str) -> list[tuple[str, str]]:
         for part in ("", "_row", "_column")
     ]
     return [*extents, *matrices, ("alpha", scalar), ("beta", scalar)]
+
+
+def chosen(f: Routine, lanes: Sequence[int], x: Value) -> Value:
+    """These lanes of a vector, zeros elsewhere."""
+    count = int(x.kind.split()[0][1:])
+    zero = Value(f, x.kind, "zeroinitializer")
+    return shuffled(f, x, zero, [k if k in lanes else count + k for k in range(count)])
 
 
 def table_entry(f: Routine, table: str, kind: str, place: Value) -> Value:

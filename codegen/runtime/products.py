@@ -34,8 +34,14 @@ DEPTH, BLOCK = 512, 256
 LINE = 64
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
-# How long the sums of a single row or column may be for its simple forms.
-THIN = 8
+# How many rows or columns of C are few; how long their sums may be for their simple forms, of a
+# single one and of more.
+THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 3
+# Rows that are multiplied by columns whose elements lie beside each other, at most.
+INTERLEAVED = 6
+# Sums of a small product with a transposed operand are halved up to this length, so that they round
+# no more than NumPy's, which are of vectors along k; and elements of C that it has at most.
+HALVED, SMALL = 64, 2048
 # Panels that make a copy of the rows of A worthwhile where their elements lie apart.
 PACK_PANELS = 6
 
@@ -78,8 +84,11 @@ def _product(element: Element) -> str:
     b_column, c_column = (one_column.where(1, distance) for distance in (b_column, c_column))
     a_column, b_row = (one_deep.where(1, distance) for distance in (a_column, b_row))
     given = [m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta]
-    with f.when((one_row | one_column) & (k <= THIN)):
+    few = m.least(n)
+    with f.when((few <= THIN) & (k <= (few < 2).where(THIN_DEPTH, f.number(FEW_DEPTH)))):
         _thin(lanes, given)
+    with f.when((few <= THIN) & (k > THIN_DEPTH)):
+        _few(lanes, given)
     along, whole = _cost(e, (m, n, k), (a_row, a_column), (b_row, b_column), c_column)
     across, turned = _cost(e, (n, m, k), (b_column, b_row), (a_column, a_row), c_row)
     sides = ((m, n), (a, b), (a_row, b_column), (a_column, b_row))
@@ -100,35 +109,62 @@ def _product(element: Element) -> str:
 
 
 def _thin(lanes: Lanes, given: list[Value]) -> None:
-    """Return after a simple form of one row or column of C, where there is one for it.
+    """Return after a simple form of few rows or columns of C, where there is one for it.
 
-    Vectors along what is contiguous in C and in the matrix; or scalars.
+    One after the other: vectors along what is contiguous in C and in the matrix; or scalars.
     """
     f, e = lanes.routine, lanes.element
     m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = given
-    row = m.equals(1)
+    row = m <= n
     pairs = [(n, m), (a, b), (a_column, b_row), (b, a), (b_row, a_column), (b_column, a_row)]
     length, x, x_step, matrix, down, along = (row.where(y, z) for y, z in pairs)
-    to = row.where(c_column, c_row)
+    pairs = [(m, n), (a_row, b_column), (c_row, c_column), (c_column, c_row)]
+    few, x_next, to_next, to = (row.where(y, z) for y, z in pairs)
     plain, add = _plain(f, alpha, beta)
     enough = length >= (1 if e.isa.masked else e.lanes)
     with f.when(along.equals(1) & to.equals(1) & plain & enough):
         whole = length if e.isa.masked else length // e.lanes * e.lanes
-        f.call("@line", whole, k, x, x_step, matrix, down, c, add)
+        with f.loop(few) as i:
+            left, target = lanes.at(x, i * x_next), lanes.at(c, i * to_next)
+            f.call("@line", whole, k, left, x_step, matrix, down, target, add)
         if not e.isa.masked:
             rest, zero = length - whole, f.number(0)
-            extents = (row.where(1, rest), row.where(rest, 1), k)
-            left = (lanes.at(a, row.where(zero, whole)), a_row, a_column)
-            right = (lanes.at(b, row.where(whole, zero)), b_row, b_column)
-            target = (lanes.at(c, whole), c_row, c_column)
+            extents = (row.where(m, rest), row.where(rest, n), k)
+            left = (lanes.at(a, row.where(zero, whole * a_row)), a_row, a_column)
+            right = (lanes.at(b, row.where(whole * b_column, zero)), b_row, b_column)
+            target = (lanes.at(c, whole * to), c_row, c_column)
             with f.when(rest > 0):
                 f.call(f"@{f.name}", *extents, *left, *right, *target, alpha, beta)
         f.leave()
         f.label(f.fresh())
-    for few in SHORT:
-        with f.when(k.equals(few) & along.differs(1)):
-            f.call(f"@short_{few}", length, matrix, along, down, x, x_step, c, to, alpha, beta)
+    for deep in SHORT:
+        with f.when(k.equals(deep) & along.differs(1) & (to.equals(1) | few.equals(1))):
+            with f.loop(few) as i:
+                left, target = lanes.at(x, i * x_next), lanes.at(c, i * to_next)
+                others = (matrix, along, down, left, x_step, target, to)
+                f.call(f"@short_{deep}", length, *others, alpha, beta)
             f.leave()
+
+
+def _few(lanes: Lanes, given: list[Value]) -> None:
+    """Return after inner products of few rows and few columns, where there are such for them."""
+    f, e = lanes.routine, lanes.element
+    m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = given
+    alone = m.equals(1) & n.equals(1) & a_column.equals(1) & b_row.equals(1)
+    with f.when(alone & (k <= 2 * e.lanes)):
+        f.call("@exact", k, a, b, c, alpha, beta)
+        f.leave()
+    sides = [
+        (m, n, a, a_row, a_column, b, b_row, b_column, c_row, c_column),
+        (n, m, b, b_column, b_row, a, a_column, a_row, c_column, c_row),
+    ]
+    for rows, columns, x, x_row, x_column, y, y_row, y_column, to_row, to_column in sides:
+        dense = x_column.equals(1) & y_column.equals(1) & (rows <= INTERLEAVED)
+        for number in SHORT:
+            with f.when(dense & columns.equals(number) & y_row.equals(number)):
+                target = (c, to_row, to_column)
+                f.call(f"@interleaved_{number}", rows, k, x, x_row, y, *target, alpha, beta)
+                f.leave()
 
 
 def _plain(f: Routine, alpha: Value, beta: Value) -> tuple[Value, Value]:
@@ -223,7 +259,10 @@ def _outer(element: Element) -> str:
     plain, _ = _plain(f, alpha, beta)
     direct = c_column.equals(1) & plain
     f.write(f.number(0), ready, 8)
-    with f.parts(k, DEPTH) as (p, deep):
+    halved = b_row.equals(1) & b_column.differs(1) & (k >= e.lanes) & (k <= HALVED)
+    depth = (vectors > 1).where(DEPTH, f.number(DEPTH // 2))
+    depth = (halved & (m * n <= SMALL)).where((k + 1) // 2, depth)
+    with f.parts(k, depth) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         add = f.emit("i1", f"fcmp oeq {kept}, 1.0")
         with f.parts(m, most) as (top, height):
@@ -251,7 +290,7 @@ def _outer(element: Element) -> str:
                 f.write(f.number(0), ready, 8)
                 goes_on = (height >= PACK_ROWS) & straight
                 with f.when(goes_on):
-                    now = (p, deep, top + height, start + v)
+                    now = (p, deep, depth, top + height, start + v)
                     memory = (ahead, other, spare)
                     found = _next_panel(lanes, memory, (m, vectors, k, n), (b, b_row, b_column), now)
                     f.write(found.where(f.number(DEPTH * wide + 1) - which, f.number(0)), ready, 8)
@@ -286,18 +325,18 @@ def _next_panel(
     memory:  of the walk, of the panel, of a vector.
     extents: m, vectors, k, n.
     now:     the first row of B in this panel and how many there are, the first row of C and the
-        first vector of columns after it.
+        first vector of columns after it; and how many rows panels have at most.
     """
     f, e = lanes.routine, lanes.element
     ahead, target, nowhere = memory
     m, vectors, k, n = extents
     b, b_row, b_column = matrix
-    p, deep, below, after = now
+    p, deep, depth, below, after = now
     beside = after < vectors
     p = (beside | (below < m)).where(p, p + deep)
     start = beside.where(after, f.number(0))
     v = f.part(vectors - start, e.most_vectors)
-    deep = (beside | (below < m)).where(deep, f.part(k - p, DEPTH))
+    deep = (beside | (below < m)).where(deep, f.part(k - p, depth))
     j = start * e.lanes
     across = (n - j).least(v * e.lanes)
     more = p < k
