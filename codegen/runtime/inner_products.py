@@ -13,16 +13,8 @@ import itertools
 from collections.abc import Callable
 
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.microkernels import (
-    UNDER_WAY,
-    Element,
-    Lanes,
-    added,
-    chosen,
-    product_arguments,
-    shuffled,
-    table_entry,
-)
+from codegen.runtime.instruction_sets import UNDER_WAY, Element, Lanes, added, chosen, shuffled
+from codegen.runtime.microkernels import product_arguments, table_entry
 
 # Rows of A whose inner products with columns of B are summed together; more with one column.
 DOT_ROWS, DOT_ROWS_ALONE = 4, 8

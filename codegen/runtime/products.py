@@ -14,17 +14,11 @@ rows of A pass by (Goto and van de Geijn 2008).
 
 from __future__ import annotations
 
+from codegen.runtime.ahead import AHEAD, Ahead
 from codegen.runtime.assembler import Routine, Value
 from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW, SHORT
-from codegen.runtime.microkernels import (
-    AHEAD,
-    LARGEST,
-    Ahead,
-    Element,
-    Lanes,
-    product_arguments,
-    table_entry,
-)
+from codegen.runtime.instruction_sets import Element, Lanes
+from codegen.runtime.microkernels import LARGEST, product_arguments, table_entry
 
 # Rows of B that a panel holds, and rows of A that pass by it: together with two panels and the
 # places of C that are written, whose lines often compete for the same places of a cache, they fit a
@@ -130,11 +124,12 @@ def _thin(lanes: Lanes, given: list[Value]) -> None:
         if not e.isa.masked:
             rest, zero = length - whole, f.number(0)
             extents = (row.where(m, rest), row.where(rest, n), k)
-            left = (lanes.at(a, row.where(zero, whole * a_row)), a_row, a_column)
-            right = (lanes.at(b, row.where(whole * b_column, zero)), b_row, b_column)
-            target = (lanes.at(c, whole * to), c_row, c_column)
+            skipped = (row.where(zero, whole * a_row), row.where(whole * b_column, zero))
+            first, second = (lanes.at(y, z) for y, z in zip((a, b), skipped, strict=True))
+            operands = (first, a_row, a_column, second, b_row, b_column)
             with f.when(rest > 0):
-                f.call(f"@{f.name}", *extents, *left, *right, *target, alpha, beta)
+                corner = lanes.at(c, whole * to)
+                f.call(f"@{f.name}", *extents, *operands, corner, c_row, c_column, alpha, beta)
         f.leave()
         f.label(f.fresh())
     for deep in SHORT:
@@ -284,23 +279,23 @@ def _outer(element: Element) -> str:
                 # the panel that is copied meanwhile lies beside this one
                 state = f.read(ready, "i64", 8)
                 which = (state > 0).where(state - 1, f.number(0))
-                panel, other = lanes.at(panels, which), lanes.at(panels, f.number(DEPTH * wide) - which)
+                room_of_one = f.number(DEPTH * wide)
+                panel, other = lanes.at(panels, which), lanes.at(panels, room_of_one - which)
                 with f.when(in_place.equals("false") & state.equals(0)):
                     f.call("@pack", source, b_row, b_column, deep, across, panel, width)
                 f.write(f.number(0), ready, 8)
                 goes_on = (height >= PACK_ROWS) & straight
                 with f.when(goes_on):
-                    now = (p, deep, depth, top + height, start + v)
-                    memory = (ahead, other, spare)
-                    found = _next_panel(lanes, memory, (m, vectors, k, n), (b, b_row, b_column), now)
-                    f.write(found.where(f.number(DEPTH * wide + 1) - which, f.number(0)), ready, 8)
+                    now = (p, deep, top + height, start + v)
+                    memory, matrix = (ahead, other, spare), (b, b_row, b_column)
+                    found = _next_panel(lanes, memory, (m, vectors, k, n), matrix, now, depth)
+                    f.write(found.where(room_of_one - which + 1, f.number(0)), ready, 8)
                 corner = lanes.at(c, top * c_row + j * c_column)
-                given = (block, block_row, block_column, in_place.where(source, panel))
-                given = (*given, in_place.where(b_row, width), deep)
+                b_now, distance = in_place.where(source, panel), in_place.where(b_row, width)
+                given = (block, block_row, block_column, b_now, distance, deep)
                 with f.when(straight):
                     largest = goes_on & v.equals(most_vectors)
-                    results = (corner, c_row, last, add)
-                    _tiles(lanes, v, height, given, results, (largest, ahead))
+                    _tiles(lanes, v, height, given, (corner, c_row, last, add), (largest, ahead))
                 with f.when(straight.equals("false")):
                     results = (corner, c_row, c_column, alpha, kept)
                     _spare_tiles(lanes, v, (height, across), given, spare, results)
@@ -317,6 +312,7 @@ def _next_panel(
     extents: tuple[Value, ...],
     matrix: tuple[Value, ...],
     now: tuple[Value, ...],
+    depth: Value,
 ) -> Value:
     """Begin a walk over the panel of B that comes after this one; whether it is copied.
 
@@ -325,13 +321,14 @@ def _next_panel(
     memory:  of the walk, of the panel, of a vector.
     extents: m, vectors, k, n.
     now:     the first row of B in this panel and how many there are, the first row of C and the
-        first vector of columns after it; and how many rows panels have at most.
+        first vector of columns after it.
+    depth:   rows of B that panels have, at most.
     """
     f, e = lanes.routine, lanes.element
     ahead, target, nowhere = memory
     m, vectors, k, n = extents
     b, b_row, b_column = matrix
-    p, deep, depth, below, after = now
+    p, deep, below, after = now
     beside = after < vectors
     p = (beside | (below < m)).where(p, p + deep)
     start = beside.where(after, f.number(0))
