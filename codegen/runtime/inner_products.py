@@ -34,7 +34,7 @@ def inner_products_text(element: Element) -> str:
     blocks = ", ".join(f"ptr @{dot_name(r, c)}" for r, c in shapes)
     table = f"@dot_blocks = internal constant [{len(shapes)} x ptr] [{blocks}]"
     dots = [dot(element, r, c) for r, c in shapes]
-    few = [one(element, n) for one in (short, interleaved) for n in SHORT]
+    few = [one(element, n) for one in (short, dense_columns) for n in SHORT]
     return "\n".join([table, *dots, _dots(element), *few, exact(element)])
 
 
@@ -59,7 +59,7 @@ def short(element: Element, k: int) -> str:
     return str(f)
 
 
-def interleaved(element: Element, n: int) -> str:
+def dense_columns(element: Element, n: int) -> str:
     """C[i, j] := alpha * sum_p a[i, p] * b[p, j] + beta * C[i, j], j < n, rows of b dense.
 
     b is read as one long vector, b[0, 0], b[0, 1], .., which is multiplied by elements of a each of
@@ -68,7 +68,7 @@ def interleaved(element: Element, n: int) -> str:
     e = element
     takes = [("m", "i64"), ("k", "i64"), ("a", "ptr"), ("a_row", "i64"), ("b", "ptr")]
     takes += [("c", "ptr"), ("c_row", "i64"), ("c_column", "i64")]
-    f = Routine(f"interleaved_{n}", [*takes, ("alpha", e.scalar), ("beta", e.scalar)], "internal")
+    f = Routine(f"dense_columns_{n}", [*takes, ("alpha", e.scalar), ("beta", e.scalar)], "internal")
     m, k, a, a_row, b, c, c_row, c_column, alpha, beta = f.arguments()
     lanes = Lanes(f, e)
     with f.loop(m) as i:

@@ -32,7 +32,7 @@ PACK_ROWS = 96
 # single one and of more.
 THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 3
 # Rows that are multiplied by columns whose elements lie beside each other, at most.
-INTERLEAVED = 6
+DENSE_ROWS = 6
 # Sums of a small product with a transposed operand are halved up to this length, so that they round
 # no more than NumPy's, which are of vectors along k; and elements of C that it has at most.
 HALVED, SMALL = 64, 2048
@@ -154,11 +154,11 @@ def _few(lanes: Lanes, given: list[Value]) -> None:
         (n, m, b, b_column, b_row, a, a_column, a_row, c_column, c_row),
     ]
     for rows, columns, x, x_row, x_column, y, y_row, y_column, to_row, to_column in sides:
-        dense = x_column.equals(1) & y_column.equals(1) & (rows <= INTERLEAVED)
+        dense = x_column.equals(1) & y_column.equals(1) & (rows <= DENSE_ROWS)
         for number in SHORT:
             with f.when(dense & columns.equals(number) & y_row.equals(number)):
                 target = (c, to_row, to_column)
-                f.call(f"@interleaved_{number}", rows, k, x, x_row, y, *target, alpha, beta)
+                f.call(f"@dense_columns_{number}", rows, k, x, x_row, y, *target, alpha, beta)
                 f.leave()
 
 
