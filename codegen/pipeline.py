@@ -83,7 +83,7 @@ def compile(
     check_options(target, threads, seed)
     streams.as_flag("training", training)
     nodes, rebuild = flatten(outputs, "compile")
-    pairs = _updates(updates or {})
+    pairs = checked_updates(updates or {}, "updates")
     clock = _Clock()
     back = clock("find target", lambda: targets.find(target))
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
@@ -217,20 +217,24 @@ def _is_leaf(node: Node) -> bool:
     return isinstance(node, (Input, Constant))
 
 
-def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
+def checked_updates(updates: Mapping[Input, Any], asked: str) -> list[tuple[Input, Node]]:
+    """Leaves and what they become; `asked` begins the messages.
+
+    Raises: LeafError, ShapeError, DTypeError where one is no leaf, or changes shape or dtype.
+    """
     if not isinstance(updates, Mapping):
         raise LeafError(
-            "updates: needs a dictionary such as {W: W - 0.1 * dW}, "
+            f"{asked}: needs a dictionary such as {{W: W - 0.1 * dW}}, "
             f"got {type(updates).__name__}."
         )
     pairs: list[tuple[Input, Node]] = []
     for leaf, given in updates.items():
         if not isinstance(leaf, Input):
-            raise LeafError(f"updates: the key {leaf!r} is no leaf. Keys are inputs or parameters.")
+            raise LeafError(f"{asked}: the key {leaf!r} is no leaf. Keys are inputs or parameters.")
         node = as_node(given, leaf.dtype)
         if free_dims(leaf.shape):
             raise ShapeError(
-                "updates: a leaf of symbolic shape cannot be kept between calls\n"
+                f"{asked}: a leaf of symbolic shape cannot be kept between calls\n"
                 f"  {describe(leaf)}\n"
                 "  Give it a shape of numbers."
             )
@@ -238,12 +242,12 @@ def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
             same(a, b) is False for a, b in zip(node.shape, leaf.shape, strict=False)
         ):
             raise ShapeError(
-                f"updates: a leaf keeps its shape\n  {describe(leaf)}\n  {describe(node)}\n"
+                f"{asked}: a leaf keeps its shape\n  {describe(leaf)}\n  {describe(node)}\n"
                 "  The right-hand side must have the leaf's shape."
             )
         if node.dtype != leaf.dtype:
             raise DTypeError(
-                f"updates: a leaf keeps its dtype\n  {describe(leaf)}\n  {describe(node)}\n"
+                f"{asked}: a leaf keeps its dtype\n  {describe(leaf)}\n  {describe(node)}\n"
                 f"  Cast the right-hand side: astype(x, '{leaf.dtype}')."
             )
         pairs.append((leaf, node))
