@@ -23,8 +23,8 @@ from types import ModuleType
 
 from codegen import cache
 from codegen.runtime import library
+from codegen.runtime.instruction_sets import INSTRUCTION_SETS
 from codegen.runtime.linking import BLAS_PREFIX, Linked, blas_symbol, linked
-from codegen.runtime.microkernels import INSTRUCTION_SETS
 
 library.fetch = cache.kept
 
