@@ -17,8 +17,8 @@ back) and v' (it is recomputed there); on the sink's side of the cut they hold.
 The same holds for a tangent recurrence, which walks in its primal's direction. What a recurrence
 inside the step stacks is never saved: that is how checkpoints work, see `checkpoints.py`.
 
-Minimum cuts for residuals: Zheng et al., arXiv 2212.08238 (rematerialisation as a flow); Chen et
-al., Training deep nets with sublinear memory cost, arXiv 1604.06174.
+A choice in which some parts need others, as a cut: Picard, Maximal closure of a graph, 1976.
+Values computed again to save memory: Chen et al., arXiv 1604.06174.
 """
 
 from __future__ import annotations
