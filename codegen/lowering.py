@@ -24,7 +24,7 @@ from codegen.schedule import (
 )
 from codegen.values import CopyOf, Lowered, RunningTotals, Values, Writer, nest, offset_of
 from symgrad.graph.dims import Extent, same, size
-from symgrad.graph.nodes import Reduce, Reindex
+from symgrad.graph.nodes import Node, Reduce, Reindex
 
 
 def lower_stage(
@@ -55,6 +55,17 @@ def lower_copy(copy: CopyOf, number: int) -> Lowered:
     body = (Let("v0", source.dtype, Load(source, i)), Store(target, i, "v0"))
     writer.statements = [ir.For("i0", n, body, ir.parts_of(copy.target.shape))]
     return writer.finish((), "copy", {copy.target})
+
+
+def lower_zeros(target: Node, number: int) -> Lowered:
+    """Memory of a node is filled with zeros."""
+    writer = Writer(None, number)
+    buffer = writer.buffer(target)
+    fill = ir.For(
+        "i0", size(target.shape), (Store(buffer, variable("i0"), "v0"),), ir.parts_of(target.shape)
+    )
+    writer.statements = [Let("v0", target.dtype, ir.Literal(0)), fill]
+    return writer.finish((target,), "zeros", {target})
 
 
 class _Moves(Values):

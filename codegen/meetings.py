@@ -188,7 +188,7 @@ class _Planner:
         inner = _Where(blocks)
         before = self.state
         calls = self.steps(call, inner, before)
-        after, meet = self.state, False
+        after, meet = self.state, call.loop.bound is not None  # every worker reads the bound
         if _meetings(calls) and before.touches:
             others = self.steps(call, inner, _State())
             if _meetings(others) < _meetings(calls):  # once before the loop, not in every step

@@ -47,7 +47,10 @@ class InnerPlace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoweredLoop:
-    """The calls of a recurrence's body; `places` tells where each entry of its table lies."""
+    """The calls of a recurrence's body; `places` tells where each entry of its table lies.
+
+    bound: the operand that tells how many steps do anything; None: all of them.
+    """
 
     operands: tuple[Operand, ...]
     nodes: tuple[Node, ...]
@@ -56,6 +59,7 @@ class LoweredLoop:
     reverse: bool
     calls: tuple[Invoked | InvokedLoop, ...]
     places: tuple[InnerPlace, ...]
+    bound: int | None = None
 
     #: It is no copy.
     copies: ClassVar[bool] = False

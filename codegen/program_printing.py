@@ -176,7 +176,13 @@ class _Printer:
         loop, pad = call.loop, "    " * where.depth
         t, steps = f"t{where.depth - 1}", extent_text(loop.length, self.dim_names)
         counter = f"s{where.depth - 1}" if loop.reverse else t
-        head = [f"{pad}for {counter} in range({steps}):"]
+        head = []
+        bound = None if loop.bound is None else where.place(call.entries[loop.bound])
+        if bound is not None:  # else it moves along a sequence: all steps are taken
+            self.uses |= {"address", "extent"}
+            steps = f"m{where.depth - 1}"
+            head.append(f"{pad}{steps} = extent(address(table, {bound}), 0)")
+        head.append(f"{pad}for {counter} in range({steps}):")
         if loop.reverse:
             head.append(f"{pad}    {t} = {steps} - 1 - {counter}")
         moved: dict[tuple[int, DType], str] = {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from codegen.access import root_of
 from codegen.formulas import with_formulas
-from codegen.lowering import lower_copy, lower_stage
+from codegen.lowering import lower_copy, lower_stage, lower_zeros
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.nests import merge_nests
 from codegen.schedule import FoldStage, Schedule
@@ -22,7 +22,7 @@ from codegen.tiling import tile
 from codegen.tune import tune
 from codegen.values import CopyOf, Lowered, Operand, Scratch
 from symgrad.graph.dims import Extent, size
-from symgrad.graph.folds import Proj, projections
+from symgrad.graph.folds import Fold, Proj, projections
 from symgrad.graph.nodes import Node
 
 
@@ -106,6 +106,7 @@ def _lower_fold(
         fold.structure.reverse,
         plan.calls,
         tuple(places),
+        None if fold.bound is None else operands.found[root_of(fold.bound)],
     )
     starts = [CopyOf(result, init) for result, init in zip(results, fold.init, strict=False)]
     again = [
@@ -113,4 +114,20 @@ def _lower_fold(
         for node, result in zip(emitted, results[n:], strict=True)
         if target[root_of(node)] is not result
     ]
-    return [*(lower_copy(c, number) for c in starts), loop, *(lower_copy(c, number) for c in again)]
+    first = [lower_copy(c, number) for c in starts]
+    if fold.bound is not None:
+        read = _read_elsewhere(schedule, fold)
+        pairs = zip(emitted, results[n:], strict=True)
+        filled = {target[root_of(y)] for y, result in pairs if result in read}
+        first += [lower_zeros(result, number) for result in target.values() if result in filled]
+    return [*first, loop, *(lower_copy(c, number) for c in again)]
+
+
+def _read_elsewhere(schedule: Schedule, fold: Fold) -> set[Node]:
+    """What a bounded recurrence emits that others read than those with the same bound."""
+    found = {root_of(node) for node in schedule.graph.outputs}
+    for node in schedule.graph.nodes:
+        alike = isinstance(node, Fold) and node.bound is fold.bound
+        steps = set(node.xs) if alike and isinstance(node, Fold) else set[Node]()
+        found.update(root_of(a) for a in node.args if a not in steps)
+    return found

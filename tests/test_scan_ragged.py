@@ -7,7 +7,10 @@ import pytest
 
 import symgrad as sg
 from symgrad.graph.errors import DataError, DTypeError, ShapeError
+from symgrad.graph.folds import Fold
+from symgrad.graph.traversal import toposort
 from tests.calculus_judges import adjoint, against_differences, real, weighed
+from tests.team_interpreter import everything_shared
 
 STEPS, ROWS = 5, 4
 LENGTHS = {"mixed": [5, 0, 3, 1], "equal": [5] * 4, "short": [2, 1, 2, 2], "none": [0] * 4}
@@ -153,3 +156,42 @@ def test_lengths_that_only_data_tell_are_checked_in_every_call():
             for call in (f, lambda made=made, **values: sg.evaluate(made, values)):
                 with pytest.raises(DataError, match=message.format(wrong)):
                     call(**{**good, "n": [5, wrong, 3]})
+
+
+def program():
+    T, B, kind = sg.dim("T"), sg.dim("B"), "float64"
+    x, h = sg.input("x", (T, B, 3), kind), sg.input("h", (B, 2), kind)
+    w, u, n = sg.input("w", (2, 2), kind), sg.input("u", (3, 2), kind), sg.input("n", (B,), "int32")
+    (last, _), ys = scanned(x, h, w, u, lengths=n)
+    loss = (last * last).sum() + (ys["h"] * ys["h"]).sum()
+    return [loss, ys["sum"], *sg.grad(loss, [x, w, u])]
+
+
+def drawn(lengths, steps):
+    rng = np.random.default_rng(2)
+    shapes = {"x": (steps, len(lengths), 3), "h": (len(lengths), 2), "w": (2, 2), "u": (3, 2)}
+    return {k: rng.normal(size=s) for k, s in shapes.items()} | {"n": lengths}
+
+
+def test_steps_in_which_no_row_lives_are_left_out():
+    """What such a step would write stays as it was: the memory of residuals is never read there."""
+    outputs = program()
+    f = sg.compile(outputs)
+    assert "range(m0)" in f.source and "range(n1)" not in f.source.split("def program")[1]
+    forward, back = [n for n in toposort(f.stages.rewritten.outputs) if isinstance(n, Fold)]
+    assert forward.bound is back.bound is not None
+    for lengths, steps in (([2, 0, 1], 9), ([9, 1, 2], 9), ([0, 0, 0], 4)):
+        values = drawn(lengths, steps)
+        for _ in range(2):
+            for a, b in zip(f(**values), sg.evaluate(outputs, values), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_workers_read_one_bound():
+    outputs = program()
+    with everything_shared():
+        f = sg.compile(outputs, threads=2)
+        for lengths in ([2, 0, 1, 3, 3], [7, 1, 2, 0, 0]):
+            values = drawn(lengths, 7)
+            for a, b in zip(f(**values), sg.evaluate(outputs, values), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)

@@ -127,7 +127,7 @@ def _pair(
     groups: dict[object, list[Fold]] = {}
     for node in toposort(outputs):
         if isinstance(node, Fold):
-            groups.setdefault(node.structure, []).append(node)
+            groups.setdefault((node.structure, node.bound), []).append(node)
     for folds in groups.values():
         starts = [{id(arg) for arg in fold.init} for fold in folds]
         if len(folds) < 2 or len(set().union(*starts)) == sum(map(len, starts)):

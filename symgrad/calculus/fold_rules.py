@@ -75,6 +75,7 @@ class _Work:
             dict(zip(leaves, args, strict=True)) for leaves, args in groups
         )
         self.after: dict[Input, Node] = dict(zip(self.init, body.outputs[:n], strict=True))
+        self.bound = next(iter(self.consts)) if fold.structure.bounded else None
         self.ys: dict[int, Node] = dict(enumerate(body.outputs[n:], n))
         self.carry: dict[int, Input] = dict(enumerate(self.init))  # which carry a result is
 
@@ -127,7 +128,7 @@ class _Work:
         groups = (
             {b: self.init[b] for b in self.after},
             {b: a for b, a in self.xs.items() if b in used},
-            {b: a for b, a in self.consts.items() if b in used},
+            {b: a for b, a in self.consts.items() if b in used or b is self.bound},
         )
         leaves = tuple(b for group in groups for b in group)
         outputs = (*self.after.values(), *stacked)
@@ -163,7 +164,9 @@ def _same(a: Sequence[Node], b: Sequence[Node]) -> bool:
 # -- rules ----------------------------------------------------------------------------------------
 def _literals(work: _Work) -> None:
     """rewrite: a const that is a number -> the number, inside."""
-    found: dict[Node, Node] = {b: arg for b, arg in work.consts.items() if _is_literal(arg)}
+    found: dict[Node, Node] = {
+        b: arg for b, arg in work.consts.items() if _is_literal(arg) and b is not work.bound
+    }
     work.put(found)
     work.consts = {leaf: arg for leaf, arg in work.consts.items() if leaf not in found}
 
@@ -180,7 +183,7 @@ def _moved_consts(work: _Work) -> None:
     """rewrite: a const that is transposed or repeated outside -> transposed or repeated inside."""
     mapping: dict[Node, Node] = {}
     for leaf, arg in list(work.consts.items()):
-        if isinstance(arg, Einsum) and _only_moves(arg):
+        if isinstance(arg, Einsum) and _only_moves(arg) and leaf is not work.bound:
             (source,) = arg.args
             name = source.name if isinstance(source, Input) else leaf.name
             inner = binder(name, source.shape, source.dtype)

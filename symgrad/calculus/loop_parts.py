@@ -110,8 +110,9 @@ def rewrite_folds(outputs: Sequence[Node], inside: Callable[[Sequence[Node]], Se
                 assert isinstance(fold, Fold)
                 with own_provenance():
                     fold = with_outputs(fold, inside(fold.body.outputs))
-                    # around a loop that keeps checkpoints only, all steps would be kept
-                    found = None if fold.structure.checkpoint else rule(fold, read.get(node, ()))
+                    # around a loop all steps would be kept, and done
+                    stays = fold.structure.checkpoint or fold.structure.bounded
+                    found = None if stays else rule(fold, read.get(node, ()))
                 results[node] = found or dict(enumerate(projections(fold)))
             elif isinstance(node, Proj):
                 made[node] = results[node.args[0]][node.place]

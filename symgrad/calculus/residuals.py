@@ -161,7 +161,8 @@ def _pairs(outputs: Sequence[Node]) -> Iterator[tuple[Fold, Fold]]:
             for primal in folds:
                 assert isinstance(primal, Fold)
                 equal = same(primal.structure.length, back.structure.length)
-                if equal is True and not primal.structure.checkpoint:
+                alike = primal.bound is back.bound and not primal.structure.checkpoint
+                if equal is True and alike:
                     yield back, primal
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import sympy
 
 from symgrad.graph.dims import Dim, Extent, Shape, same, show, size
-from symgrad.graph.dtypes import ALL, BOOL, INT32, is_bool, is_int
+from symgrad.graph.dtypes import ALL, BOOL, INT32, INT64, is_bool, is_int
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.folds import NODES, Fold, Proj
 from symgrad.graph.functions import AxisIndex, Placeholder, function_of
@@ -349,6 +349,9 @@ def _fold(node: Fold) -> Broken:
         return
     if not _is_extent(node.structure.length):
         yield f"its length {node.structure.length!r} is no extent"
+    bound = node.args[n + m] if node.structure.bounded and len(node.args) > n + m else None
+    if node.structure.bounded and (bound is None or bound.shape or bound.dtype != INT64):
+        yield "a bound that is no int64 scalar"
     for k, (arg, leaf) in enumerate(zip(node.args, binders, strict=True)):
         shape = arg.shape[1:] if n <= k < n + m else arg.shape
         if n <= k < n + m and (not arg.shape or same(arg.shape[0], node.structure.length) is False):

@@ -43,11 +43,15 @@ class Chain:
 
     checkpoint: its derivatives keep the carry of each step, and nothing else of it: that is
                 computed again. No values are stacked for the sake of speed.
+    bounded:    the first constant, an int64 scalar, is a number m <= T: steps t >= m leave every
+                carry as it is, and what they emit is zero, or read in such steps only. That is so
+                by what the body computes; a target may leave these steps out.
     """
 
     length: Extent
     reverse: bool = False
     checkpoint: bool = False
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -101,6 +105,11 @@ class Fold(Node):
     def consts(self) -> tuple[Node, ...]:
         """What every step reads whole."""
         return self.args[self.carries + self.sequences :]
+
+    @property
+    def bound(self) -> Node | None:
+        """How many steps do anything, where something tells."""
+        return self.consts[0] if self.structure.bounded else None
 
     @property
     def binders(self) -> tuple[tuple[Input, ...], tuple[Input, ...], tuple[Input, ...]]:

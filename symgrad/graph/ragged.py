@@ -14,13 +14,15 @@ import numpy as np
 
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent, same, show
-from symgrad.graph.dtypes import is_int
+from symgrad.graph.dtypes import INT64, is_int
 from symgrad.graph.errors import DataError, DTypeError, ShapeError
 from symgrad.graph.functions import P
-from symgrad.graph.leaves import arange, as_node, cast
+from symgrad.graph.leaves import arange, as_node, cast, zeros
 from symgrad.graph.nodes import Constant, Gather, Map, Node, describe
 from symgrad.graph.positions import LENGTHS
 from symgrad.graph.provenance import provenance
+from symgrad.graph.reductions import max as reduced_max
+from symgrad.graph.shapes import concatenate
 
 _KEPT, _ZERO = fn.select(P[0], P[1], P[2]), fn.select(P[0], P[1], 0)
 
@@ -71,6 +73,12 @@ def check_rows(what: str, axis: int, node: Node, lengths: Node) -> None:
 def living(lengths: Node, steps: Extent) -> Node:
     """Whether row b has a step t, (T, B)."""
     return arange(steps)[:, None] < lengths
+
+
+def steps_alive(lengths: Node) -> Node:
+    """The length of the longest row, 0 without rows: an int64 scalar."""
+    n = cast(lengths, INT64)
+    return reduced_max(concatenate([n, zeros((1,), INT64)]))
 
 
 def within(live: Node, x: Node) -> Node:

@@ -9,9 +9,18 @@ from symgrad.graph.checkpoints import chunk_length, in_chunks
 from symgrad.graph.dims import Extent, same, show
 from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
 from symgrad.graph.folds import Chain, Fold, binder, close, projections
+from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.provenance import provenance
-from symgrad.graph.ragged import check_rows, checked_lengths, kept, living, step_numbers, within
+from symgrad.graph.ragged import (
+    check_rows,
+    checked_lengths,
+    kept,
+    living,
+    step_numbers,
+    steps_alive,
+    within,
+)
 from symgrad.graph.streams import as_flag, births, stepped
 from symgrad.graph.structure import flatten
 from symgrad.graph.traversal import replace, toposort
@@ -93,11 +102,24 @@ def scan(
     sequences += [values for _, values in drawn]
     body, outer = close(carry, elements, inner)
     with provenance("scan"):
+        bounded = rows is not None and chunk is None
+        if rows is not None and bounded:
+            body, outer = _bounded(body, outer, steps_alive(rows), len(carry) + len(elements))
+        structure = Chain(length, reverse, bounded=bounded)
         fold = Fold(
-            (*start, *sequences, *outer), body, Chain(length, reverse), len(carry), len(elements)
+            (*start, *sequences, *outer), body, structure, len(carry), len(elements)
         )
         found = projections(fold) if chunk is None else in_chunks(fold, chunk)
     return rebuild_after(found[: len(carry)]), rebuild_ys(found[len(carry) :])
+
+
+def _bounded(
+    body: Graph, outer: tuple[Node, ...], bound: Node, place: int
+) -> tuple[Graph, tuple[Node, ...]]:
+    """A body whose first constant tells how many steps do anything."""
+    leaf = binder("steps", (), bound.dtype)
+    inputs = (*body.inputs[:place], leaf, *body.inputs[place:])
+    return Graph(inputs, body.outputs), (bound, *outer)
 
 
 def _per_step(
