@@ -218,7 +218,7 @@ def kernels_of(
 
 def _share(least: float, seconds: float | None, calls: int) -> float | None:
     """The least time over the measured one, where the clock can tell."""
-    return None if seconds is None or seconds < calls * LAUNCH else least / seconds
+    return None if not seconds or seconds < calls * LAUNCH else least / seconds
 
 
 def bound_of(counts: Counts, machine: Machine, launch: float) -> tuple[str, float]:
