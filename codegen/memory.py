@@ -46,7 +46,10 @@ class InnerPlace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoweredLoop:
-    """The calls of a recurrence's body; `places` tells where each entry of its table lies."""
+    """The calls of a recurrence's body; `places` tells where each entry of its table lies.
+
+    turns: it is no recurrence, but kernels that take turns over rows (`codegen/panels.py`).
+    """
 
     operands: tuple[Operand, ...]
     nodes: tuple[Node, ...]
@@ -55,6 +58,7 @@ class LoweredLoop:
     reverse: bool
     calls: tuple[Invoked | InvokedLoop, ...]
     places: tuple[InnerPlace, ...]
+    turns: bool = False
 
     #: It is no copy.
     copies: ClassVar[bool] = False

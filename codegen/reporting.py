@@ -141,11 +141,15 @@ def _entries(
     folds = iter([k for k, s in enumerate(schedule.stages) if isinstance(s, FoldStage)])
     for call in calls:
         if isinstance(call, InvokedLoop):
+            steps = 0 if dims is None else value(call.loop.length, dims)
+            if call.loop.turns:
+                inside = call.loop.calls
+                yield from _entries(inside, schedule, names, prefix, times * steps, dims)
+                continue
             k = next(folds)
             stage = schedule.stages[k]
             assert isinstance(stage, FoldStage)
             own = references(stage.inner.graph, f"{names[stage.node]}.", names)
-            steps = 0 if dims is None else value(call.loop.length, dims)
             inside = call.loop.calls
             yield from _entries(inside, stage.inner, own, f"{prefix}{k + 1}.", times * steps, dims)
             continue
