@@ -58,8 +58,8 @@ FEWEST_ROWS = 96
 #: And bytes of weights that may be read in each: half of a second cache of 2 MiB.
 LEAST_BYTES, MOST_WEIGHTS = 256 << 10, 1 << 20
 
-#: So often are groups looked for in one list of kernels.
-MOST_GROUPS = 8
+#: With so many products a group is begun at most, before none is looked for any more.
+MOST_TRIES = 8
 
 Finish: TypeAlias = Callable[[Sequence[Lowered]], list[Lowered]]
 
@@ -69,7 +69,7 @@ def take_turns(
 ) -> list[Lowered | LoweredLoop]:
     """Let kernels take turns where that gains; see the module.
 
-    A kernel that stands behind others may join those before them, where it needs none of them.
+    Kernels that stand among them come before all of them, or after, where they can.
 
     Args:
         finish: tunes kernels, and writes their formulas.
@@ -78,13 +78,11 @@ def take_turns(
     done: list[Lowered | LoweredLoop] = []
     rest = list(kernels)
     for extent in _promising(list(turns.values())):
-        if (found := _group(rest, turns, extent)) is None:
-            continue
-        first, group, behind = found
-        done.extend(_finished(rest[:first], finish))
-        clear, loop = _Joined(schedule, group, kernels).run(finish)
-        done += [*clear, loop]
-        rest = behind
+        while (found := _group(rest, turns, extent)) is not None:
+            ahead, group, rest = found
+            done.extend(_finished(ahead, finish))
+            clear, loop = _Joined(schedule, group, kernels).run(finish)
+            done += [*clear, loop]
     return [*done, *_finished(rest, finish)]
 
 
@@ -95,34 +93,37 @@ def _finished(
 
 
 def _promising(turns: Sequence[_Turn | None]) -> list[Extent]:
-    """Extents of loops that might be worth it, one for each group to look for."""
+    """Extents of loops that might be worth it."""
     alike: dict[Extent, list[_Turn]] = {}
     for turn in turns:
         if turn is not None:
             alike.setdefault(turn.extent, []).append(turn)
-    return [e for e, group in alike.items() if _is_worth(group) for _ in range(MOST_GROUPS)]
+    return [extent for extent, group in alike.items() if _is_worth(group)]
 
 
 def _group(
     kernels: Sequence[Lowered | LoweredLoop], turns: Mapping[int, _Turn | None], extent: Extent
-) -> tuple[int, list[_Turn], list[Lowered | LoweredLoop]] | None:
-    """The first kernels that may take turns: the place of the first, all, and what is left then."""
+) -> tuple[list[Lowered | LoweredLoop], list[_Turn], list[Lowered | LoweredLoop]] | None:
+    """The first kernels that may take turns: what comes before them, they, and what is left."""
+    tries = 0
     for first, low in enumerate(kernels):
         turn = turns.get(id(low))
-        if turn is None or turn.extent != extent:
+        if turn is None or turn.extent != extent or not turn.calls:
             continue
-        group = _Group(turn)
-        left: list[Lowered | LoweredLoop] = []
-        for other in kernels[first + 1 :]:
-            turn = turns.get(id(other))
-            if turn is not None and turn.extent == extent and group.fits(turn):
-                group.add(turn)
-            else:
-                group.skip(other)
-                left.append(other)
-        if _is_worth(group.turns):
-            return first, group.turns, left
-        return None
+        if (tries := tries + 1) > MOST_TRIES:
+            break
+        start = first
+        while start and (before := turns.get(id(kernels[start - 1]))) and before.extent == extent:
+            start -= 1
+        for place in dict.fromkeys((start, first)):
+            begin = turns[id(kernels[place])]
+            assert begin is not None
+            group = _Group(begin)
+            for other in kernels[place + 1 :]:
+                turn = turns.get(id(other))
+                group.take(other, turn if turn is not None and turn.extent == extent else None)
+            if _is_worth(group.turns):
+                return [*kernels[:place], *group.ahead], group.turns, group.behind
     return None
 
 
@@ -334,32 +335,50 @@ def _within(s: Statement, var: str) -> Statement:
 
 # -- several ---------------------------------------------------------------------------------------
 class _Group:
-    """Kernels that may take turns; `skipped` ones stand among them, and come after all of them."""
+    """Kernels that may take turns, and those among them that come before or after all of them."""
 
     def __init__(self, first: _Turn) -> None:
         self.turns: list[_Turn] = []
         self.users: dict[Operand, list[_Turn]] = {}
-        self.skipped: set[Operand] = set()
-        self.skipped_writes: set[Operand] = set()
+        self.ahead: list[Lowered | LoweredLoop] = []
+        self.others: list[tuple[Lowered | LoweredLoop, bool]] = []  # and whether it may be ahead
+        self.writes: set[Operand] = set()
+        self.left: set[Operand] = set()
+        self.left_writes: set[Operand] = set()
         self.add(first)
 
     def add(self, turn: _Turn) -> None:
         """Let a kernel join."""
         self.turns.append(turn)
+        self.writes |= turn.low.writes
         for operand in turn.low.operands:
             self.users.setdefault(operand, []).append(turn)
+        self.ahead += [low for low, early in self.others if early]
+        self.others = [(low, early) for low, early in self.others if not early]
 
-    def skip(self, low: Lowered | LoweredLoop) -> None:
-        """Leave a kernel behind."""
-        self.skipped.update(low.operands)
-        self.skipped_writes |= low.writes
+    def take(self, low: Lowered | LoweredLoop, turn: _Turn | None) -> None:
+        """Put the next kernel into the group, before it, or behind it."""
+        moves = self.left_writes.isdisjoint(low.operands) and self.left.isdisjoint(low.writes)
+        if turn is not None and moves and self.fits(turn):
+            self.add(turn)
+            return
+        early = (
+            moves
+            and self.writes.isdisjoint(low.operands)
+            and self.users.keys().isdisjoint(low.writes)
+        )
+        if not early:
+            self.left.update(low.operands)
+            self.left_writes |= low.writes
+        self.others.append((low, early))
+
+    @property
+    def behind(self) -> list[Lowered | LoweredLoop]:
+        """What is left when all of the group is done."""
+        return [low for low, _ in self.others]
 
     def fits(self, turn: _Turn) -> bool:
         """Whether a kernel may join."""
-        if not self.skipped_writes.isdisjoint(turn.low.operands):
-            return False
-        if not self.skipped.isdisjoint(turn.low.writes):
-            return False
         return all(
             _apart(operand, [*self.users[operand], turn])
             for operand in turn.low.operands
