@@ -19,41 +19,28 @@ worth that, and the weights must stay in the cache beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias, cast
 
 from codegen.access import root_of
 from codegen.loop_ir import (
-    TURN,
-    Affine,
-    Apply,
     Buffer,
-    Call,
-    CheckIndex,
-    Copy,
     For,
     Kernel,
     Let,
     Literal,
-    Load,
-    Parts,
     Statement,
     Store,
-    Update,
-    Value,
-    walk,
 )
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
-from codegen.nests import boxes_of, clears
 from codegen.schedule import Schedule
 from codegen.tune import collapse
+from codegen.turns import Sum, Turn, is_inside, turn_of
 from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
 from codegen.work import typical
 from symgrad.graph.dims import Extent, same, size
-from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.nodes import Constant, Input
 
-#: Rows of a product's result in a turn: with fewer, copies of the weights take too long.
-FEWEST_ROWS = 96
 #: Bytes that kernels touch in a turn: with less, a whole batch may as well stay in the cache.
 #: And bytes of weights that may be read in each: half of a second cache of 2 MiB.
 LEAST_BYTES, MOST_WEIGHTS = 256 << 10, 1 << 20
@@ -74,7 +61,7 @@ def take_turns(
     Args:
         finish: tunes kernels, and writes their formulas.
     """
-    turns = {id(low): _turn(low) for low in kernels if isinstance(low, Lowered)}
+    turns = {id(low): turn_of(low) for low in kernels if isinstance(low, Lowered)}
     done: list[Lowered | LoweredLoop] = []
     rest = list(kernels)
     for extent in _promising(list(turns.values())):
@@ -92,9 +79,9 @@ def _finished(
     return [low if isinstance(low, LoweredLoop) else finish([low])[0] for low in kernels]
 
 
-def _promising(turns: Sequence[_Turn | None]) -> list[Extent]:
+def _promising(turns: Sequence[Turn | None]) -> list[Extent]:
     """Extents of loops that might be worth it."""
-    alike: dict[Extent, list[_Turn]] = {}
+    alike: dict[Extent, list[Turn]] = {}
     for turn in turns:
         if turn is not None:
             alike.setdefault(turn.extent, []).append(turn)
@@ -102,8 +89,8 @@ def _promising(turns: Sequence[_Turn | None]) -> list[Extent]:
 
 
 def _group(
-    kernels: Sequence[Lowered | LoweredLoop], turns: Mapping[int, _Turn | None], extent: Extent
-) -> tuple[list[Lowered | LoweredLoop], list[_Turn], list[Lowered | LoweredLoop]] | None:
+    kernels: Sequence[Lowered | LoweredLoop], turns: Mapping[int, Turn | None], extent: Extent
+) -> tuple[list[Lowered | LoweredLoop], list[Turn], list[Lowered | LoweredLoop]] | None:
     """The first kernels that may take turns: what comes before them, they, and what is left."""
     tries = 0
     for first, low in enumerate(kernels):
@@ -127,219 +114,12 @@ def _group(
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sum:
-    """What a kernel adds up over all turns: where it begins, and with which number."""
-
-    operand: Node
-    number: float | int | bool
-    loops: tuple[tuple[str, Extent], ...]
-    offset: Affine
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A kernel, and what it does in one turn.
-
-    body:  of a turn; the places of what moves are those within a row.
-    steps: how far each of its operands moves from turn to turn.
-    """
-
-    low: Lowered
-    extent: Extent
-    body: tuple[Statement, ...]
-    steps: Mapping[Operand, Extent]
-    sums: tuple[_Sum, ...]
-    buffers: Mapping[Operand, Buffer]
-
-    @property
-    def calls(self) -> list[Call]:
-        """Its products."""
-        return [s for s in walk(self.body) if isinstance(s, Call)]
-
-    def stays(self, operand: Operand) -> bool:
-        """Whether it touches the same part of an operand in every turn."""
-        return same(self.steps.get(operand, 0), 0) is True
-
-
-# -- one kernel ------------------------------------------------------------------------------------
-def _turn(low: Lowered) -> _Turn | None:
-    """A kernel as turns; None where it has none."""
-    body = low.kernel.body
-    at = [k for k, s in enumerate(body) if isinstance(s, (For, Call)) and not clears(s)]
-    if len(at) != 1:
-        return None
-    found = body[at[0]]
-    loop = (_rows_of(found) or _terms_of(found)) if isinstance(found, Call) else found
-    if not isinstance(loop, For):
-        return None
-    before, after = body[: at[0]], body[at[0] + 1 :]
-    steps = _steps(loop)
-    outside = {name for name, _ in _places((*before, *after))}
-    if steps is None or any(not same(steps.get(name, 0), 0) for name in outside):
-        return None
-    buffers = dict(zip(low.operands, low.kernel.buffers, strict=True))
-    of = {b.name: o for o, b in buffers.items()}
-    begun = _begun(before, after, loop, of)
-    if begun is None:
-        return None
-    start, sums = begun
-    moved = {of[name]: step for name, step in steps.items()}
-    written = {of[s.buffer.name] for s in walk(loop.body) if isinstance(s, Store)}
-    written |= {of[s.c.name] for s in walk(loop.body) if isinstance(s, Call)}
-    own = {o for o in low.operands if isinstance(o, (Temporary, RunningTotals))}
-    added = {s.operand for s in sums}
-    still = {o for o in written if same(moved.get(o, 0), 0)}
-    if not still <= own | added or any(not same(moved.get(o, 0), 0) for o in own | added):
-        return None  # rows that write one place
-    inner = (_within(s, loop.var) for s in loop.body)
-    return _Turn(low, loop.extent, (*start, *inner, *after), moved, tuple(sums), buffers)
-
-
-def _rows_of(call: Call) -> For | None:
-    """A product as a loop over the rows that its result consists of."""
-    each = _each(call.parts, call.m)
-    if not each or call.transposed[0]:
-        return None
-    a, b, c = call.offsets
-    i = Affine((("i0", 1),))
-    moved = (a + i * size((call.rows[0], each)), b, c + i * size((call.rows[2], each)))
-    assert call.parts is not None
-    return For("i0", call.parts[0], (replace(call, m=each, offsets=moved, parts=None),))
-
-
-def _terms_of(call: Call) -> For | None:
-    """A product as a loop over parts of its sums, which adds them up."""
-    each = _each(call.terms, call.k)
-    if not each or call.transposed != (True, False):
-        return None
-    assert call.terms is not None
-    a, b, c = call.offsets
-    i = Affine((("i0", 1),))
-    moved = (a + i * size((call.rows[0], each)), b + i * size((call.rows[1], each)), c)
-    part = replace(call, k=each, offsets=moved, parts=None, terms=None, adds=True)
-    return For("i0", call.terms[0], (part,))
-
-
-def _each(parts: Parts | None, extent: Extent) -> int:
-    """How many rows of a product belong to one turn; 0 where they are too few."""
-    if parts is None or same(extent, size(parts)) is not True:
-        return 0
-    return parts[1] if type(parts[1]) is int and parts[1] >= FEWEST_ROWS else 0
-
-
-def _places(body: Iterable[Statement]) -> Iterator[tuple[str, Affine]]:
-    """The buffers and places that statements touch."""
-    for s in walk(tuple(body)):
-        if isinstance(s, Store):
-            yield s.buffer.name, s.offset
-        elif isinstance(s, Let) and isinstance(s.value, Load):
-            yield s.value.buffer.name, s.value.offset
-        elif isinstance(s, Call):
-            yield from zip((s.a.name, s.b.name, s.c.name), s.offsets, strict=True)
-
-
-def _steps(loop: For) -> dict[str, Extent] | None:
-    """How far each buffer moves from one iteration to the next; None where that is not one way."""
-    steps: dict[str, Extent] = {}
-    for name, place in _places(loop.body):
-        step = place.coefficient(loop.var)
-        if same(steps.setdefault(name, step), step) is not True or (
-            isinstance(step, int) and step < 0
-        ):
-            return None
-    return steps
-
-
-def _begun(
-    before: Sequence[Statement],
-    after: Sequence[Statement],
-    loop: For,
-    of: Mapping[str, Operand],
-) -> tuple[list[Statement], list[_Sum]] | None:
-    """The statements before a loop as they are in each turn, and its sums.
-
-    A sum in a name is written out behind the loop: a turn begins with what the one before it has
-    written.
-    """
-    target: dict[str, Store] = {}
-    for s in after:
-        if not isinstance(s, Store) or s.offset.terms or s.name in target:
-            return None
-        target[s.name] = s
-    carried = {s.name for s in walk(loop.body) if isinstance(s, Update)}
-    carried &= {s.name for s in before if isinstance(s, Let)}
-    if carried != target.keys():
-        return None
-    made = {s.name: s.value for s in before if isinstance(s, Let)}
-    start: list[Statement] = []
-    sums: list[_Sum] = []
-
-    def begin(store: Store, loops: tuple[tuple[str, Extent], ...]) -> bool:
-        value: Value | None = made.get(store.name)
-        if isinstance(value, Copy):
-            value = made.get(value.name)
-        operand = of[store.buffer.name]
-        if not isinstance(value, Literal) or not isinstance(operand, Node):
-            return False
-        sums.append(_Sum(operand, value.number, loops, store.offset))
-        return True
-
-    for s in before:
-        if isinstance(s, For):
-            (fill,) = s.body
-            if not isinstance(fill, Store) or not begin(fill, ((s.var, s.extent),)):
-                return None
-        elif isinstance(s, Let) and s.name in carried:
-            store = target[s.name]
-            if not begin(store, ()):
-                return None
-            start.append(replace(s, value=Load(store.buffer, store.offset)))
-        elif isinstance(s, Let):
-            start.append(s)
-        else:
-            return None
-    for call in (s for s in loop.body if isinstance(s, Call) and s.adds):
-        place = call.offsets[2] + Affine((("i0", call.rows[2]), ("z", 1)))
-        loops = (("i0", call.m), ("z", call.n))
-        total = of[call.c.name]
-        assert isinstance(total, Node)
-        sums.append(_Sum(total, 0.0, loops, place))
-    return start, sums
-
-
-def _within(s: Statement, var: str) -> Statement:
-    """A statement of a turn: memory is counted from the row, all else from the beginning."""
-
-    def here(place: Affine) -> Affine:
-        return Affine(tuple((v, c) for v, c in place.terms if v != var), place.const)
-
-    def told(place: Affine) -> Affine:
-        return here(place) + size((place.coefficient(var), TURN))
-
-    if isinstance(s, For):
-        return replace(s, body=tuple(_within(t, var) for t in s.body))
-    if isinstance(s, Store):
-        return replace(s, offset=here(s.offset))
-    if isinstance(s, CheckIndex):
-        return replace(s, position=told(s.position))
-    if isinstance(s, Call):
-        a, b, c = map(here, s.offsets)
-        return replace(s, offsets=(a, b, c))
-    if isinstance(s, Let) and isinstance(s.value, Load):
-        return replace(s, value=replace(s.value, offset=here(s.value.offset)))
-    if isinstance(s, Let) and isinstance(s.value, Apply) and isinstance(s.value.payload, Affine):
-        return replace(s, value=replace(s.value, payload=told(s.value.payload)))
-    return s
-
-
-# -- several ---------------------------------------------------------------------------------------
 class _Group:
     """Kernels that may take turns, and those among them that come before or after all of them."""
 
-    def __init__(self, first: _Turn) -> None:
-        self.turns: list[_Turn] = []
-        self.users: dict[Operand, list[_Turn]] = {}
+    def __init__(self, first: Turn) -> None:
+        self.turns: list[Turn] = []
+        self.users: dict[Operand, list[Turn]] = {}
         self.ahead: list[Lowered | LoweredLoop] = []
         self.others: list[tuple[Lowered | LoweredLoop, bool]] = []  # and whether it may be ahead
         self.writes: set[Operand] = set()
@@ -347,7 +127,7 @@ class _Group:
         self.left_writes: set[Operand] = set()
         self.add(first)
 
-    def add(self, turn: _Turn) -> None:
+    def add(self, turn: Turn) -> None:
         """Let a kernel join."""
         self.turns.append(turn)
         self.writes |= turn.low.writes
@@ -356,7 +136,7 @@ class _Group:
         self.ahead += [low for low, early in self.others if early]
         self.others = [(low, early) for low, early in self.others if not early]
 
-    def take(self, low: Lowered | LoweredLoop, turn: _Turn | None) -> None:
+    def take(self, low: Lowered | LoweredLoop, turn: Turn | None) -> None:
         """Put the next kernel into the group, before it, or behind it."""
         moves = self.left_writes.isdisjoint(low.operands) and self.left.isdisjoint(low.writes)
         if turn is not None and moves and self.fits(turn):
@@ -377,7 +157,7 @@ class _Group:
         """What is left when all of the group is done."""
         return [low for low, _ in self.others]
 
-    def fits(self, turn: _Turn) -> bool:
+    def fits(self, turn: Turn) -> bool:
         """Whether a kernel may join."""
         return all(
             _apart(operand, [*self.users[operand], turn])
@@ -386,34 +166,19 @@ class _Group:
         )
 
 
-def _apart(operand: Operand, using: Sequence[_Turn]) -> bool:
+def _apart(operand: Operand, using: Sequence[Turn]) -> bool:
     """Whether kernels that share an operand touch, in different turns, different parts of it."""
+    room = using[0].steps.get(operand, 0)
+    if any(same(turn.steps.get(operand, 0), room) is not True for turn in using):
+        return False
     if not any(operand in turn.low.writes for turn in using):
         return True
     if any(operand is s.operand for turn in using for s in turn.sums):
         return False
-    room = using[0].steps.get(operand, 0)
-    return all(
-        same(turn.steps.get(operand, 0), room) is True and _is_inside(turn, operand, room)
-        for turn in using
-    )
+    return all(is_inside(turn, operand, room) for turn in using)
 
 
-def _is_inside(turn: _Turn, operand: Operand, room: Extent) -> bool:
-    """Whether a turn stays within so many elements of an operand."""
-    ranges = {s.name: s.extent for s in walk(turn.body) if isinstance(s, CheckIndex)}
-    boxes = boxes_of(turn.body, turn.buffers[operand], ranges)
-    return all(last is not None and _below(last, room) for last in boxes)
-
-
-def _below(a: Extent, b: Extent) -> bool:
-    difference = size((b - a - 1,))
-    if isinstance(difference, int):
-        return difference >= 0
-    return difference.is_nonnegative is True
-
-
-def _is_worth(turns: Sequence[_Turn]) -> bool:
+def _is_worth(turns: Sequence[Turn]) -> bool:
     """Whether taking turns gains: see the module."""
     rows: dict[Operand, int] = {}
     weights: dict[Operand, int] = {}
@@ -441,7 +206,7 @@ class _Joined:
     def __init__(
         self,
         schedule: Schedule,
-        turns: Sequence[_Turn],
+        turns: Sequence[Turn],
         kernels: Sequence[Lowered | LoweredLoop],
     ) -> None:
         self.schedule, self.turns = schedule, turns
@@ -452,7 +217,7 @@ class _Joined:
 
     def _rows(self) -> Iterator[tuple[Operand, Operand]]:
         """Arrays of which one row at a time is needed, and that row."""
-        users: dict[Operand, list[_Turn]] = {}
+        users: dict[Operand, list[Turn]] = {}
         for turn in self.turns:
             for operand in turn.low.operands:
                 users.setdefault(operand, []).append(turn)
@@ -492,7 +257,7 @@ class _Joined:
         sums = [s for turn in self.turns for s in turn.sums]
         return ([_cleared(sums, self.turns[0].low.kernel)] if sums else []), loop
 
-    def lowered(self, turn: _Turn) -> Lowered:
+    def lowered(self, turn: Turn) -> Lowered:
         """The kernel of a turn."""
         low = turn.low
         return replace(
@@ -508,7 +273,7 @@ def _is_own(operand: Operand) -> bool:
     return isinstance(operand, (Temporary, RunningTotals, Scratch))
 
 
-def _cleared(sums: Sequence[_Sum], like: Kernel) -> Lowered:
+def _cleared(sums: Sequence[Sum], like: Kernel) -> Lowered:
     """The kernel that begins sums."""
     buffers: dict[Operand, Buffer] = {}
     body: list[Statement] = []

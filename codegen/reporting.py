@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from codegen.counting import Counts, counts_of
@@ -25,7 +25,7 @@ from codegen.machine import Machine, this_machine
 from codegen.memory import Invoked, InvokedLoop
 from codegen.reasons import cut, over
 from codegen.schedule import FoldStage, Schedule
-from symgrad.graph.dims import Dim, printable, value
+from symgrad.graph.dims import Dim, printable, show, value
 from symgrad.graph.nodes import Node
 from symgrad.graph.text import references
 
@@ -144,7 +144,9 @@ def _entries(
             steps = 0 if dims is None else value(call.loop.length, dims)
             if call.loop.turns:
                 inside = call.loop.calls
-                yield from _entries(inside, schedule, names, prefix, times * steps, dims)
+                for entry in _entries(inside, schedule, names, prefix, times * steps, dims):
+                    part = f"1/{show((call.loop.length,))[1:-2]} of {entry.over}"
+                    yield replace(entry, over=part if entry.over else "")
                 continue
             k = next(folds)
             stage = schedule.stages[k]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codegen.loop_ir import Kernel
-from codegen.memory import Plan, kernels_of
+from codegen.memory import Invoked, InvokedLoop, Plan, kernels_of
 from codegen.reasons import told
-from codegen.schedule import Schedule
+from codegen.schedule import FoldStage, Schedule
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input
 
@@ -50,7 +50,28 @@ class Stages:
         )
         more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
         shared = f"\n\n{self.team}" if self.team else ""
-        return f"{counts}\n\n{told(self.schedule)}{shared}\n\n{more}"
+        taken = "".join(f"\n{line}" for line in _turns(self.plan.calls, self.schedule, ""))
+        turns = f"\n{taken}" if taken else ""
+        return f"{counts}\n\n{told(self.schedule)}{turns}{shared}\n\n{more}"
+
+
+def _turns(
+    calls: Sequence[Invoked | InvokedLoop], schedule: Schedule, prefix: str
+) -> Iterator[str]:
+    """Which stages take turns, those of recurrences too."""
+    folds = iter([(k, s) for k, s in enumerate(schedule.stages, 1) if isinstance(s, FoldStage)])
+    for call in calls:
+        if not isinstance(call, InvokedLoop):
+            continue
+        if not call.loop.turns:
+            k, stage = next(folds)
+            yield from _turns(call.loop.calls, stage.inner, f"{prefix}{k}.")
+            continue
+        stages = sorted({kernel.stage + 1 for kernel in kernels_of(call.loop.calls)})
+        yield (
+            f"{len(stages)} stages from {prefix}{stages[0]} to {prefix}{stages[-1]} take turns: "
+            f"each does one of {call.loop.length} rows while it is in the cache"
+        )
 
 
 def _computed(graph: Graph) -> int:

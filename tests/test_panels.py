@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import symgrad as sg
-from codegen import panels
+from codegen import panels, turns
 from codegen.compiled import Compiled
 from codegen.memory import InvokedLoop
 from symgrad.graph.evaluator import evaluate
@@ -21,11 +21,11 @@ LENGTH, WIDTH, HIDDEN, CLASSES = 5, 3, 7, 4
 @pytest.fixture(autouse=True)
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that would be too short to be worth it take turns too."""
-    monkeypatch.setattr(panels, "FEWEST_ROWS", 2)
+    monkeypatch.setattr(turns, "FEWEST_ROWS", 2)
     monkeypatch.setattr(panels, "LEAST_BYTES", 0)
 
 
-def turns(f: Compiled) -> list[InvokedLoop]:
+def loops_in_turn(f: Compiled) -> list[InvokedLoop]:
     return [c for c in f.stages.plan.calls if isinstance(c, InvokedLoop) and c.loop.turns]
 
 
@@ -68,7 +68,7 @@ def labels(values: dict[str, Any], n: int) -> dict[str, Any]:
 def test_a_block_and_its_gradients(dtype: Any, batch: Any) -> None:
     nodes, values = network(dtype, batch)
     f = sg.compile(nodes)
-    (loop,) = turns(f)
+    (loop,) = loops_in_turn(f)
     products = [c for c in loop.loop.calls if c.nodes and " @ " in str(c.kernel)]  # type: ignore
     assert len(products) >= 10
     near = 2e-5 if dtype is np.float32 else 1e-12
@@ -80,7 +80,7 @@ def test_every_access_is_in_place() -> None:
     nodes, values = network(np.float64, sg.dim("B"))
     with interpreted():
         f = sg.compile(nodes)
-        assert turns(f)
+        assert loops_in_turn(f)
         for n in (1, 3):
             judged(f, nodes, labels(values, n), 1e-12)
         assert not failures(f), failures(f)
@@ -94,7 +94,7 @@ def test_no_row_at_all() -> None:
     total = sg.square(sg.tanh(x @ W) @ V).sum()
     nodes = [total, *sg.grad(total, [W, V])]
     f = sg.compile(nodes)
-    assert turns(f)
+    assert loops_in_turn(f)
     values = {"W": np.ones((WIDTH, HIDDEN), "f"), "V": np.ones((HIDDEN, WIDTH), "f")}
     for n in (0, 2, 0):
         judged(f, nodes, {**values, "x": np.ones((n, LENGTH, WIDTH), "f")}, 1e-5)
@@ -118,7 +118,7 @@ def test_a_mean_over_the_batch_parts_the_turns() -> None:
     loss = sg.square(sg.tanh(h @ W) @ V).mean()
     nodes = [loss, h, *sg.grad(loss, [W, V])]
     f = sg.compile(nodes)
-    assert len(turns(f)) >= 2
+    assert len(loops_in_turn(f)) >= 2
     rng = np.random.default_rng(0)
     values = {n.name: rng.normal(size=n.shape).astype("f") for n in (W, V)}
     for n in (1, 4):
@@ -133,7 +133,7 @@ def test_random_numbers_are_those_of_their_places() -> None:
     h = sg.where(sg.random.uniform(h.shape) < 0.5, h, 0.0) @ W
     nodes = [h, sg.square(h).sum()]
     f = sg.compile(nodes, seed=5)
-    assert turns(f) and "uniform" in f.source
+    assert loops_in_turn(f) and "uniform" in f.source
     rng = np.random.default_rng(0)
     values = {"x": rng.normal(size=(4, LENGTH, WIDTH)), "W": rng.normal(size=(WIDTH, WIDTH))}
     values = {k: v.astype("f") for k, v in values.items()}
@@ -144,7 +144,7 @@ def test_random_numbers_are_those_of_their_places() -> None:
 def test_a_bad_index_is_told_by_its_place() -> None:
     nodes, values = network(np.float32, sg.dim("B"))
     f = sg.compile(nodes)
-    assert turns(f)
+    assert loops_in_turn(f)
     given = labels(values, 4)
     given["x"][2, 3] = 17
     with pytest.raises(sg.DataError, match=r"index 17 .*(.|\n)*at \(2, 3\) of"):
@@ -164,16 +164,16 @@ def test_training_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         h = sg.dropout(sg.tanh(x @ W), 0.25)
         trainer = sg.Trainer(sg.cross_entropy(h @ V, y).mean(), sg.optim.adam(0.1), seed=4)
         found = list(trainer.fit(data, epochs=3, batch_size=5, progress=False).loss)
-        assert ("sums begin" in trainer.program.source) == (panels.FEWEST_ROWS == 2)
+        assert ("sums begin" in trainer.program.source) == (turns.FEWEST_ROWS == 2)
         return found
 
     B = sg.dim("B")
     ours = losses()
-    monkeypatch.setattr(panels, "FEWEST_ROWS", LENGTH + 1)
+    monkeypatch.setattr(turns, "FEWEST_ROWS", LENGTH + 1)
     np.testing.assert_allclose(ours, losses(), 1e-5)
 
 
 def test_short_rows_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(panels, "FEWEST_ROWS", LENGTH + 1)
+    monkeypatch.setattr(turns, "FEWEST_ROWS", LENGTH + 1)
     nodes, _ = network(np.float32, sg.dim("B"))
-    assert not turns(sg.compile(nodes))
+    assert not loops_in_turn(sg.compile(nodes))
