@@ -26,9 +26,9 @@ from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
     from codegen.benching import Bench
-    from codegen.memory import Plan
     from codegen.reporting import Report
     from codegen.targets import Target
+    from codegen.teamwork import TeamProgram
     from codegen.timing import Timed
 
 
@@ -66,7 +66,7 @@ class Compiled:
         self._steps = 0
         self._lock = threading.RLock()
         self._local = threading.local()
-        self._timed: Timed | None = None
+        self._timed: dict[TeamProgram | None, Timed] = {}
         self._places = self._result_places()
         kept = set(self._updated)
         self._held_places = [(k, leaf) for k, leaf in enumerate(self._leaves) if leaf in kept]
@@ -244,7 +244,7 @@ class Compiled:
             dims:   the extents.
         """
         call = self._prepared()
-        call.set_dims(dims)
+        call.set_dims({**dims, **dm.told(self._dims, dims)})
         given = {**self._held(), **values}
         call.set_leaves(
             [
@@ -272,6 +272,7 @@ class Compiled:
             targets: arrays that the first outputs are written into, where the program writes them;
                 all other results are fresh.
         """
+        dims = {**dims, **dm.told(self._dims, dims)}
         call.set_dims(dims)
         for k, leaf in enumerate(self._leaves):
             if leaf in leaves:
@@ -373,34 +374,36 @@ class Compiled:
             why = f"Not measured: call the function first, or ask f.report{given}."
             return make_report(self, None, None if self._dims else {}, why)
 
-    def timed(self) -> Timed:
+    def team_for(self, dims: Mapping[Dim, int] | None) -> TeamProgram | None:
+        """The program for several workers, where these or typical dims are worth it."""
+        team = self.stages.team
+        return team if team is not None and team.is_worth(dims) else None
+
+    def timed(self, team: TeamProgram | None = None) -> Timed:
         """The form of the program that times its kernels; compiled when it is first asked for."""
         from codegen.timing import Timed
 
         with self._lock:
-            if self._timed is None:
-                self._timed = Timed(self)
-            return self._timed
+            if team not in self._timed:
+                self._timed[team] = Timed(self, team)
+            return self._timed[team]
 
     def on_copies(
         self,
         arrays: Sequence[Array],
         dims: Mapping[Dim, int],
-        plan: Plan | None = None,
-        loaded: Loaded | None = None,
+        make: Callable[[State], Invocation],
     ) -> Invocation:
         """A call of its own, of this program or another form of it, on these leaves.
 
-        What the program updates is a copy.
+        What the program updates is a copy; `make` gives the memory for it.
         """
         own = list(arrays)
-        place = {leaf: k for k, leaf in self._held_places}
+        place = {leaf: k for k, leaf in enumerate(self._leaves)}
         state = self.target.hold(self._updated, [own[place[x]].copy() for x in self._updated])
         for k, leaf in self._held_places:
             own[k] = state._arrays[leaf.name]
-        call = self.target.prepare(
-            plan or self.stages.plan, self._dims, loaded or self.loaded, state
-        )
+        call = make(state)
         call.set_dims(dims)
         call.set_leaves(own)
         call.set_outputs(self._empty_results(dims))

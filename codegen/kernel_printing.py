@@ -113,7 +113,7 @@ class _KernelPrinter(RowPrinter):
             elif isinstance(s, ir.Wait):
                 self.function.uses.add("meet")
                 self.function.meets = True
-                self.put("meet(team)", depth)
+                self.put("meet(team, worker)", depth)
             else:
                 self.put(self.product(s), depth)
 

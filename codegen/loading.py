@@ -86,7 +86,7 @@ def _tell_symbols(code: bytes) -> None:
         library.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
     for routine in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"(\w+)", code))):
         blas_symbol(routine.decode())
-    for symbol, module in ((b"symgrad_clock", "clock"), (b"symgrad_yield", "teams")):
+    for symbol, module in ((b"symgrad_clock", "clock"), (b"symgrad_yield", "system")):
         if symbol in code:  # the module tells what it calls when it is loaded
             importlib.import_module(f"codegen.runtime.{module}")
 

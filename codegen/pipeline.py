@@ -19,11 +19,16 @@ from codegen.pieces import join_pieces
 from codegen.places import places_by_value
 from codegen.recurrences import lower
 from codegen.residuals import read_outputs
+from codegen.runtime.team_words import MOST
 from codegen.stages import Stages
 from codegen.teamwork import TeamProgram, make_team
-from codegen.workers import MOST
+from symgrad.calculus.hoisting import hoist
+from symgrad.calculus.loop_parts import Moved
+from symgrad.calculus.residuals import Residual, save_residuals
 from symgrad.calculus.simplification import simplify
+from symgrad.calculus.sinking import sink
 from symgrad.calculus.stabilization import stabilize
+from symgrad.calculus.stops import without_cuts
 from symgrad.graph import streams
 from symgrad.graph.dims import Extent, free_dims, same
 from symgrad.graph.dtypes import INT32
@@ -78,7 +83,7 @@ def compile(
     check_options(target, threads, seed)
     streams.as_flag("training", training)
     nodes, rebuild = flatten(outputs, "compile")
-    pairs = _updates(updates or {})
+    pairs = checked_updates(updates or {}, "updates")
     clock = _Clock()
     back = clock("find target", lambda: targets.find(target))
     written = Graph.of([*nodes, *(n for _, n in pairs), *(leaf for leaf, _ in pairs)])
@@ -86,7 +91,12 @@ def compile(
     wanted = replace([*nodes, *(n for _, n in pairs)], told)
     asked = _index_uses(toposort(wanted))
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
+    stable = clock("drop cuts", lambda: without_cuts(stable))
     wanted = clock("simplify", lambda: simplify_checked(stable, len(wanted), asked))
+    residuals: list[Residual] = []
+    wanted = clock("save residuals", lambda: save_residuals(wanted, residuals))
+    moved: list[Moved] = []
+    wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
@@ -121,9 +131,16 @@ def compile(
         clock("load", team.address)
     else:
         loaded = clock("load", lambda: back.load_program(source, key))
-    stages = Stages(written, schedule.graph, schedule, plan, source, clock.seconds, team)
+    done = written, schedule.graph, schedule, plan, source
+    stages = Stages(*done, clock.seconds, team, tuple(residuals), tuple(moved))
     owned = [leaf for leaf, _ in pairs]
     return Compiled(stages, back, loaded, nodes, rebuild, owned, final, seed)
+
+
+def hoist_and_sink(outputs: Sequence[Node], notes: list[Moved]) -> list[Node]:
+    """What recurrences need not do step by step, around them; `notes` is told what moved."""
+    made = hoist(sink(outputs, notes), notes)
+    return list(simplify(made)) if notes else made
 
 
 def check_options(target: str, threads: int, seed: int, asked: str = "compile") -> None:
@@ -200,20 +217,24 @@ def _is_leaf(node: Node) -> bool:
     return isinstance(node, (Input, Constant))
 
 
-def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
+def checked_updates(updates: Mapping[Input, Any], asked: str) -> list[tuple[Input, Node]]:
+    """Leaves and what they become; `asked` begins the messages.
+
+    Raises: LeafError, ShapeError, DTypeError where one is no leaf, or changes shape or dtype.
+    """
     if not isinstance(updates, Mapping):
         raise LeafError(
-            "updates: needs a dictionary such as {W: W - 0.1 * dW}, "
+            f"{asked}: needs a dictionary such as {{W: W - 0.1 * dW}}, "
             f"got {type(updates).__name__}."
         )
     pairs: list[tuple[Input, Node]] = []
     for leaf, given in updates.items():
         if not isinstance(leaf, Input):
-            raise LeafError(f"updates: the key {leaf!r} is no leaf. Keys are inputs or parameters.")
+            raise LeafError(f"{asked}: the key {leaf!r} is no leaf. Keys are inputs or parameters.")
         node = as_node(given, leaf.dtype)
         if free_dims(leaf.shape):
             raise ShapeError(
-                "updates: a leaf of symbolic shape cannot be kept between calls\n"
+                f"{asked}: a leaf of symbolic shape cannot be kept between calls\n"
                 f"  {describe(leaf)}\n"
                 "  Give it a shape of numbers."
             )
@@ -221,12 +242,12 @@ def _updates(updates: Mapping[Input, Any]) -> list[tuple[Input, Node]]:
             same(a, b) is False for a, b in zip(node.shape, leaf.shape, strict=False)
         ):
             raise ShapeError(
-                f"updates: a leaf keeps its shape\n  {describe(leaf)}\n  {describe(node)}\n"
+                f"{asked}: a leaf keeps its shape\n  {describe(leaf)}\n  {describe(node)}\n"
                 "  The right-hand side must have the leaf's shape."
             )
         if node.dtype != leaf.dtype:
             raise DTypeError(
-                f"updates: a leaf keeps its dtype\n  {describe(leaf)}\n  {describe(node)}\n"
+                f"{asked}: a leaf keeps its dtype\n  {describe(leaf)}\n  {describe(node)}\n"
                 f"  Cast the right-hand side: astype(x, '{leaf.dtype}')."
             )
         pairs.append((leaf, node))

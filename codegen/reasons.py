@@ -22,8 +22,9 @@ from codegen.schedule import (
     domain_of,
     runs_along_rows,
 )
-from symgrad.graph.dims import show
-from symgrad.graph.nodes import Node, Reduce
+from symgrad.calculus.loop_parts import Moved
+from symgrad.graph.dims import printable, show
+from symgrad.graph.nodes import Input, Node, Reduce
 from symgrad.graph.text import references
 
 # Screens are about this many lines long; a longer table is folded.
@@ -66,6 +67,33 @@ def told(schedule: Schedule) -> str:
         hidden = len(rows) - 2 * half
         rows = [*rows[:half], Row("..", f"{hidden} more stages", (), ()), *rows[-half:]]
     return _table(rows)
+
+
+def told_moves(moved: Sequence[Moved]) -> str:
+    """What left recurrences, and why, one line each.
+
+    >>> import symgrad as sg
+    >>> x, W = sg.input("x", (7, 3, 5)), sg.parameter("W", (5, 2))
+    >>> c, _ = sg.scan(lambda c, x: (sg.tanh(c + x @ W), ()), sg.zeros((3, 2)), x)
+    >>> print(told_moves(sg.compile(c).stages.moved))
+    hoisted of 7 steps    einsum ab,bc->ac (x, W)    (3, 2): depends on no carry
+    """
+    lines = [
+        (
+            f"{move.how} of {printable(str(move.length))} steps",
+            cut(formula(move.node, _plain_name), WIDE["formula"]),
+            f"{show(move.node.shape)}: {move.why}",
+        )
+        for move in moved
+    ]
+    wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
+    return "\n".join(
+        f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines
+    )
+
+
+def _plain_name(node: Node) -> str:
+    return printable(node.name if isinstance(node, Input) else node.origin or node.name)
 
 
 # -- rows ------------------------------------------------------------------------------------------

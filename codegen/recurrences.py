@@ -34,7 +34,8 @@ def lower(
     """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
 
     Args:
-        row_memory: see `lower_stage`; also neighbours become one kernel, see `nests`.
+        row_memory: see `lower_stage`; also neighbours become one kernel or take turns, see `nests`
+                    and `panels`.
         workers:    for a team of so many at most.
     """
     done: list[Lowered | LoweredLoop] = []
@@ -53,10 +54,9 @@ def lower(
             lows = [share(low, workers) for low in lows]
         return with_formulas(schedule, lows)
 
-    if not row_memory:
-        return [low if isinstance(low, LoweredLoop) else finish([low])[0] for low in done]
-    done = merge_nests(schedule, done)
-    if workers == 1:
+    if row_memory:
+        done = merge_nests(schedule, done)
+    if row_memory and workers == 1:
         return take_turns(schedule, done, finish)
     return [low if isinstance(low, LoweredLoop) else finish([low])[0] for low in done]
 

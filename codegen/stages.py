@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from codegen.loop_ir import Kernel
 from codegen.memory import Invoked, InvokedLoop, Plan, kernels_of
-from codegen.reasons import told
+from codegen.reasons import told, told_moves
 from codegen.schedule import FoldStage, Schedule
+from symgrad.calculus.loop_parts import Moved
+from symgrad.calculus.residuals import Residual, told_residuals
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input
 
@@ -28,6 +30,8 @@ class Stages:
     source:    what was compiled.
     seconds:   by pass.
     team:      the same program for several workers; None for one.
+    residuals: what recurrences that go back read of the way forward: saved or recomputed.
+    moved:     what left recurrences.
     """
 
     graph: Graph
@@ -37,6 +41,8 @@ class Stages:
     source: str
     seconds: Mapping[str, float]
     team: TeamProgram | None = None
+    residuals: tuple[Residual, ...] = ()
+    moved: tuple[Moved, ...] = ()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -50,9 +56,11 @@ class Stages:
         )
         more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
         shared = f"\n\n{self.team}" if self.team else ""
+        moves = f"\n\n{told_moves(self.moved)}" if self.moved else ""
+        saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
         taken = "".join(f"\n{line}" for line in _turns(self.plan.calls, self.schedule, ""))
         turns = f"\n{taken}" if taken else ""
-        return f"{counts}\n\n{told(self.schedule)}{turns}{shared}\n\n{more}"
+        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{turns}{shared}\n\n{more}"
 
 
 def _turns(

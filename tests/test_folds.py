@@ -329,9 +329,6 @@ def test_errors_of_scan():
     refused(ShapeError, r"differ in length: 5 and 4", keep, h, [x, input("z", (4, 2))])
     refused(ShapeError, "needs a leading axis", keep, h, constant(1.0))
     refused(ShapeError, "holds no sequence", keep, h, ())
-    refused(SymgradError, r"truncate=5 is not supported. Leave truncate=None", keep, h, x,
-            truncate=5)  # fmt: skip
-    refused(SymgradError, "lengths=.* is not supported", keep, h, x, lengths=[1])
 
 
 def test_a_carry_that_escapes_its_step_is_named():

@@ -18,8 +18,10 @@ from codegen.pieces import join_pieces
 from codegen.pipeline import compile
 from codegen.residuals import read_outputs
 from symgrad.calculus.fold_merging import merge_folds
+from symgrad.calculus.hoisting import hoist
 from symgrad.calculus.jvp import jvp
 from symgrad.calculus.simplification import simplify
+from symgrad.calculus.sinking import sink
 from symgrad.calculus.stabilization import stabilize
 from symgrad.calculus.unfolding import unfolded
 from symgrad.calculus.vjp import grad
@@ -50,6 +52,8 @@ REWRITES: dict[str, Pass] = {
     "join_pieces": join_pieces,
     "read_outputs": read_outputs,
     "merge_folds": merge_folds,
+    "sink": sink,
+    "hoist": hoist,
 }
 
 

@@ -128,7 +128,7 @@ class _Printer:
         self.block(calls[: last + 1], here)
         if last >= 0:  # no leaf is written before this place
             if self.team:
-                self.lines.append("    meet(team)")
+                self.lines.append("    meet(team, worker)")
             self.lines += ["    if reported(status):", "        return reported(status)"]
         self.block(calls[last + 1 :], here)
         body = [*self.pointers(), *self.lines]
@@ -204,7 +204,7 @@ class _Printer:
             alone = False
             for call in run:
                 if call.meet:
-                    self.lines.append(f"{pad}meet(team)")
+                    self.lines.append(f"{pad}meet(team, worker)")
                     alone = False
                 if isinstance(call, InvokedLoop):
                     self.loop(call, where)

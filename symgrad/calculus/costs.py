@@ -13,7 +13,7 @@ from typing import TypeAlias
 import sympy
 
 from symgrad.calculus import bodies
-from symgrad.graph.dims import Dim, Extent, size
+from symgrad.graph.dims import Dim, Extent, Part, size, told
 from symgrad.graph.errors import ShapeError
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.nodes import (
@@ -135,7 +135,9 @@ def _known(dims: Mapping[Dim | str, int]) -> dict[sympy.Symbol, sympy.Integer]:
 def _number(count: Count, known: Mapping[sympy.Symbol, sympy.Integer]) -> Count:
     if isinstance(count, int):
         return count
-    count = sympy.expand(count.xreplace(dict(known)))
+    values = {d: int(n) for d, n in known.items()}
+    parts = told((s for s in count.free_symbols if isinstance(s, Part)), values)
+    count = sympy.expand(count.xreplace({**known, **parts}))
     return int(count) if count.is_Integer else count
 
 

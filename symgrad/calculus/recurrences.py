@@ -11,12 +11,13 @@ its primal. Werbos, Backpropagation through time, 1990.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from symgrad.calculus.activity import active_nodes, moving_binders, reached_binders
 from symgrad.calculus.building import total, zeros_node
 from symgrad.graph.dims import Shape
-from symgrad.graph.folds import Chain, Fold, binder, projections
+from symgrad.graph.folds import Fold, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, einsum_node
 from symgrad.graph.provenance import own_provenance
@@ -102,7 +103,7 @@ def fold_vjp(
     sequences = (*residuals, *fold.xs, *(time_first(given[k], batch) for k in emitted))
     back = Fold(
         (*starts, *zeros, *sequences, *fold.consts), body,
-        Chain(fold.structure.length, not fold.structure.reverse),
+        dataclasses.replace(fold.structure, reverse=not fold.structure.reverse),
         len(starts) + len(zeros), len(sequences),
     )
     results = iter(projections(back))

@@ -135,6 +135,7 @@ class Binding:
             told = {**dims, **told}
         if len(told) < len(self._dims):
             self._solve_products(arrays, told)
+        told |= dm.told((d for d, _ in self._dims if d not in told), told)
         for k in absent:
             arrays[k] = self._default(self.leaves[k], told, seed, step, values)
         bound: list[Array] = arrays  # type: ignore[assignment]

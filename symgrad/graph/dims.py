@@ -7,6 +7,7 @@ else is undecided and becomes a guard that is checked when values arrive.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -34,6 +35,74 @@ class Dim(sympy.Symbol):  # type: ignore[misc]  # SymPy ships no types
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, object]]:
         return (self.name,), {}
+
+
+class Part(Dim):
+    """A dim whose value others tell: the whole parts of an extent, or how many make a square.
+
+    Fields:
+        of:    the extent.
+        every: how long a part is; None: the number itself is the square root, rounded up.
+    """
+
+    __slots__ = ("every", "of")
+
+    of: Extent
+    every: Extent | None
+
+    def __new__(cls, of: Extent, every: Extent | None) -> Part:
+        """Return the dim of that extent; equal extents have the same."""
+        whole, part = (str(e) if isinstance(e, (int, Dim)) else f"({e})" for e in (of, every))
+        made = super().__new__(cls, f"sqrt({of})" if every is None else f"{whole}//{part}")
+        assert isinstance(made, Part)
+        made.of, made.every = of, every
+        return made
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Extent, Extent | None], dict[str, object]]:  # type: ignore[override]
+        return (self.of, self.every), {}
+
+    def number(self, dims: Mapping[Dim, int]) -> int:
+        """Its value."""
+        whole = value(self.of, dims)
+        if self.every is None:
+            return math.isqrt(max(whole - 1, 0)) + 1
+        return whole // max(value(self.every, dims), 1)
+
+
+def parts_of(of: Extent, every: Extent) -> Extent:
+    """How many whole parts of `every` steps an extent has.
+
+    >>> parts_of(7, 3), value(parts_of(dim("T"), 3), {dim("T"): 7})
+    (2, 2)
+    """
+    return of // every if isinstance(of, int) and isinstance(every, int) else Part(of, every)
+
+
+def root_of(of: Extent) -> Extent:
+    """The square root of an extent, rounded up, at least 1.
+
+    >>> root_of(17), root_of(16), root_of(0), value(root_of(dim("T")), {dim("T"): 17})
+    (5, 4, 1, 5)
+    """
+    return math.isqrt(max(of - 1, 0)) + 1 if isinstance(of, int) else Part(of, None)
+
+
+def told(dims: Iterable[Dim], known: Mapping[Dim, int]) -> dict[Dim, int]:
+    """The values of dims that others tell, where these are known."""
+    found: dict[Dim, int] = {}
+    for d in dims:
+        if isinstance(d, Part) and all(b in known for b in roots(d)):
+            found[d] = d.number(known)
+    return found
+
+
+def roots(extent: Extent) -> tuple[Dim, ...]:
+    """The dims that an extent depends on in the end, sorted by name."""
+    found: set[Dim] = set()
+    for d in free_dims(extent):
+        inner = (d.of, d.every or 0) if isinstance(d, Part) else ()
+        found.update(*map(roots, inner)) if inner else found.add(d)
+    return tuple(sorted(found, key=lambda d: d.name))
 
 
 def dim(name: str) -> Dim:
@@ -172,8 +241,14 @@ def value(extent: Extent, dims: Mapping[Dim, int]) -> int:
     if isinstance(extent, int):
         return extent
     if isinstance(extent, Dim):
+        if isinstance(extent, Part) and extent not in dims:
+            return extent.number(dims)
         return int(dims[extent])
-    return int(extent.xreplace({d: sympy.Integer(n) for d, n in dims.items()}))
+    known = {d: sympy.Integer(n) for d, n in dims.items()}
+    for d in free_dims(extent):
+        if isinstance(d, Part) and d not in known:
+            known[d] = sympy.Integer(d.number(dims))
+    return int(extent.xreplace(known))
 
 
 def values(shape: Shape, dims: Mapping[Dim, int]) -> tuple[int, ...]:

@@ -40,10 +40,14 @@ class Chain:
     """The structure of a recurrence over a line of `length` steps; `reverse` starts at its end.
 
     Reversed, the step that reads x[T-1] comes first, and y[t] still belongs to x[t].
+
+    checkpoint: its derivatives keep the carry of each step, and nothing else of it: that is
+                computed again. No values are stacked for the sake of speed.
     """
 
     length: Extent
     reverse: bool = False
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

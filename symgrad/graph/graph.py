@@ -184,7 +184,7 @@ def _canonical(value: Any, dims: Mapping[Dim, str]) -> str:
     if isinstance(value, Graph):
         return value.key_with(dims)
     if isinstance(value, Chain):
-        return _canonical((value.length, value.reverse), dims)
+        return _canonical((value.length, value.reverse, value.checkpoint), dims)
     if isinstance(value, nd.Piece):
         return _canonical(
             (value.view, value.start, value.step, value.count, value.offset, value.stride), dims

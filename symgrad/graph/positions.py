@@ -11,6 +11,7 @@ from symgrad.graph import dims as dm
 from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, describe, is_reshape
 
+LENGTHS = "scan: lengths"  # the origin of what reads the lengths of rows
 Place = tuple[int, ...]
 #: Which row of a user's data stands at a place of a node, and the leaf that the data are for.
 RowOf = Callable[[Node, Place], tuple[int, Node] | None]
@@ -84,6 +85,9 @@ def out_of_range(
     """
     primal = node if node.backward_of is None else node.backward_of
     what, plural = ("index", "Indices") if node.wrap else ("label", "Labels")
+    within = f"extent {extent}"
+    if primal.origin == LENGTHS:
+        what, plural, within = "length", "Lengths", f"{extent - 1} steps"
     least = -extent if node.wrap else 0
     culprit, at = traced(source, place or (), dims) if place is not None else (source, ())
     found = row_of(culprit, at)
@@ -94,6 +98,6 @@ def out_of_range(
         where = f"  at {at} of  " if at else "  in  "
     limit = f"{plural} must lie in {least}..{extent - 1}." if extent else "The axis is empty."
     return (
-        f"{primal.origin or primal.name}: {what} {index} is out of range for extent {extent}\n"
+        f"{primal.origin or primal.name}: {what} {index} is out of range for {within}\n"
         f"  {describe(node)}\n{where}{describe(culprit)}\n  {limit}"
     )

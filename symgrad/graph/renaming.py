@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sympy
 
-from symgrad.graph.dims import Dim
+from symgrad.graph.dims import Dim, Part
 from symgrad.graph.folds import Chain, binder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input, Node, Piece
@@ -49,11 +50,15 @@ def _renamed(value: Any, dims: Mapping[Dim, Dim]) -> Any:
     if isinstance(value, tuple):
         return tuple(_renamed(v, dims) for v in value)
     if isinstance(value, sympy.Basic):
-        return value.xreplace(dims)
+        parts = {
+            d: Part(_renamed(d.of, dims), _renamed(d.every, dims))
+            for d in value.free_symbols if isinstance(d, Part)
+        }
+        return value.xreplace({**dims, **parts})
     if isinstance(value, Piece):
         return Piece(*(_renamed(getattr(value, name), dims) for name in Piece.__slots__))
     if isinstance(value, Chain):
-        return Chain(_renamed(value.length, dims), value.reverse)
+        return replace(value, length=_renamed(value.length, dims))
     if isinstance(value, Graph):
         inner: dict[Input, Node] = {}
         binders = []

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from symgrad.graph.checkpoints import chunk_length, in_chunks
 from symgrad.graph.dims import Extent, same, show
 from symgrad.graph.errors import DTypeError, ShapeError, SymgradError
 from symgrad.graph.folds import Chain, Fold, binder, close, projections
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.provenance import provenance
+from symgrad.graph.ragged import check_rows, checked_lengths, kept, living, step_numbers, within
 from symgrad.graph.streams import as_flag, births, stepped
 from symgrad.graph.structure import flatten
 from symgrad.graph.traversal import replace, toposort
+from symgrad.graph.truncation import borders, check_truncate, cut
 
 
 def scan(
@@ -22,6 +25,7 @@ def scan(
     reverse: bool = False,
     truncate: int | None = None,
     lengths: Any = None,
+    checkpoint: int | str | None = None,
 ) -> tuple[Any, Any]:
     """Run `step` along the leading axis of `xs`, carrying state.
 
@@ -34,10 +38,20 @@ def scan(
             shapes and dtypes across a step.
         xs:      sequences with one leading extent T, in any structure.
         reverse: start at x[T-1]; y[t] still belongs to x[t].
-        truncate, lengths: None; gradients pass through all steps of sequences of one length.
+        truncate: gradients pass through at most this many steps: they are those of the graph that
+            is cut before the steps k, 2k, 3k, .. of a row, in the order in which it is walked:
+            stop_gradient stands around all float carries that enter these steps. The init is never
+            cut off, nor is the final carry; with k >= T nothing is. Values do not change.
+        lengths: integers (B,), in 0..T: how long each row is of xs (T, B, ...), with a carry
+            (B, ...) and ys (T, B, ...). Behind the end of a row its carry stays, its ys are zero
+            and its xs are not read; reversed, a row starts at its own end. See `ragged`.
+        checkpoint: derivatives keep the carry at every so many steps only, and compute the steps
+            between once more: memory for T/k + k steps instead of T, for one more forward pass.
+            "sqrt" chooses k = sqrt(T), rounded up. See `checkpoints`.
     Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures
         that `step` returns.
     Raises: ShapeError, DTypeError when a step changes the carry, or sequences differ in length.
+        Lengths that are out of range are a DataError, when called where only data tell.
     Cotangent: a Fold in reverse time; residual c[t]. Werbos 1990.
 
     >>> import symgrad as sg
@@ -45,7 +59,7 @@ def scan(
     >>> c.shape, ys.shape
     ((), (2,))
     """
-    _check_supported(truncate, lengths)
+    every = check_truncate(truncate)
     as_flag("scan: reverse", reverse)
     if not callable(step):
         raise SymgradError(
@@ -55,10 +69,14 @@ def scan(
     start, carry_of = flatten(init, "scan: init")
     sequences, element_of = flatten(xs, "scan: xs")
     length = _length(sequences)
+    chunk = chunk_length(checkpoint, length)
     carry = [binder(name, n.shape, n.dtype) for name, n in _named(init, start, "carry")]
     elements = [binder(name, n.shape[1:], n.dtype) for name, n in _named(xs, sequences, "x")]
+    rows = None if lengths is None else checked_lengths(lengths, sequences, start)
+    marks = _Marks(length, reverse, every, rows)
+    sequences = [*(marks.within(x) for x in sequences), *marks.sequences]
     first = births()
-    result = step(carry_of(carry), element_of(elements))
+    result = step(carry_of(marks.entering(carry)), element_of(elements))
     if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
         got = _outline(result)
         raise SymgradError(
@@ -69,15 +87,16 @@ def scan(
     outputs, rebuild_ys = flatten(result[1], "scan: the step's y")
     _check_carry(init, start, after)
     with provenance("scan"):
-        inner, drawn = _per_step([*after, *outputs], first, length)
-    elements += [leaf for leaf, _ in drawn]
+        leaving = marks.leaving(after, carry), marks.emitted(outputs)
+        inner, drawn = _per_step([*leaving[0], *leaving[1]], first, length)
+    elements += [*marks.flags, *(leaf for leaf, _ in drawn)]
     sequences += [values for _, values in drawn]
     body, outer = close(carry, elements, inner)
     with provenance("scan"):
         fold = Fold(
             (*start, *sequences, *outer), body, Chain(length, reverse), len(carry), len(elements)
         )
-        found = projections(fold)
+        found = projections(fold) if chunk is None else in_chunks(fold, chunk)
     return rebuild_after(found[: len(carry)]), rebuild_ys(found[len(carry) :])
 
 
@@ -96,14 +115,49 @@ def _per_step(
     return found, [(leaf, stepped(s, length)) for s, leaf in zip(own, leaves, strict=True)]
 
 
-def _check_supported(truncate: object, lengths: object) -> None:
-    for name, value in (("truncate", truncate), ("lengths", lengths)):
-        if value is not None:
-            raise SymgradError(
-                f"scan: {name}={value!r:.40} is not supported. Leave {name}=None: gradients pass "
-                "through all steps of sequences of one length.\n"
-                "  Pad shorter sequences and mask them in the step: where(t < length, new, c)."
-            )
+class _Marks:
+    """Flags that tell each step of a recurrence which rows live, and which carries are cut.
+
+    Fields:
+        sequences: the flags of all steps.
+        flags:     those of one step, binders.
+    """
+
+    def __init__(self, steps: Extent, reverse: bool, every: int | None, rows: Node | None) -> None:
+        found: dict[str, Node] = {}
+        with provenance("scan"):
+            if rows is not None:
+                found["live"] = living(rows, steps)
+            if every is not None:
+                found["cut"] = borders(step_numbers(steps, reverse, rows), every)
+        self.rows = rows
+        self.sequences = list(found.values())
+        self.known = dict(zip(found, self.sequences, strict=True))
+        self.now = {name: binder(name, x.shape[1:], x.dtype) for name, x in found.items()}
+        self.flags = list(self.now.values())
+
+    def within(self, x: Node) -> Node:
+        """A sequence, without what stands behind the ends of its rows."""
+        with provenance("scan"):
+            return within(self.known["live"], x) if self.rows is not None else x
+
+    def entering(self, carry: Sequence[Node]) -> list[Node]:
+        """The carry that a step gets."""
+        return cut(self.now["cut"], carry) if "cut" in self.now else list(carry)
+
+    def leaving(self, after: Sequence[Node], before: Sequence[Node]) -> list[Node]:
+        """The next carry."""
+        if self.rows is None:
+            return list(after)
+        return [kept(self.now["live"], a, b) for a, b in zip(after, before, strict=True)]
+
+    def emitted(self, ys: Sequence[Node]) -> list[Node]:
+        """What a step emits."""
+        if self.rows is None:
+            return list(ys)
+        for y in ys:
+            check_rows("what a step emits", 0, y, self.rows)
+        return [within(self.now["live"], y) for y in ys]
 
 
 def _named(structure: Any, nodes: Sequence[Node], alone: str) -> Iterator[tuple[str, Node]]:

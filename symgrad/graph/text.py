@@ -408,6 +408,7 @@ def _fold(node: Fold, names: dict[Node, str], letters: dict[Node, tuple[str, ...
     given = [f"{inner[b]} = {names[a]}" for b, a in zip(carry, node.init, strict=True)]
     given += [f"{inner[b]} = {names[a]}[t]" for b, a in zip(elements, node.xs, strict=True)]
     back = ", last first" if node.structure.reverse else ""
+    back += ", checkpoints" if node.structure.checkpoint else ""
     return f"fold over {printable(str(node.structure.length))}{back}  {'; '.join(given)}"
 
 

@@ -13,7 +13,8 @@ layers: that is how several models live in one graph.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from symgrad.graph.arithmetic import multiply, square, subtract
@@ -76,7 +77,7 @@ class Layer:
 
         Raises: LeafError before the first call: shapes follow from the argument.
         """
-        if not self._calls:
+        if self._name is None:
             raise LeafError(
                 f"{self.name}: a layer has no parameters before its first call. "
                 "Call it on an expression: their shapes follow from it."
@@ -102,18 +103,25 @@ class Layer:
 
         Raises: LeafError when a leaf of `x` has the name of a parameter that is made here.
         """
-        node, first = as_node(x), self._name is None
-        if first:
-            self._name = self._free_name(node)
-        try:
+        node = as_node(x)
+        with self._building(node):
             result = self.apply(node)
+        self._calls[result] = node
+        return result
+
+    @contextmanager
+    def _building(self, x: Node) -> Iterator[None]:
+        """Within it parameters can be made: at the first call the layer gets its name."""
+        first = self._name is None
+        if first:
+            self._name = self._free_name(x)
+        try:
+            yield
         except BaseException:
             if first:  # a call that failed makes no parameters
                 self._name = None
                 self._own.clear()
             raise
-        self._calls[result] = node
-        return result
 
     def parameter(
         self, label: str, shape: tuple[Any, ...], init: Init = None, dtype: DType = DEFAULT

@@ -1,0 +1,296 @@
+"""Recurrent layers against NumPy, step by step, and PyTorch; names, carries, layouts, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import symgrad as sg
+from symgrad import nn
+from tests.calculus_judges import all_judges, real, sample
+
+B, T = sg.dim("B"), sg.dim("T")
+
+CELLS = {
+    "rnn": lambda: nn.RNN(4),
+    "gru": lambda: nn.GRU(4),
+    "gru, reset before": lambda: nn.GRU(4, reset_after=False),
+    "lstm": lambda: nn.LSTM(4),
+    "lstm with peepholes": lambda: nn.LSTM(4, peepholes=True),
+}
+LAYERS = CELLS | {
+    "bidirectional": lambda: nn.Bidirectional(nn.LSTM(4)),
+    "stacked": lambda: nn.Stacked([nn.GRU(3), nn.Bidirectional(nn.RNN(2)), nn.LSTM(4)]),
+}
+
+
+def drawn(leaves, seed: int = 0) -> dict[str, np.ndarray]:
+    """Values of parameters that no symmetry hides in."""
+    rng = np.random.default_rng(seed)
+    return {p.name: rng.normal(size=p.shape) for p in leaves}
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def by_hand(kind: str, x: np.ndarray, v: dict[str, np.ndarray], h: np.ndarray, c: np.ndarray):
+    """The equations of the docstrings, one step and one gate at a time."""
+    W, U, b = v["W"], v["U"], v["b"]
+    n = len(U)
+    ys = []
+
+    def gate(k: int, state: np.ndarray) -> np.ndarray:
+        block = slice(k * n, (k + 1) * n)
+        return x[:, t] @ W[:, block] + state @ U[:, block] + b[block]
+
+    for t in range(x.shape[1]):
+        if kind == "rnn":
+            h = np.tanh(gate(0, h))
+        elif kind.startswith("gru"):
+            r, z = sigmoid(gate(0, h)), sigmoid(gate(1, h))
+            last = slice(2 * n, 3 * n)
+            if "before" in kind:
+                m = np.tanh(gate(2, r * h))
+            else:
+                m = np.tanh(x[:, t] @ W[:, last] + b[last] + r * (h @ U[:, last] + v["d"]))
+            h = (1 - z) * m + z * h
+        else:
+            p = v.get("p", np.zeros((3, n)))
+            i, f = sigmoid(gate(0, h) + p[0] * c), sigmoid(gate(1, h) + p[1] * c)
+            c = f * c + i * np.tanh(gate(2, h))
+            h = sigmoid(gate(3, h) + p[2] * c) * np.tanh(c)
+        ys.append(h)
+    return np.stack(ys, axis=1), h, c
+
+
+# -- values and gradients --------------------------------------------------------------------------
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_layer_is_its_equations(name, given) -> None:
+    rng = np.random.default_rng(3)
+    x = sg.input("x", (B, T, 3), "float64")
+    layer, lstm = CELLS[name](), name.startswith("lstm")
+    h, c = (sg.input(k, (B, 4), "float64") for k in "hc")
+    ys, carry = layer.run(x, ((h, c) if lstm else h) if given else None)
+    values = drawn(layer.parameters)
+    data = {"x": rng.normal(size=(2, 5, 3)), "h": rng.normal(size=(2, 4)),
+            "c": rng.normal(size=(2, 4))}
+    hs = [data[k] if given else np.zeros((2, 4)) for k in "hc"]
+    own = {k.rpartition("/")[2]: v for k, v in values.items()}
+    wanted, *ends = by_hand(name, data["x"], own, *hs)
+    after = carry if lstm else (carry,)
+    got = sg.evaluate([ys, *after], data | values)
+    for a, b in zip(got, [wanted, *ends], strict=False):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+    assert ys.shape == (B, T, 4) and all(e.shape == (B, 4) for e in after)
+
+
+def test_all_layers_compile_and_one_step_at_a_time_is_the_same() -> None:
+    x = sg.input("x", (B, T, 3), "float64")
+    outputs, wanted = {}, {}
+    data = {"x": np.random.default_rng(1).normal(size=(2, 7, 3))}
+    for name, make in LAYERS.items():
+        layer = make()
+        if isinstance(layer, nn.Stacked):
+            layer = nn.Stacked(layer.layers, name=name)
+        else:
+            layer.given = name
+        outputs[name] = ys = layer.run(x)[0]
+        data |= drawn(layer.parameters)
+        if isinstance(layer, nn.Recurrent):
+            start = layer.start((B,), "float64")
+            by_steps = sg.scan(layer.step, start, sg.moveaxis(x, 1, 0))[1]
+            outputs[name + " scanned"] = sg.moveaxis(by_steps, 0, 1)
+            wanted[name + " scanned"] = name
+            assert len(sg.parameters([ys, by_steps])) == len(layer.parameters)
+    got = sg.compile(outputs)(**data)
+    for name, ys in outputs.items():
+        np.testing.assert_allclose(got[name], sg.evaluate(ys, data), rtol=1e-12, err_msg=name)
+    for scanned, name in wanted.items():
+        np.testing.assert_allclose(got[scanned], got[name], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_derivatives(name) -> None:
+    x = real("x", 2, 3, 3)
+    y = LAYERS[name]()(x)
+    leaves = [x, *sg.parameters(y)]
+    all_judges(y, leaves, sample(leaves))
+
+
+def test_one_sequence_without_rows_and_integers() -> None:
+    x = sg.input("x", (7, 3), "int32")
+    ys, (h, c) = nn.LSTM(4).run(x)
+    assert ys.shape == (7, 4) and h.shape == c.shape == (4,) and ys.dtype == "float32"
+    value = np.random.default_rng(0).integers(-2, 3, (7, 3))
+    got, last = sg.evaluate([ys, h], {x: value})
+    np.testing.assert_array_equal(got[-1], last)
+
+
+def test_both_directions() -> None:
+    x = sg.input("x", (B, 5, 3), "float64")
+    layer = nn.Bidirectional(nn.LSTM(4))
+    ys, ((h, _), (g, _)) = layer.run(x)
+    value = {"x": np.random.default_rng(0).normal(size=(2, 5, 3))} | drawn(layer.parameters)
+    both, first, last = sg.evaluate([ys, h, g], value)
+    np.testing.assert_array_equal(both[:, -1, :4], first)
+    np.testing.assert_array_equal(both[:, 0, 4:], last)
+    turned = sg.evaluate(layer.backward(x[:, ::-1]), value)
+    np.testing.assert_allclose(both[:, :, 4:], turned[:, ::-1], rtol=1e-13)
+    swapped, _ = layer.run(x, reverse=True)
+    np.testing.assert_allclose(
+        sg.evaluate(swapped[:, ::-1], value | {"x": value["x"][:, ::-1]}), both, rtol=1e-13
+    )
+    given = layer.run(x, (layer.forward.start((B,), "float64"),) * 2)[0]
+    np.testing.assert_array_equal(sg.evaluate(given, value), both)
+
+
+def test_stacked_layers_drop_between_and_step_by_step() -> None:
+    x = sg.input("x", (B, 5, 3), "float64")
+    layer = nn.Stacked([nn.GRU(4), nn.LSTM(3)], rate=0.5)
+    ys, carry = layer.run(x)
+    value = {"x": np.random.default_rng(0).normal(size=(2, 5, 3))} | drawn(layer.parameters)
+    start = layer.start((B,), "float64")
+    (_, (_, c)), steps = sg.scan(layer.step, start, sg.moveaxis(x, 1, 0))
+    a, b, d, e = sg.evaluate([ys, sg.moveaxis(steps, 0, 1), carry[1][1], c], value)
+    np.testing.assert_allclose(a, b, rtol=1e-13)
+    np.testing.assert_allclose(d, e, rtol=1e-13)
+    dropped = sg.evaluate([ys, carry[0]], value, training=True)
+    assert np.abs(dropped[0] - a).max() > 1e-3  # what the second layer reads is dropped
+    np.testing.assert_array_equal(dropped[1], sg.evaluate(carry[0], value))
+    again = layer.run(x, carry)[0]
+    assert sg.evaluate(again, value).shape == (2, 5, 3)
+
+
+# -- what parameters start from --------------------------------------------------------------------
+def test_initial_values() -> None:
+    x = sg.input("x", (B, T, 3))
+    layer = nn.LSTM(4, peepholes=True)
+    layer(x)
+    w, u, b, p = (sg.graph.leaves.initial_value(leaf) for leaf in layer.parameters)
+    np.testing.assert_array_equal(b, np.repeat([0, 1, 0, 0], 4).astype("float32"))
+    assert not p.any() and b.dtype == "float32"
+    for k in range(4):
+        block = u[:, 4 * k : 4 * k + 4]
+        np.testing.assert_allclose(block @ block.T, np.eye(4), atol=1e-5)
+    assert np.abs(w).max() <= np.sqrt(6 / (3 + 4)) and np.abs(w[:, :4] - w[:, 4:8]).max() > 0.1
+    other = nn.LSTM(4, forget_bias=0.0, init=0.5, recurrent_init=sg.init.identity())
+    other(x)
+    assert (sg.graph.leaves.initial_value(other.parameters[0]) == 0.5).all()
+    assert not sg.graph.leaves.initial_value(other.parameters[2]).any()
+
+
+def test_names() -> None:
+    x = sg.input("x", (B, 5, 3))
+    h = nn.LSTM(4)(nn.LSTM(4)(x))
+    assert [p.name for p in sg.parameters(h)][::3] == ["lstm_1/W", "lstm_2/W"]
+    model = nn.Sequential([
+        nn.Bidirectional(nn.GRU(4)), nn.Stacked([nn.RNN(2), nn.RNN(2)]), nn.Dense(2),
+    ], name="net")
+    assert [p.name for p in sg.parameters(model(x)) if p.name.endswith("W")] == [
+        "net/bidirectional_1/forward/W", "net/bidirectional_1/backward/W", "net/rnn_1/W",
+        "net/rnn_2/W", "net/dense_1/W",
+    ]
+    assert set(model.parameters) == set(sg.parameters(model(x)))
+    assert nn.summary(model, {B: 3}).parameters == sum(
+        int(np.prod(p.shape)) for p in model.parameters
+    )
+    alone = nn.LSTM(4)
+    alone.step(alone.start((B,)), x[:, 0])
+    assert [p.name for p in alone.parameters] == ["lstm_1/W", "lstm_1/U", "lstm_1/b"]
+
+
+# -- PyTorch's layout ------------------------------------------------------------------------------
+def layered(kind: str, both: bool, layers: int):
+    def one(units: int):
+        cell = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[kind](units)
+        return nn.Bidirectional(cell) if both else cell
+
+    return nn.Stacked([one(4) for _ in range(layers)]) if layers > 1 else one(4)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize(("both", "layers"), [(False, 1), (True, 1), (True, 2)])
+def test_weights_of_torch(kind, both, layers) -> None:
+    torch = pytest.importorskip("torch")
+    peer = getattr(torch.nn, kind.upper())(
+        3, 4, num_layers=layers, bidirectional=both, batch_first=True, dtype=torch.float64
+    )
+    x = sg.input("x", (B, T, 3), "float64")
+    layer = layered(kind, both, layers)
+    ys = layer(x)
+    data = np.random.default_rng(2).normal(size=(2, 5, 3))
+    weights = {f"net.{name}": value for name, value in peer.state_dict().items()}
+    values = nn.from_torch(layer, weights, prefix="net.")
+    wanted = peer(torch.tensor(data))[0].detach().numpy()
+    np.testing.assert_allclose(sg.evaluate(ys, {"x": data} | values), wanted, rtol=1e-10)
+    changed = drawn(layer.parameters)
+    exported = nn.to_torch(layer, changed)
+    peer.load_state_dict({name: torch.tensor(value) for name, value in exported.items()})
+    wanted = peer(torch.tensor(data))[0].detach().numpy()
+    np.testing.assert_allclose(sg.evaluate(ys, {"x": data} | changed), wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_there_and_back(kind) -> None:
+    layer = layered(kind, True, 2)
+    layer(sg.input("x", (B, T, 3), "float64"))
+    values = drawn(layer.parameters)
+    exported = nn.to_torch(layer, values, "a.")
+    assert len(exported) == 16 and "a.weight_hh_l1_reverse" in exported
+    back = nn.from_torch(layer, exported, "a.")
+    assert back.keys() == values.keys()
+    for name, value in values.items():
+        np.testing.assert_array_equal(back[name], value)
+    with pytest.raises(sg.LeafError, match=r"no weight 'b.weight_ih_l0'.*a\.weight_hh_l0"):
+        nn.from_torch(layer, exported, "b.")
+    exported["a.weight_ih_l1"] = exported["a.weight_ih_l1"][:, :5]
+    with pytest.raises(sg.ShapeError, match=r"(?s)forward/W' has the shape \(8, .*l1 give \(5,"):
+        nn.from_torch(layer, exported, "a.")
+
+
+def test_what_torch_has_not() -> None:
+    for layer, what in ((nn.LSTM(4, peepholes=True), "peep"), (nn.GRU(4, False), "reset_after")):
+        layer(sg.input("x", (B, T, 3)))
+        with pytest.raises(sg.SymgradError, match=f"PyTorch has no layer with {what}"):
+            nn.to_torch(layer, drawn(layer.parameters))
+
+
+# -- errors ----------------------------------------------------------------------------------------
+def test_what_is_asked_wrongly_is_refused() -> None:
+    x = sg.input("x", (B, T, 3))
+    with pytest.raises(sg.ShapeError, match=r"(?s)lstm_1: needs sequences \(rows, time, f.*None"):
+        nn.LSTM(4)(sg.input("x", (B,)))
+    with pytest.raises(sg.ShapeError, match="GRU: units must be an integer of at least 1, got -1"):
+        nn.GRU(-1)
+    with pytest.raises(sg.SymgradError, match="LSTM: forget_bias must be a number, got 'one'"):
+        nn.LSTM(4, forget_bias="one")
+    with pytest.raises(sg.SymgradError, match="RNN: expected a layer or a function"):
+        nn.RNN(4, activation="relu")
+    with pytest.raises(sg.ShapeError, match=r"(?s)carry 'h' changes shape|the carry changes shape"):
+        nn.RNN(4).run(x, sg.zeros((4,)))
+    with pytest.raises(sg.DTypeError, match="the carry changes dtype"):
+        nn.GRU(4).run(x, sg.zeros((B, 4), "int32"))
+    with pytest.raises(sg.SymgradError, match="Stacked: needs recurrent layers"):
+        nn.Stacked([nn.Dense(3)])
+    with pytest.raises(sg.SymgradError, match="at least one layer"):
+        nn.Stacked([])
+    with pytest.raises(sg.SymgradError, match="rate must be in"):
+        nn.Stacked([nn.RNN(3)], rate=1.0)
+    deep = nn.Stacked([nn.Bidirectional(nn.RNN(2))])
+    with pytest.raises(sg.SymgradError, match="needs the whole sequence: it has no single step"):
+        deep.start((B,))
+    called = nn.RNN(2)
+    called(x)
+    for wrong in (called, nn.Dense(3)):
+        with pytest.raises(sg.SymgradError, match="recurrent layer that has not been called yet"):
+            nn.Bidirectional(wrong)
+    with pytest.raises(TypeError, match="write its method _step"):
+        nn.Recurrent(3)(x)
+    layer = nn.RNN(4)
+    with pytest.raises(sg.ShapeError, match="rnn_1: 'W' has the shape"):
+        layer(sg.input("x", (B, T, sg.dim("n"))))
+    assert layer(x).shape == (B, T, 4)  # a call that failed made nothing
+    with pytest.raises(sg.ShapeError, match="was made for another shape"):
+        layer(sg.input("z", (B, T, 5)))
