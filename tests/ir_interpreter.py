@@ -113,6 +113,7 @@ class Target:
     prepare = staticmethod(cpu.prepare)
     hold = staticmethod(cpu.hold)
     TIMED = False
+    KEEPS = False
 
     def __init__(self, translate: Translate, row_memory: bool) -> None:
         self.plans: dict[str, tuple[Plan, tuple[Dim, ...]]] = {}

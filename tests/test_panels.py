@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import symgrad as sg
-from codegen import panels, turns
+from codegen import panels, records, turns
 from codegen.compiled import Compiled
 from codegen.memory import InvokedLoop
 from symgrad.graph.evaluator import evaluate
@@ -18,11 +18,16 @@ from tests.ir_interpreter import failures, interpreted
 LENGTH, WIDTH, HIDDEN, CLASSES = 5, 3, 7, 4
 
 
+def take_turns_from(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Rows that would be too short to be worth it take turns too; programs are made anew."""
+    monkeypatch.setattr(turns, "FEWEST_ROWS", rows)
+    monkeypatch.setattr(panels, "LEAST_BYTES", 0)
+    monkeypatch.setattr(records, "_compiler", lambda: f"turns of {rows} rows")
+
+
 @pytest.fixture(autouse=True)
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that would be too short to be worth it take turns too."""
-    monkeypatch.setattr(turns, "FEWEST_ROWS", 2)
-    monkeypatch.setattr(panels, "LEAST_BYTES", 0)
+    take_turns_from(monkeypatch, 2)
 
 
 def loops_in_turn(f: Compiled) -> list[InvokedLoop]:
@@ -169,11 +174,11 @@ def test_training_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     B = sg.dim("B")
     ours = losses()
-    monkeypatch.setattr(turns, "FEWEST_ROWS", LENGTH + 1)
+    take_turns_from(monkeypatch, LENGTH + 1)
     np.testing.assert_allclose(ours, losses(), 1e-5)
 
 
 def test_short_rows_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "FEWEST_ROWS", LENGTH + 1)
+    take_turns_from(monkeypatch, LENGTH + 1)
     nodes, _ = network(np.float32, sg.dim("B"))
     assert not loops_in_turn(sg.compile(nodes))
