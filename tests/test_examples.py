@@ -6,11 +6,15 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+import symgrad as sg
 from tests.conftest import ROOT
 
 CHAPTERS = sorted((ROOT / "examples").glob("[0-9]*.py"))
@@ -37,6 +41,8 @@ FIGURES = {
         "reverse_against_forward.png",
     },
     "04_gradient_descent": {"bowl.png", "digits.png", "stochastic.png", "valley.png"},
+    "05_pos_tagging": {"confusion.png", "taggers.png"},
+    "07_character_model": {"loss.png", "surprise.png"},
 }
 
 
@@ -63,9 +69,14 @@ def test_chapter_runs(chapter: Path, tmp_path, outside) -> None:
             assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_treebank_of_any_size(tmp_path, monkeypatch) -> None:
+@pytest.fixture
+def examples(monkeypatch) -> Callable[[str], ModuleType]:
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    chapter = importlib.import_module("01_function_approximation")
+    return importlib.import_module
+
+
+def test_a_treebank_of_any_size(tmp_path, examples) -> None:
+    chapter = examples("corpus")
     # a token of two words, and a word that is not written
     rows = ["# text", "1-2\tdon't\t_\t_", "1\tdo\tdo\tAUX", "1.1\tx\tx\tX", "2\tn't\tnot\tPART", ""]
     for part in ("train", "dev", "test"):
@@ -79,3 +90,70 @@ def test_a_treebank_of_any_size(tmp_path, monkeypatch) -> None:
         chapter.treebank(tmp_path)
     with pytest.raises(SystemExit, match="--data: no file"):
         chapter.treebank(ROOT)
+
+
+def test_counting_of_characters_by_hand(examples) -> None:
+    chapter = examples("07_character_model")
+    text = chapter.Text("abacabadabaabacabad" + "ab")
+    seen, nats = text.training, []
+    for k in range(3):
+        total = 0.0
+        for place in range(len(seen), len(text.codes)):
+            chance = 1 / 4
+            for length in range(k + 1):
+                before = text.codes[place - length : place].tolist()
+                after = [
+                    seen[t] for t in range(length, len(seen))
+                    if seen[t - length : t].tolist() == before
+                ]
+                if after:
+                    n, u = len(after), len(set(after))
+                    chance = (after.count(text.codes[place]) + u * chance) / (n + u)
+            total -= np.log(chance)
+        nats.append(total / len(text.held_out))
+    np.testing.assert_allclose(chapter.count(text, 2), nats, rtol=1e-12)
+
+
+def test_streams_of_a_text_lose_nothing(examples) -> None:
+    chapter = examples("07_character_model")
+    text, entropy = chapter.small_language(3000)
+    assert 0.2 < entropy < 0.3 and text.endswith(".\n")
+    model = chapter.Model(chapter.Text(text), chapter.replace(chapter.SMALL, rows=3, units=5), 1)
+    rows = model.streams(np.arange(22), 3)
+    np.testing.assert_array_equal(rows, [[*range(8)], [*range(7, 15)], [*range(14, 22)]])
+    tokens = sg.input("tokens", (1, 301), "int32")
+    zeros = tuple(sg.zeros((1, 5)) for _ in range(2))
+    codes = model.text.codes[:301]
+    wanted = sg.evaluate(model.losses(tokens, zeros)[0], {"tokens": codes[None]} | model.values())
+    np.testing.assert_allclose(model.surprise(codes), wanted, rtol=1e-4)
+
+
+def test_numbers_of_words_and_batches(examples) -> None:
+    chapter = examples("05_pos_tagging")
+    training = [[("The", "D"), ("cat", "N")], [("the", "D"), ("caterpillars", "N"), ("sat", "V")]]
+    size = chapter.replace(chapter.SMALL, least=2, longest=4)
+    numbers = chapter.Numbers(training, size)
+    assert numbers.words == {"the": 2} and numbers.times.tolist() == [0, 0, 2]
+    letters = numbers.letters
+    assert numbers.of_letters("c?t") == [letters["c"], 1, letters["t"], 0, 0, 0, 0, 0]
+    assert numbers.of_letters("caters") == [letters[x] for x in "cate"] + [0, 0] + [
+        letters[x] for x in "rs"
+    ]
+    batch = numbers.batch(training)
+    assert batch["words"].tolist() == [[2, 1, 0], [2, 1, 1]]
+    assert batch["lengths"].tolist() == [2, 3] and batch["tags"].tolist() == [[0, 1, 0], [0, 1, 2]]
+    groups = list(chapter.batches(training * 5, 4, np.random.default_rng(0)))
+    assert sorted(len(s) for group in groups for s in group) == [2] * 5 + [3] * 5
+    # a tagger gives each sentence its own answers, in order
+    words, hidden = sg.input("words", (400,), "int32"), np.full(400, 2)
+    drawn = sg.evaluate(
+        chapter.hidden(words, np.array([0, 0, 0.75])), {"words": hidden}, training=True
+    )
+    assert set(drawn.tolist()) == {1, 2} and 60 < (drawn == 1).sum() < 140  # a quarter
+    np.testing.assert_array_equal(
+        sg.evaluate(chapter.hidden(words, np.array([0, 0, 0.75])), {"words": hidden}), hidden
+    )
+    tagger = chapter.Tagger("RNN", numbers, 1, 1, 1)
+    alone = [tagger.tag([sentence])[0] for sentence in training]
+    assert tagger.tag(training[::-1]) == alone[::-1]
+    assert [len(answers) for answers in alone] == [2, 3]

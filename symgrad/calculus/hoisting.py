@@ -27,7 +27,7 @@ from symgrad.calculus.stacking import Stack, can_stack, stacked
 from symgrad.graph.folds import Fold, binder
 from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.graph.passes import rewrites
-from symgrad.graph.traversal import replace, toposort, users
+from symgrad.graph.traversal import toposort, users
 
 
 @rewrites
@@ -64,9 +64,7 @@ def _hoisted(fold: Fold, notes: Notes) -> Mapping[int, Node] | None:
         mapping[node] = leaf
         notes.append(Moved("hoisted", node, parts.length, "depends on no carry"))
     parts.ys = {k: y for k, y in parts.ys.items() if k not in ys}
-    wanted = replace([*parts.after.values(), *parts.ys.values()], mapping)
-    parts.after = dict(zip(parts.after, wanted, strict=False))
-    parts.ys = dict(zip(parts.ys, wanted[len(parts.after) :], strict=True))
+    parts.put(mapping)
     final, emitted = parts.built()
     found = dict(enumerate(final.values())) | emitted
     return found | {k: around[y][0] for k, y in ys.items()}
@@ -97,24 +95,25 @@ def read_inside(outputs: Sequence[Node]) -> list[Node]:
 
         c[t+1] = f(c[t], (E[i])[t])    ->    c[t+1] = f(c[t], E[i[t]])
 
-    requires: nothing else reads the sequence.
+    requires: nothing but recurrences reads the sequence.
     keeps:    values.
 
     The step's loops read the table where it lies, and no copy of its rows is written.
     """
-    readers = users(outputs)
+    alone = {
+        node for node, readers in users(outputs).items()
+        if all(isinstance(r, Fold) and any(x is node for x in r.xs) for r in readers)
+    } - set(outputs)
 
     def rule(fold: Fold, read: Collection[int]) -> Mapping[int, Node] | None:
         parts = Parts(fold)
         mapping: dict[Node, Node] = {}
         for leaf, arg in list(parts.xs.items()):
-            if isinstance(arg, Gather) and len(readers.get(arg, ())) <= 1 and _by_steps(arg):
+            if isinstance(arg, Gather) and _by_steps(arg) and arg in alone:
                 mapping[leaf] = _in_step(parts, leaf, arg)
         if not mapping:
             return None
-        wanted = replace([*parts.after.values(), *parts.ys.values()], mapping)
-        parts.after = dict(zip(parts.after, wanted, strict=False))
-        parts.ys = dict(zip(parts.ys, wanted[len(parts.after) :], strict=True))
+        parts.put(mapping)
         final, emitted = parts.built()
         return dict(enumerate(final.values())) | emitted
 
