@@ -14,7 +14,8 @@ EXTREME = "NaN must win: three instructions for a vector where a sum takes one"
 PLACES = "two passes, value then place, and comparisons that see NaN: about ten instructions"
 PASSES = "two passes over a row: its mean first, so that no digits cancel"
 CHAINED = "maximum, sum, logarithm: a chain of instructions that each row waits for"
-SERIAL = "each total waits for the one before it"
+RUNNING = "four moves between lanes and four sums for a vector; the moves are on one unit"
+SHORT_RUN = "a row of ten is a vector of its own, with four moves between its lanes"
 IN_MEMORY = "the results of the columns are read and written again with each row"
 
 # Cases, levels, reason; the first that fits counts.
@@ -71,11 +72,8 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ("move pad", "L1 L2", "two passes: zeros everywhere, then the elements"),
     ("move differences", "L1", "loads that begin at any element cross cache lines"),
     ("move one hot", "L1 L2", "five instructions for a vector of truth values"),
-    ("running sum rows 10", "L1 L2 L3", SERIAL),
-    ("running sum rows 1000", "L1 L2 L3", SERIAL),
-    ("running sum whole", "L1 L2 L3", SERIAL),
-    ("running sum f64 1000", "L1 L2", SERIAL),
-    ("running product 64", "L1 L2 L3", SERIAL),
+    ("running sum rows 10", "L1 L2 L3", SHORT_RUN),
+    ("running *", "L1", RUNNING),
 )
 
 
