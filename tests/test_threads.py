@@ -105,21 +105,26 @@ def test_workers_park_and_come_back() -> None:
 @pytest.mark.skipif(
     not TELLS_CORES or workers.cores() < 2, reason="needs two cores, and a system that tells them"
 )
-def test_workers_on_one_core_part() -> None:
-    """The helper may use one core alone, the leader's: the leader goes, and may return later."""
+def test_workers_on_one_core_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are brought to one core; the helper leaves it, and afterwards may use all again."""
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     assert meet_often(2, 3) == 0
     team, mine = workers.team(), os.sched_getaffinity(0)
-    (helper,) = (h.thread.native_id for h in team._helpers[:1])
+    helper = team._helpers[0].thread.native_id
+    assert helper is not None
     theirs = os.sched_getaffinity(helper)
     try:
         for one in sorted(mine)[:2]:
-            os.sched_setaffinity(helper, {one})
+            for thread in (0, helper):
+                os.sched_setaffinity(thread, {one})
+            os.sched_setaffinity(helper, theirs)
             assert meet_often(2, 3000) == 0
-            seen = team._record[[SEEN_ON, SEEN_ON + LINE]].tolist()
-            assert seen[1] == one and seen[0] in mine - {one}
-            assert os.sched_getaffinity(0) == mine and os.sched_getaffinity(helper) == {one}
+            leader, other = team._record[[SEEN_ON, SEEN_ON + LINE]].tolist()
+            assert leader == one and other in theirs - {one}
+            assert os.sched_getaffinity(0) == {one} and os.sched_getaffinity(helper) == theirs
     finally:
         os.sched_setaffinity(helper, theirs)
+        os.sched_setaffinity(0, mine)
 
 
 def test_where_the_system_tells_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:
