@@ -136,15 +136,25 @@ def test_where_the_system_tells_no_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 CHILD = """\
-import os, sys
+import os
+import numpy as np
+import symgrad as sg
+from tests.team_interpreter import everything_shared
 from tests.test_threads import meet_often
 
-assert meet_often(3, 5) == 0
-child = os.fork()
-if child == 0:
-    os._exit(meet_often(3, 5) + 10 * meet_often(2, 5))
-assert os.waitpid(child, 0)[1] == 0
-assert meet_often(3, 5) == 0
+x = sg.input("x", (sg.dim("B"), 5))
+values = np.arange(35.0).reshape(7, 5) / 35
+with everything_shared():
+    f = sg.compile([sg.tanh(x @ x.T), (x * x).sum(0)], threads=2)
+    expected = f(x=values)
+    assert meet_often(3, 5) == 0
+    child = os.fork()
+    same = all(np.array_equal(a, b) for a, b in zip(f(x=values), expected))
+    assert f._invocation().current.workers == 2
+    if child == 0:
+        os._exit(meet_often(3, 5) + 10 * meet_often(2, 5) + 100 * (not same))
+    assert os.waitpid(child, 0)[1] == 0 and same
+    assert meet_often(3, 5) == 0
 print("well")
 """
 
@@ -251,6 +261,7 @@ def outputs() -> dict[str, Any]:
     embedded = (table[y] * x).sum()
     _, states = sg.scan(lambda c, r: (sg.tanh(c @ U + r),) * 2, x, sg.stack([x, 2 * x, x - 1]))
     scores = sg.softmax(sg.einsum("bi,jk->bij", x, W) / 3)
+    one_more = sg.concatenate([x, -sg.ones((1, 7))])  # no rows have no largest one
     return {
         "rows": h,
         "loss": loss,
@@ -258,11 +269,14 @@ def outputs() -> dict[str, Any]:
         "batch norm": sg.grad(with_statistics, [W, x]),
         "embedding": sg.grad(embedded, table),
         "recurrence": [states, *sg.grad((states**2).mean(), [U, x])],
-        "columns": [x.max(0), x.sum(0), sg.cumsum(x, 0), sg.argmax(x, 1), x.min()],
+        "columns": [one_more.max(0), x.sum(0), sg.cumsum(x, 0), sg.argmax(x, 1), one_more.min()],
         "moves": [sg.concatenate([x, -x]), sg.pad(x, ((1, 2), (0, 3))), sg.flip(x, 0), x.T],
         "batched": sg.einsum("bij,bkj->bik", scores, 2 * scores + 1),
         "dropout": sg.dropout(x, 0.25),
     }
+
+
+SIZES = (2, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +284,7 @@ def compiled() -> dict[int, Compiled]:
     """The same program for one thread and for teams that share all they can."""
     made = {1: sg.compile(outputs(), training=True)}
     with everything_shared():
-        return made | {n: sg.compile(outputs(), threads=n, training=True) for n in (2, 3)}
+        return made | {n: sg.compile(outputs(), threads=n, training=True) for n in SIZES}
 
 
 @pytest.fixture
@@ -301,8 +315,8 @@ def leaves_of(found: Any) -> list[Array]:
 
 
 @pytest.mark.filterwarnings("ignore:.*empty.*")
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 37, 200])
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 5, 37, 200])
+@pytest.mark.parametrize("size", SIZES)
 def test_threads_give_what_one_gives(
     programs: dict[int, Compiled], size: int, rows: int
 ) -> None:
@@ -323,7 +337,7 @@ def test_threads_give_what_one_gives(
 def test_batch_statistics_against_the_oracle(programs: dict[int, Compiled]) -> None:
     values = values_for(41)
     expected = sg.evaluate(outputs()["batch norm"], values)
-    for size in (2, 3):
+    for size in SIZES:
         got = programs[size](**values)["batch norm"]
         for e, g in zip(expected, got, strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-6)
@@ -337,7 +351,7 @@ def test_a_bad_index_is_told_as_with_one_thread(programs: dict[int, Compiled]) -
         with pytest.raises(DataError, match="88 is out of range") as caught:
             f(**values)
         texts.append(str(caught.value))
-    assert texts == texts[:1] * 3
+    assert texts == texts[:1] * (1 + len(SIZES))
 
 
 def test_calls_from_two_python_threads(programs: dict[int, Compiled]) -> None:
