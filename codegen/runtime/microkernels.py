@@ -127,7 +127,7 @@ def largest_tile(element: Element) -> str:
         places = (lanes.at(a, t * rows * a_row), b)
         walk = Ahead(lanes, ahead)
         walk.begin()
-        copies = (walk, nowhere)
+        copies = (walk, nowhere, lanes.at(c, t * rows * c_row))
         sums, places = _sweep(lanes, rows, masks, sums, places, (whole, TURN), copies=copies)
         walk.end()
         sums, _ = _sweep(lanes, rows, masks, sums, places, (k - whole, 1))
@@ -172,7 +172,7 @@ def _sweep(
     turns: tuple[Value, int],
     *,
     some: bool = False,
-    copies: tuple[Ahead, Value] | None = None,
+    copies: tuple[Ahead, Value, Value] | None = None,
 ) -> tuple[list[Value], tuple[Value, Value]]:
     """Add the products of columns of a and rows of b, from the given places on.
 
@@ -200,6 +200,10 @@ def _sweep(
     turn, *ends = olds[:3]
     news, others = olds[3 : 3 + len(sums)], olds[3 + len(sums) :]
     copied = copies[0].turn(others, copies[1]) if copies else ()
+    if copies:
+        line = lanes.at(copies[2], turn // 32 * Value(f, "i64", "%c_row"))
+        line = f.step(line, "i8", (turn & f.number(12)) * 16)
+        f.call("@llvm.prefetch.p0", line, *(Value(f, "i32", str(x)) for x in (1, 3, 1)))
     row_length = f.number(len(masks) * e.lanes) if walk else Value(f, "i64", "%b_row")
     for step in range(at_once):
         at, at_row = (f.emit("ptr", f"freeze {x}") for x in ends)

@@ -28,6 +28,7 @@ DEPTH, BLOCK = 512, 256
 LINE = 64
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
+NARROW = 64
 # How many rows or columns of C are few; how long their sums may be for their simple forms, of a
 # single one and of more.
 THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 3
@@ -271,7 +272,7 @@ def _outer(element: Element) -> str:
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
                 width = v * e.lanes
-                in_place = b_column.equals(1) & (height < PACK_ROWS)
+                in_place = b_column.equals(1) & ((height < PACK_ROWS) | (b_row <= NARROW))
                 straight = direct
                 if not e.isa.masked:
                     in_place, straight = (x & last.equals(e.lanes) for x in (in_place, direct))
@@ -284,7 +285,7 @@ def _outer(element: Element) -> str:
                 with f.when(in_place.equals("false") & state.equals(0)):
                     f.call("@pack", source, b_row, b_column, deep, across, panel, width)
                 f.write(f.number(0), ready, 8)
-                goes_on = (height >= PACK_ROWS) & straight
+                goes_on = in_place.equals("false") & straight & (height >= PACK_ROWS)
                 with f.when(goes_on):
                     now = (p, deep, top + height, start + v)
                     memory, matrix = (ahead, other, spare), (b, b_row, b_column)
