@@ -15,8 +15,10 @@ from collections.abc import Sequence
 
 from codegen.runtime.ahead import TURN, Ahead, finish_ahead
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.instruction_sets import Element, Lanes, added
+from codegen.runtime.instruction_sets import LINE, Element, Lanes, added
 
+# Turns of the largest tile after which lines of the next row of C are fetched.
+FETCHED = 8
 # Vectors that one turn of a product of one row and a matrix writes.
 LINE_VECTORS = 4
 
@@ -179,7 +181,8 @@ def _sweep(
     turns: how many, and how many in each turn. As many sums of the same place in C are kept apart
         as there are.
     some:  there is at least one.
-    copies: what is copied meanwhile, where b is a panel whose rows are as long as the tile is wide.
+    copies: what is copied meanwhile, a vector of memory for nothing, and the tile's place in C;
+        given where b is a panel whose rows are as long as the tile is wide.
 
     The addresses of a turn are hidden from the analysis of induction variables, which takes a third
     of the time of compiling and finds nothing better.
@@ -201,9 +204,7 @@ def _sweep(
     news, others = olds[3 : 3 + len(sums)], olds[3 + len(sums) :]
     copied = copies[0].turn(others, copies[1]) if copies else ()
     if copies:
-        line = lanes.at(copies[2], turn // 32 * Value(f, "i64", "%c_row"))
-        line = f.step(line, "i8", (turn & f.number(12)) * 16)
-        f.call("@llvm.prefetch.p0", line, *(Value(f, "i32", str(x)) for x in (1, 3, 1)))
+        _fetch_of_c(lanes, copies[2], turn)
     row_length = f.number(len(masks) * e.lanes) if walk else Value(f, "i64", "%b_row")
     for step in range(at_once):
         at, at_row = (f.emit("ptr", f"freeze {x}") for x in ends)
@@ -231,6 +232,19 @@ def _sweep(
     if walk:
         walk.place = tuple(lasts[3 + len(sums) :])
     return lasts[3 : 3 + len(sums)], (lasts[1], lasts[2])
+
+
+def _fetch_of_c(lanes: Lanes, c: Value, turn: Value) -> None:
+    """Fetch a line of C for writing: one in a turn, so that sums do not wait for all at the end.
+
+    A row is as long as four lines; so many turns later comes the next.
+    """
+    f = lanes.routine
+    lines = 4
+    row = lanes.at(c, turn // (TURN * FETCHED) * Value(f, "i64", "%c_row"))
+    place = (turn // TURN & f.number(lines - 1)) * LINE
+    line = f.step(row, "i8", place)
+    f.call("@llvm.prefetch.p0", line, *(Value(f, "i32", str(x)) for x in (1, 3, 1)))
 
 
 def _flush(
