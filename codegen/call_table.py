@@ -128,7 +128,8 @@ class CallTable:
         if self.team:
             self.uses.add("meet")
             lines += [f"{pad}who = CALLS[r, 1]", f"{pad}if (who & {MEET}) != 0:"]
-            lines += [f"{pad}    meet(team)", f"{pad}if worker == 0 or (who & {ALONE}) == 0:"]
+            lines.append(f"{pad}    meet(team, worker)")
+            lines.append(f"{pad}if worker == 0 or (who & {ALONE}) == 0:")
             pad += "    "
         return [*lines, *(pad + test for test in tests)]
 

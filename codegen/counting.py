@@ -57,6 +57,14 @@ class Counts:
         """Read and written."""
         return self.read + self.written
 
+    def part(self, workers: int) -> Counts:
+        """Those of one of several workers."""
+        return Counts(
+            *(self.operations // workers, self.products // workers),
+            *(self.read // workers, self.written // workers),
+            self.itemsize,
+        )
+
 
 def counts_of(kernel: Kernel, dims: Mapping[Dim, int]) -> Counts:
     """Count a kernel for these extents."""

@@ -113,7 +113,7 @@ class _KernelPrinter(RowPrinter):
             elif isinstance(s, ir.Wait):
                 self.function.uses.add("meet")
                 self.function.meets = True
-                self.put("meet(team)", depth)
+                self.put("meet(team, worker)", depth)
             else:
                 self.put(self.product(s), depth)
 
@@ -164,5 +164,5 @@ class _KernelPrinter(RowPrinter):
         a, b, c = buffers
         return (
             f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
-            f"{a}, {lda}, {b}, {ldb}, {short}(0), {c}, {ldc})"
+            f"{a}, {lda}, {b}, {ldb}, {short}({int(call.adds)}), {c}, {ldc})"
         )

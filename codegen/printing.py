@@ -56,7 +56,7 @@ class Function:
     @property
     def team_and_status(self) -> list[str]:
         """The last arguments: where workers meet, and where bad indices are reported."""
-        return [*(["team"] if self.meets else []), *(["status"] if self.status else [])]
+        return [*(["team", "worker"] if self.meets else []), *(["status"] if self.status else [])]
 
 
 class _Products(StrPrinter):  # type: ignore[misc]

@@ -9,23 +9,26 @@ measured time, what bounds it, and which fraction of the roofline it reaches:
 
 The largest of the three is the bound; over the measured time it is the fraction. Equal kernels are
 one row, with the number of their calls.
+
+Where a call of these dims is run by a team of workers, its program is what is listed and timed: a
+kernel's time is that of the worker that needs the longest, its bound that of one worker's part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from codegen.counting import Counts, counts_of
 from codegen.formulas import formula
-from codegen.loop_ir import Kernel, lines
+from codegen.loop_ir import WORKER, WORKERS, Kernel, lines
 from codegen.machine import Machine, this_machine
-from codegen.memory import Invoked, InvokedLoop
+from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.reasons import cut, over
 from codegen.schedule import FoldStage, Schedule
-from symgrad.graph.dims import Dim, printable, value
+from symgrad.graph.dims import Dim, printable, show, value
 from symgrad.graph.nodes import Node
 from symgrad.graph.text import references
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 SCREEN = 32
 # Seconds below which the clock cannot tell, and which a call takes at least.
 LAUNCH = 5e-9
+# The column of workers.
+BY = 8
 # Characters of a column at most.
 WIDE = {"kernel": 46, "over": 24}
 
@@ -52,6 +57,7 @@ class Entry:
         lets:  the formulas that it computes.
         over:  the space that it walks over.
         times: how often a call of the program calls it; None where dims are not known.
+        workers: how many share it.
     """
 
     call: Invoked
@@ -59,6 +65,7 @@ class Entry:
     lets: tuple[str, ...]
     over: str
     times: int | None
+    workers: int = 1
 
     @property
     def formula(self) -> str:
@@ -83,6 +90,8 @@ class KernelReport:
         seconds:    measured, or None.
         bound:      "compute", "memory" or "launch"; "" where it is not known.
         roofline:   the least time that the bound allows over the time that was measured.
+        workers:    how many share each of them.
+        balance:    the mean time of those over the longest; None where it is not known.
     """
 
     formula: str
@@ -94,6 +103,8 @@ class KernelReport:
     seconds: float | None
     bound: str
     roofline: float | None
+    workers: int = 1
+    balance: float | None = None
 
 
 class Report(str):
@@ -108,6 +119,8 @@ class Report(str):
         least:     the same as the roofline allows them; empty where dims are not known.
         workspace: bytes that the plan takes.
         live:      bytes that live at once at most: no plan can take less.
+        workers:   how many run a call.
+        waiting:   seconds that each of them waits for the others; empty where not measured.
     """
 
     kernels: tuple[KernelReport, ...]
@@ -118,16 +131,25 @@ class Report(str):
     least: tuple[float, ...]
     workspace: int
     live: int
+    workers: int
+    waiting: tuple[float, ...]
 
     def __repr__(self) -> str:
         return str(self)
 
 
 # -- kernels in words ------------------------------------------------------------------------------
+def plan_for(f: Compiled, dims: Mapping[Dim, int] | None) -> Plan:
+    """The plan of the program that runs with these dims: for a team or for one worker."""
+    team = f.team_for(dims)
+    return f.stages.plan if team is None else team.plan
+
+
 def entries_of(f: Compiled, dims: Mapping[Dim, int] | None) -> list[Entry]:
     """The kernel calls of a program, recurrences included, in order."""
-    schedule = f.stages.schedule
-    return list(_entries(f.stages.plan.calls, schedule, references(schedule.graph), "", 1, dims))
+    schedule, plan = f.stages.schedule, plan_for(f, dims)
+    found = _entries(plan.calls, schedule, references(schedule.graph), "", 1, dims)
+    return [e if e.call.kernel.alone else replace(e, workers=plan.workers) for e in found]
 
 
 def _entries(
@@ -141,11 +163,17 @@ def _entries(
     folds = iter([k for k, s in enumerate(schedule.stages) if isinstance(s, FoldStage)])
     for call in calls:
         if isinstance(call, InvokedLoop):
+            steps = 0 if dims is None else value(call.loop.length, dims)
+            if call.loop.turns:
+                inside = call.loop.calls
+                for entry in _entries(inside, schedule, names, prefix, times * steps, dims):
+                    part = f"1/{show((call.loop.length,))[1:-2]} of {entry.over}"
+                    yield replace(entry, over=part if entry.over else "")
+                continue
             k = next(folds)
             stage = schedule.stages[k]
             assert isinstance(stage, FoldStage)
             own = references(stage.inner.graph, f"{names[stage.node]}.", names)
-            steps = 0 if dims is None else value(call.loop.length, dims)
             inside = call.loop.calls
             yield from _entries(inside, stage.inner, own, f"{prefix}{k + 1}.", times * steps, dims)
             continue
@@ -165,7 +193,7 @@ def _alike(entry: Entry) -> object:
     """What equal kernels share."""
     kernel: Kernel = entry.call.kernel
     dtypes = tuple(str(b.dtype) for b in kernel.buffers)
-    return dtypes, tuple(lines(kernel.body, 0)), entry.over
+    return dtypes, tuple(lines(kernel.body, 0)), entry.over, entry.workers
 
 
 def grouped(entries: Sequence[Entry]) -> tuple[list[list[int]], list[int]]:
@@ -187,8 +215,11 @@ def kernels_of(
     """The rows of a report, and for each entry the least time that its bound allows."""
     rows: list[KernelReport] = []
     floor = [0.0] * len(entries)
+    team = max((entry.workers for entry in entries), default=1)
+    dims = {**dims, WORKER: 0, WORKERS: team}
     for members in grouped(entries)[0]:
-        counts = counts_of(entries[members[0]].call.kernel, dims)
+        first = entries[members[0]]
+        counts = counts_of(first.call.kernel, dims)
         calls = sum(entries[k].times or 0 for k in members)
         seconds = None
         if timing is not None:
@@ -196,10 +227,10 @@ def kernels_of(
             seconds = sum(timing.kernels[k] for k in members)
         bound, least = "", 0.0
         if machine is not None:
-            bound, least = bound_of(counts, machine, max(timing.launch if timing else 0, LAUNCH))
+            part, launch = counts.part(first.workers), timing.launch if timing else 0
+            bound, least = bound_of(part, machine, max(launch, LAUNCH))
         for k in members:
             floor[k] = (timing.calls[k] if timing else entries[k].times or 0) * least
-        first = entries[members[0]]
         rows.append(
             KernelReport(
                 first.formula,
@@ -211,6 +242,8 @@ def kernels_of(
                 seconds,
                 bound,
                 _share(calls * least, seconds, calls) if machine is not None else None,
+                first.workers,
+                _balance(timing, members, first.workers),
             )
         )
     return tuple(rows), tuple(floor)
@@ -218,7 +251,15 @@ def kernels_of(
 
 def _share(least: float, seconds: float | None, calls: int) -> float | None:
     """The least time over the measured one, where the clock can tell."""
-    return None if seconds is None or seconds < calls * LAUNCH else least / seconds
+    told = seconds is not None and calls > 0 and seconds >= calls * LAUNCH
+    return least / seconds if told and seconds else None
+
+
+def _balance(timing: Timing | None, members: Sequence[int], workers: int) -> float | None:
+    """The mean time of the workers over the longest."""
+    if timing is None or workers == 1 or not (longest := sum(timing.kernels[k] for k in members)):
+        return None
+    return sum(sum(timing.workers[k]) for k in members) / workers / longest
 
 
 def bound_of(counts: Counts, machine: Machine, launch: float) -> tuple[str, float]:
@@ -262,13 +303,15 @@ def make_report(
         why = "Not measured: kernels are timed on the target 'cpu' only."
     elif dims is not None:
         machine = this_machine()
-        timing = None if arrays is None else f.timed().measure(arrays, dims, around)
+        timing = None
+        if arrays is not None:
+            timing = f.timed(f.team_for(dims)).measure(arrays, dims, around)
     if dims is not None:
         rows, least = kernels_of(entries, dims, machine, timing)
-    plan = f.stages.plan
+    plan = plan_for(f, dims)
     sizes = dict.fromkeys(f.dims, 64) if dims is None else dims
     workspace, live = plan.slot_offsets(sizes)[1], plan.live_bound(sizes)
-    text = _head(f, entries, sizes, (workspace, live))
+    text = _head(f, plan, entries, sizes, (workspace, live))
     if machine is not None:
         text.append(f"machine    {machine}")
     if rows:
@@ -280,11 +323,13 @@ def make_report(
     report.dims = {} if dims is None else {d.name: n for d, n in dims.items()}
     report.seconds = None if timing is None else timing.whole
     report.workspace, report.live = workspace, live
+    report.workers, report.waiting = plan.workers, timing.waiting if timing is not None else ()
     return report
 
 
 def _head(
     f: Compiled,
+    plan: Plan,
     entries: Sequence[Entry],
     sizes: Mapping[Dim, int],
     memory: tuple[int, int],
@@ -292,14 +337,17 @@ def _head(
     """Compilation, program and memory."""
     seconds = f.stages.seconds
     passes = ", ".join(f"{name} {spent:.3f}" for name, spent in seconds.items())
-    origin = "machine code from the cache" if f.loaded.from_cache else "compiled now"
+    team = f.stages.team if plan.workers > 1 else None
+    loaded = f.loaded if team is None else team.loaded
+    origin = "machine code from the cache" if loaded and loaded.from_cache else "compiled now"
     given = ", ".join(f"{printable(d.name)}={n}" for d, n in sizes.items())
     at = f" at {given}" if given else ""
     different = len({_alike(entry) for entry in entries})
     workspace, live = memory
+    by = f", run by {plan.workers} workers" if plan.workers > 1 else ""
     return [
         f"compiled   in {sum(seconds.values()):.3f} s ({origin}): {passes}",
-        f"program    kernel calls {len(entries)}, different kernels {different}",
+        f"program    kernel calls {len(entries)}, different kernels {different}{by}",
         f"memory     workspace {workspace} bytes{at}, live-set bound {live} bytes"
         f" ({workspace / max(live, 1):.2f} x)",
     ]
@@ -310,12 +358,16 @@ def _totals(rows: Sequence[KernelReport], timing: Timing | None) -> list[str]:
     work = f"work       {quantity(operations)}FLOP, {quantity(moved)}B read and written"
     if timing is None:
         return [work]
-    together = sum(timing.kernels)
-    return [
-        f"{work}; {quantity(operations / max(timing.whole, 1e-12))}FLOP/s",
+    together, whole = sum(timing.kernels), max(timing.whole, 1e-12)
+    told = [
+        f"{work}; {quantity(operations / whole)}FLOP/s",
         f"time       {duration(timing.whole)} a call; its kernels together {duration(together)} "
-        f"({together / max(timing.whole, 1e-12):.0%}), medians of {timing.runs} runs",
+        f"({together / whole:.0%}), medians of {timing.runs} runs",
     ]
+    if len(timing.waiting) > 1:
+        waits = " and ".join(f"{s / whole:.0%}" for s in timing.waiting)
+        told.append(f"workers    wait for each other {waits} of the time")
+    return told
 
 
 def _table(rows: Sequence[KernelReport]) -> list[str]:
@@ -327,7 +379,7 @@ def _table(rows: Sequence[KernelReport]) -> list[str]:
         shown = [r for k, r in enumerate(rows) if k in kept]
         hidden = [r for k, r in enumerate(rows) if k not in kept]
     titles = ["stage", "calls", "flops", "bytes", "time", "share", "bound", "roof"]
-    titles += ["over", "kernel"]
+    titles += ["by", "over", "kernel"]
     cells = [titles, *(_cells(r, total) for r in shown)]
     if hidden:
         spent = sum(r.seconds or 0.0 for r in hidden)
@@ -335,9 +387,12 @@ def _table(rows: Sequence[KernelReport]) -> list[str]:
         rest.append(quantity(sum(r.operations for r in hidden)))
         rest.append(quantity(sum(r.bytes for r in hidden)))
         rest += [duration(spent), f"{spent / total:.0%}"] if total else ["", ""]
-        cells.append([*rest, "", "", "", f"{len(hidden)} more kernels"])
+        cells.append([*rest, "", "", "", "", f"{len(hidden)} more kernels"])
+    if all(r.workers == 1 for r in rows):
+        cells = [row[:BY] + row[BY + 1 :] for row in cells]
+        titles = cells[0]
     wide = [max(len(row[k]) for row in cells) for k in range(len(titles))]
-    left = (6, 8, 9)
+    left = [k for k, title in enumerate(titles) if title in ("bound", "over", "kernel")]
     table = [
         "  ".join(
             text.ljust(w) if k in left else text.rjust(w)
@@ -353,6 +408,8 @@ def _table(rows: Sequence[KernelReport]) -> list[str]:
         "A function",
         "such as exp counts the operations of its polynomial.",
     ]
+    if "by" in titles:
+        notes += ["by: workers, and the mean of their times over the longest, which is the time."]
     return [*table, *notes]
 
 
@@ -368,6 +425,7 @@ def _cells(row: KernelReport, total: float) -> list[str]:
         "" if row.seconds is None or not total else f"{row.seconds / total:.0%}",
         row.bound,
         "" if row.roofline is None else f"{row.roofline:.0%}",
+        f"{row.workers}" + ("" if row.balance is None else f" {row.balance:.0%}"),
         cut(row.over, WIDE["over"]),
         row.formula,
     ]

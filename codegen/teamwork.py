@@ -178,14 +178,15 @@ def _shares(kernel: Kernel) -> str:
     return f"shared: {', '.join(found)}{met}"
 
 
-class _TeamMemory(HostInvocation):
-    """The memory of a program for a team."""
+class TeamMemory(HostInvocation):
+    """The memory of a program for a team, which lies at an address."""
 
-    def __init__(self, program: TeamProgram, dims: Sequence[Dim]) -> None:
-        super().__init__(program.plan, dims, program.address())
-        self.address, self.workers = program.address(), program.workers
+    def __init__(self, plan: Plan, dims: Sequence[Dim], address: int) -> None:
+        super().__init__(plan, dims, address)
+        self.address, self.workers = address, plan.workers
 
     def run(self) -> int:
+        """Run the program by all workers."""
         self.report[0] = 0
         return workers.team().run(self.workers, self.address, *self._addresses)
 
@@ -198,7 +199,7 @@ class TeamInvocation:
     ) -> None:
         self.program, self.order, self._make_serial = program, tuple(dims), serial
         self._serial: Invocation | None = None
-        self._team: _TeamMemory | None = None
+        self._team: TeamMemory | None = None
         self._given: Mapping[Dim, int] = {}
         self._numbers: tuple[int, ...] | None = None
         self._current: Invocation | None = None
@@ -223,7 +224,8 @@ class TeamInvocation:
         chosen: Invocation
         if self.program.is_worth(self._given):
             if self._team is None:
-                self._team = _TeamMemory(self.program, self.order)
+                program = self.program
+                self._team = TeamMemory(program.plan, self.order, program.address())
             chosen = self._team
         else:
             chosen = self._serial_memory()

@@ -6,6 +6,10 @@ So every kernel is timed where it stands, with the caches as the kernels before 
 is a kernel like any other, so that targets print it as they print everything. The program begins
 with laps that calibrate: one that starts the clock, one with nothing before it, which tells what a
 lap costs itself, and one behind a kernel of a single element, which tells what a call costs.
+
+In a team every worker has a clock and cells of its own. A meeting ends with a lap too, into a cell
+for all meetings, so that work and waiting are told apart; the end, where all wait for the last one,
+is what is left of the whole.
 """
 
 from __future__ import annotations
@@ -20,22 +24,39 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.blas import one_blas_thread
-from codegen.loop_ir import Affine, Apply, Buffer, Kernel, Let, Literal, Load, Store
+from codegen.loop_ir import (
+    WORKER,
+    Affine,
+    Apply,
+    Buffer,
+    Kernel,
+    Let,
+    Literal,
+    Load,
+    Statement,
+    Store,
+    Wait,
+)
 from codegen.memory import InnerPlace, Invoked, InvokedLoop, Plan
+from codegen.printing import may_report
+from codegen.teamwork import TeamMemory
 from symgrad.graph.dtypes import INT64
 
 if TYPE_CHECKING:
     from codegen.compiled import Compiled
     from codegen.loading import Loaded
-    from codegen.state import Array
+    from codegen.state import Array, Invocation, State
+    from codegen.teamwork import TeamProgram
     from symgrad.graph.dims import Dim
 
 # The operation that reads the clock.
 CLOCK = "now"
 # Runs of a program that is timed, and about how long they take together in seconds.
 LEAST_RUNS, MOST_RUNS, SECONDS = 5, 3000, 0.4
-# Cells that calibrate: the start, a lap alone, a call of a kernel of one element.
-START, ALONE, SMALLEST = range(3)
+# Cells that calibrate: the start, a lap alone, a call of a kernel of one element; and the meetings.
+START, ALONE, SMALLEST, MEETINGS = range(4)
+#: Words of a worker's clock or cell: a cache line.
+WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,51 +64,63 @@ class Timing:
     """Seconds of one call of a program.
 
     Fields:
-        kernels: in each kernel call of the plan, recurrences included, in order: all its steps.
+        kernels: in each kernel call of the plan, recurrences included, in order: all its steps, of
+                 the worker that needs the longest.
+        workers: the same of every worker.
         calls:   how often each of them was called.
+        waiting: of every worker, at meetings and at the end.
         launch:  the least time of a call of a kernel of one element.
         whole:   of the program as it is, without a clock.
         runs:    of which these are the medians.
     """
 
     kernels: tuple[float, ...]
+    workers: tuple[tuple[float, ...], ...]
     calls: tuple[int, ...]
+    waiting: tuple[float, ...]
     launch: float
     whole: float
     runs: int
 
 
-def _kernel(formula: str, buffers: int, *body: Let | Store) -> Kernel:
-    return Kernel("clock", tuple(Buffer(f"x{k}", INT64, k) for k in range(buffers)), body, formula)
+# -- laps ------------------------------------------------------------------------------------------
+def _lap(
+    clock: Buffer, cell: Buffer, own: Affine, tag: str = "v", counts: bool = True
+) -> list[Statement]:
+    """What a lap does; `own` is where the worker's words begin."""
+    t, before, spent, sofar, more = (f"{tag}{k}" for k in range(5))
+    body: list[Statement] = [
+        Let(t, INT64, Apply(CLOCK)),
+        Let(before, INT64, Load(clock, own)),
+        Let(spent, INT64, Apply("sub", (t, before))),
+        Let(sofar, INT64, Load(cell, own)),
+        Let(more, INT64, Apply("add", (sofar, spent))),
+        Store(cell, own, more),
+    ]
+    if counts:
+        laps, one, after = (f"{tag}{k}" for k in range(5, 8))
+        body += [
+            Let(laps, INT64, Load(cell, own + 1)),
+            Let(one, INT64, Literal(1)),
+            Let(after, INT64, Apply("add", (laps, one))),
+            Store(cell, own + 1, after),
+        ]
+    return [*body, Store(clock, own, t)]
 
 
-def _lap() -> Kernel:
+def _lap_kernel(own: Affine) -> Kernel:
     clock, cell = (Buffer(f"x{k}", INT64, k) for k in range(2))
-    first, second = Affine(), Affine((), 1)
-    return _kernel(
-        "lap",
-        2,
-        Let("v0", INT64, Apply(CLOCK)),
-        Let("v1", INT64, Load(clock, first)),
-        Let("v2", INT64, Apply("sub", ("v0", "v1"))),
-        Let("v3", INT64, Load(cell, first)),
-        Let("v4", INT64, Apply("add", ("v3", "v2"))),
-        Store(cell, first, "v4"),
-        Let("v5", INT64, Load(cell, second)),
-        Let("v6", INT64, Literal(1)),
-        Let("v7", INT64, Apply("add", ("v5", "v6"))),
-        Store(cell, second, "v7"),
-        Store(clock, first, "v0"),
-    )
+    return Kernel("clock", (clock, cell), tuple(_lap(clock, cell, own)), "lap")
 
 
-def _smallest() -> Kernel:
+def _smallest(own: Affine) -> Kernel:
     cell = Buffer("x0", INT64, 0)
-    one = Let("v0", INT64, Load(cell, Affine((), 2)))
-    return _kernel(
-        "one element", 1, one, Let("v1", INT64, Apply("add", ("v0", "v0"))),
-        Store(cell, Affine((), 2), "v1"),
-    )  # fmt: skip
+    body = (
+        Let("v0", INT64, Load(cell, own + 2)),
+        Let("v1", INT64, Apply("add", ("v0", "v0"))),
+        Store(cell, own + 2, "v1"),
+    )
+    return Kernel("clock", (cell,), body, "one element")
 
 
 # The entry of the clock (0) or of cell k (1 + k), in the program's table or in that of a loop.
@@ -96,25 +129,72 @@ _Entries: TypeAlias = Callable[[int], int]
 
 def timed(plan: Plan) -> tuple[Plan, int]:
     """A plan with laps, and how many cells it has; their entries follow the plan's own."""
-    lap, count = _lap(), SMALLEST + 1
+    writer = _Laps(plan.workers)
+    first = plan.first_slot + len(plan.slots)
 
-    def ended(entry: _Entries, cell: int) -> Invoked:
-        return Invoked(lap, (entry(0), entry(1 + cell)), ())
+    def here(k: int) -> int:
+        return first + k
+
+    smallest = Invoked(_smallest(writer.own), (here(1 + SMALLEST),), ())
+    head = [writer.lap(here, START), writer.lap(here, ALONE), smallest, writer.lap(here, SMALLEST)]
+    last = max((k for k, call in enumerate(plan.calls) if may_report(call)), default=-1)
+    body = writer.block(plan.calls[: last + 1], here)
+    if last >= 0 and plan.workers > 1:  # behind the last check of an index all meet
+        checked = writer.lap(here, MEETINGS)
+        body.append(replace(checked, kernel=replace(checked.kernel, checks=True)))
+        body.append(writer.lap(here, MEETINGS))
+    body += writer.block(plan.calls[last + 1 :], here)
+    return replace(plan, calls=(*head, *body)), writer.cells
+
+
+class _Laps:
+    """Puts laps behind calls."""
+
+    def __init__(self, workers: int) -> None:
+        self.own = Affine(const=WORKER * WORDS if workers > 1 else 0)
+        self.kernel = _lap_kernel(self.own)
+        self.cells = MEETINGS + 1
+
+    def lap(self, entry: _Entries, cell: int, meet: bool = False) -> Invoked:
+        """A lap into a cell."""
+        return Invoked(self.kernel, (entry(0), entry(1 + cell)), (), meet)
 
     def block(
-        calls: Sequence[Invoked | InvokedLoop], scope: _Entries
-    ) -> tuple[Invoked | InvokedLoop, ...]:
-        nonlocal count
+        self, calls: Sequence[Invoked | InvokedLoop], scope: _Entries
+    ) -> list[Invoked | InvokedLoop]:
+        """Calls with their laps."""
         done: list[Invoked | InvokedLoop] = []
         for call in calls:
+            if call.meet:
+                done.append(self.lap(scope, MEETINGS, meet=True))
+                call = replace(call, meet=False)
             if isinstance(call, InvokedLoop):
-                done.append(loop(call, scope))
+                done.append(self.loop(call, scope))
                 continue
-            done += [call, ended(scope, count)]
-            count += 1
-        return tuple(done)
+            done += [self.waits(call, scope), self.lap(scope, self.cells)]
+            self.cells += 1
+        return done
 
-    def loop(call: InvokedLoop, scope: _Entries) -> InvokedLoop:
+    def waits(self, call: Invoked, scope: _Entries) -> Invoked:
+        """A kernel with laps around the meetings inside it."""
+        kernel = call.kernel
+        if not any(isinstance(s, Wait) for s in kernel.body):
+            return call
+        n = len(kernel.buffers)
+        clock, cell, met = buffers = tuple(Buffer(f"x{n + k}", INT64, n + k) for k in range(3))
+        body: list[Statement] = []
+        for k, s in enumerate(kernel.body):
+            if isinstance(s, Wait):
+                body += _lap(clock, cell, self.own, f"t{k}_", counts=False)
+                body += [s, *_lap(clock, met, self.own, f"u{k}_")]
+            else:
+                body.append(s)
+        kernel = replace(kernel, buffers=(*kernel.buffers, *buffers), body=tuple(body))
+        entries = (*call.entries, scope(0), scope(1 + self.cells), scope(1 + MEETINGS))
+        return replace(call, kernel=kernel, entries=entries)
+
+    def loop(self, call: InvokedLoop, scope: _Entries) -> InvokedLoop:
+        """A recurrence, inside which the same cells are known."""
         places, entries = list(call.loop.places), list(call.entries)
         known: dict[int, int] = {}
 
@@ -125,29 +205,48 @@ def timed(plan: Plan) -> tuple[Plan, int]:
                 entries.append(scope(k))
             return known[k]
 
-        inner = block(call.loop.calls, entry)
-        new = replace(call.loop, calls=inner, places=tuple(places))
+        inner = self.block(call.loop.calls, entry)
+        new = replace(call.loop, calls=tuple(inner), places=tuple(places))
         return replace(call, loop=new, entries=tuple(entries))
 
-    first = plan.first_slot + len(plan.slots)
 
-    def here(k: int) -> int:
-        return first + k
-
-    smallest = Invoked(_smallest(), (here(1 + SMALLEST),), ())
-    head = [ended(here, START), ended(here, ALONE), smallest, ended(here, SMALLEST)]
-    body = block(plan.calls, here)
-    return replace(plan, calls=(*head, *body)), count
-
-
+# -- measuring -------------------------------------------------------------------------------------
 class Timed:
-    """The timed form of a program; made once, kept in the cache folder as programs are."""
+    """The timed form of a program; made once, kept in the cache folder as programs are.
 
-    def __init__(self, f: Compiled) -> None:
-        self.f = f
-        self.plan, self.cells = timed(f.stages.plan)
+    Args:
+        team: the form for several workers that is timed; without it, the one for one worker.
+    """
+
+    def __init__(self, f: Compiled, team: TeamProgram | None = None) -> None:
+        self.f, self.team = f, team
+        self.plan, self.cells = timed(team.plan if team else f.stages.plan)
         source = f.target.print_program(self.plan, f.dims, f.stages.schedule.graph.key)
         self.loaded: Loaded = f.target.load_program(source, f"timed {f.stages.schedule.graph.key}")
+
+    def prepared(
+        self, arrays: Sequence[Array], dims: Mapping[Dim, int]
+    ) -> tuple[Invocation, Invocation, npt.NDArray[np.int64]]:
+        """Memory for the program as it is, for its timed form, and the clock and cells of that."""
+        workers = self.plan.workers
+        cells: npt.NDArray[np.int64] = np.zeros((1 + self.cells, workers, WORDS), np.int64)
+        plain, laps = (self.f.on_copies(arrays, dims, make) for make in (self.plain, self.laps))
+        laps.extend([row.ctypes.data for row in cells])  # type: ignore[attr-defined]
+        return plain, laps, cells
+
+    def plain(self, state: State) -> Invocation:
+        """Memory for the program as it is."""
+        f, team = self.f, self.team
+        if team is not None:
+            return TeamMemory(team.plan, f.dims, team.address())
+        return f.target.prepare(f.stages.plan, f.dims, f.loaded, state)
+
+    def laps(self, state: State) -> Invocation:
+        """Memory for its timed form."""
+        f = self.f
+        if self.team is not None:
+            return TeamMemory(self.plan, f.dims, self.loaded.address)
+        return f.target.prepare(self.plan, f.dims, self.loaded, state)
 
     def measure(
         self,
@@ -158,11 +257,9 @@ class Timed:
         """Run both programs in turn on these leaves; what they update is a copy."""
         from codegen.runtime.clock import TICK
 
-        cells: npt.NDArray[np.int64] = np.zeros((1 + self.cells, 8), np.int64)
-        plain = self.f.on_copies(arrays, dims)
-        laps = self.f.on_copies(arrays, dims, self.plan, self.loaded)
-        laps.extend([row.ctypes.data for row in cells])  # type: ignore[attr-defined]
+        plain, laps, cells = self.prepared(arrays, dims)
         wholes: list[float] = []
+        timed_wholes: list[float] = []
         rows: list[npt.NDArray[np.int64]] = []
         end = perf_counter() + SECONDS
         with around(), one_blas_thread():
@@ -172,15 +269,22 @@ class Timed:
                 plain.run()
                 wholes.append(perf_counter() - start)
                 cells[:] = 0
+                start = perf_counter()
                 laps.run()
-                rows.append(cells[1:, :2].copy())
-        times, counts = np.median([r[:, 0] for r in rows], axis=0), rows[-1][:, 1]
-        smallest = min(int(r[SMALLEST, 0] - r[ALONE, 0]) for r in rows)
+                timed_wholes.append(perf_counter() - start)
+                rows.append(cells[1:, :, :2].copy())
+        times, counts = np.median([r[..., 0] for r in rows], axis=0), rows[-1][..., 1]
+        smallest = min(int((r[SMALLEST, :, 0] - r[ALONE, :, 0]).min()) for r in rows)
         seconds = np.maximum(times - counts * times[ALONE], 0.0) * TICK
-        own = slice(SMALLEST + 1, None)
+        own = slice(MEETINGS + 1, None)
+        spent = seconds[own]
+        last = np.median(timed_wholes) - times[ALONE:].sum(0) * TICK  # what is left, all wait
+        waiting = seconds[MEETINGS] + np.maximum(last, 0.0)
         return Timing(
-            tuple(seconds[own].tolist()),
-            tuple(counts[own].tolist()),
+            tuple(spent.max(1).tolist()),
+            tuple(map(tuple, spent.tolist())),
+            tuple(counts[own].max(1).tolist()),
+            tuple(waiting.tolist()) if self.team else (0.0,),
             max(smallest, 0) * TICK,
             float(np.median(wholes)),
             len(rows),

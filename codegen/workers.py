@@ -23,6 +23,7 @@ import numpy as np
 from codegen.runtime.team_words import (
     GO,
     MAILBOX_WORDS,
+    MOST,
     RECORD_WORDS,
     SEEN,
     SIZE,
@@ -30,12 +31,12 @@ from codegen.runtime.team_words import (
 )
 
 #: Looks of a helper for its next job, and of a wait in a program before it gives its core away:
-#: about 100 us and 40 us where a pause takes 40 ns (Sapphire Rapids). Nobody spins where there are
-#: more workers than cores.
-PATIENCE, SPINS = 2500, 1000
+#: about 100 us and 4 ms where a pause takes 40 ns (Sapphire Rapids). The second is as long as a
+#: system lets one process run while another waits for the core: who gives away its core earlier
+#: has to wait for so long, and lets all others wait. Nobody spins where there are more workers
+#: than cores.
+PATIENCE, SPINS = 2500, 100_000
 SERVE, POST, LEAD = range(3)
-#: The most workers of a team: mailboxes are made at once, and helpers keep theirs.
-MOST = 64
 SOURCE = '''\
 """What helpers and their leader do; see codegen/workers.py and codegen/runtime/teams.py."""
 

@@ -260,7 +260,7 @@ def teams_interpreted(seed: int = 0, small: bool = False) -> Iterator[list[BaseE
             return 0
 
     with interpreted(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teamwork._TeamMemory, "run", run)
+        patch.setattr(teamwork.TeamMemory, "run", run)
         if small:
             patch.setattr(teamwork.TeamProgram, "is_worth", lambda self, dims=None: True)
             yield failures

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from codegen.runtime import library, linalg
-from codegen.runtime.microkernels import (
+from codegen.runtime.instruction_sets import (
     INSTRUCTION_SETS,
     Element,
     available,
@@ -34,6 +34,10 @@ LONG = [
     *((3, 5, 700), (70, 66, 513), (7, 130, 300), (1100, 18, 20), (2, 3, 2500), (5, 9, 1100)),
     *((1, 400, 300), (400, 1, 300), (300, 40, 1), (1, 1, 3000)),
     *((1, 257, 3), (257, 1, 3), (1, 130, 2), (130, 1, 2), (1, 200, 7), (200, 1, 1), (1, 90, 1)),
+    *((2, 201, 3), (3, 77, 2), (130, 3, 2), (2, 101, 1), (5, 2, 333), (1, 3, 1000), (2, 6, 97)),
+    *((16, 33, 32), (7, 12, 45)),
+    # several blocks of rows and of k; panels, whole or not, that are copied while others are read
+    *((300, 130, 600), (100, 97, 530), (530, 50, 41), (97, 160, 129), (260, 64, 1030)),
 ]
 
 
@@ -111,6 +115,18 @@ def test_agrees_with_numpy(isa: str, dtype: type) -> None:
             np.testing.assert_array_equal(left | inside, right | inside)
 
 
+@pytest.mark.parametrize("isa", SETS)
+def test_short_inner_products_round_once(isa: str) -> None:
+    rng = np.random.default_rng(3)
+    longest = 2 * INSTRUCTION_SETS[isa].size // 4
+    for k in range(9, longest + 1):
+        a, b = (rng.standard_normal((k, 1)).astype(np.float32) for _ in range(2))
+        exact = a.T.astype(float) @ b.astype(float)
+        c = np.full((1, 1), np.nan, np.float32)
+        multiply(isa, a.T, b, c)
+        assert abs(c - exact) <= 0.5001 * np.spacing(np.abs(exact).astype(np.float32)), k
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("isa", SETS)
 def test_without_elements(isa: str, dtype: type) -> None:
@@ -170,6 +186,7 @@ def test_touches_nothing_behind_its_operands(isa: str, dtype: type) -> None:
     rng = np.random.default_rng(9)
     rooms = [Guarded(8 * 700 * 20) for _ in range(3)]
     shapes = [e for e, (*_, last) in cases() if not last] + [(1, 257, 3), (2, 700, 1), (5, 6, 700)]
+    shapes += [(100, 97, 130), (112, 96, 117), (97, 129, 108), (1, 1, 31), (1, 2, 333), (3, 5, 333)]
     for m, n, k in shapes:
         if max(m * n, m * k, k * n) > 700 * 20:
             continue

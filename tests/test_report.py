@@ -18,6 +18,7 @@ from codegen.machine import Level, Machine, this_machine
 from codegen.memory import Invoked
 from codegen.pipeline import compile
 from codegen.reporting import KernelReport, Report, entries_of, kernels_of
+from codegen.timing import MEETINGS
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import LeafError
 from tests.ir_interpreter import interpreted
@@ -181,16 +182,13 @@ def test_a_timed_program_computes_the_same(trained: Compiled) -> None:
     x = RNG.normal(size=(STEPS, ROWS, 4)).astype(np.float32)
     timed = trained.timed()
     arrays, dims = trained._bound({"x": x})
-    call = trained.on_copies(arrays, dims, timed.plan, timed.loaded)
-    cells = np.zeros((1 + timed.cells, 8), np.int64)
-    call.extend([row.ctypes.data for row in cells])  # type: ignore[attr-defined]
-    plain = trained.on_copies(arrays, dims)
+    plain, call, cells = timed.prepared(arrays, dims)
     for _ in range(2):
         assert call.run() == 0 == plain.run()
         np.testing.assert_array_equal(call.outputs[0], plain.outputs[0])
     for timed_leaf, leaf in zip(call.arrays, plain.arrays, strict=True):
         np.testing.assert_array_equal(timed_leaf, leaf)
-    laps = cells[4:, 1].tolist()
+    laps = cells[1 + MEETINGS + 1 :, 0, 1].tolist()
     assert set(laps) == {2, 2 * STEPS}  # two runs; every kernel of the recurrences once a step
     kernels = [e.call for e in entries_of(trained, dims)]
     assert len(laps) == len(kernels) and all(isinstance(k, Invoked) for k in kernels)

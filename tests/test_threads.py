@@ -16,6 +16,9 @@ import symgrad as sg
 from codegen import teamwork, workers
 from codegen.compiled import Compiled
 from codegen.loading import load
+from codegen.runtime import teams
+from codegen.runtime.system import TELLS_CORES
+from codegen.runtime.team_words import LINE, SEEN_ON
 from symgrad.graph.errors import CompileError, DataError
 from tests import test_codegen_folds, test_codegen_nodes
 from tests.codegen_cases import Case, call
@@ -39,13 +42,13 @@ def program(table, dims, team, worker):
     workers = extent(dims, 1)
     for r in range(extent(dims, 0)):
         st(own, worker, r + 1 + worker, -1)
-        meet(team)
+        meet(team, worker)
         total = 0
         for w in range(workers):
             total += ld(own, w, -1) - w
         if total != workers * (r + 1):
             return 1 + r
-        meet(team)
+        meet(team, worker)
     return 0
 """
 
@@ -97,6 +100,34 @@ def test_workers_park_and_come_back() -> None:
         threading.Event().wait(0.005)
     assert all(helper.parked for helper in helpers)
     assert meet_often(3, 3) == 0
+
+
+@pytest.mark.skipif(
+    not TELLS_CORES or workers.cores() < 2, reason="needs two cores, and a system that tells them"
+)
+def test_workers_on_one_core_part() -> None:
+    """The helper may use one core alone, the leader's: the leader goes, and may return later."""
+    assert meet_often(2, 3) == 0
+    team, mine = workers.team(), os.sched_getaffinity(0)
+    (helper,) = (h.thread.native_id for h in team._helpers[:1])
+    theirs = os.sched_getaffinity(helper)
+    try:
+        for one in sorted(mine)[:2]:
+            os.sched_setaffinity(helper, {one})
+            assert meet_often(2, 3000) == 0
+            seen = team._record[[SEEN_ON, SEEN_ON + LINE]].tolist()
+            assert seen[1] == one and seen[0] in mine - {one}
+            assert os.sched_getaffinity(0) == mine and os.sched_getaffinity(helper) == {one}
+    finally:
+        os.sched_setaffinity(helper, theirs)
+
+
+def test_where_the_system_tells_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teams, "TELLS_CORES", False)
+    address = load(MEETINGS + "# nobody knows where it is\n", "meetings").address
+    own = np.zeros(64, np.int64)
+    table, dims = np.array([own.ctypes.data]), np.array([300, 3])
+    assert workers.team().run(3, address, table.ctypes.data, dims.ctypes.data) == 0
 
 
 CHILD = """\
@@ -333,7 +364,7 @@ def test_stages_tell_what_is_shared_and_why_not(programs: dict[int, Compiled]) -
 
 def test_rows_of_a_table_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain of layers whose calls are rows of a table: some shared, some met for, some alone."""
-    from codegen.targets import cpu
+    from codegen import program_printing
 
     h, layers = x, [sg.parameter(f"u{k}", (7, 7), init=sg.init.normal(0.4)) for k in range(5)]
     for u in layers:
@@ -342,7 +373,7 @@ def test_rows_of_a_table_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [h, *sg.grad((h**2).mean(), layers)]
     values = {"x": values_for(23)["x"]}
     expected = sg.compile(asked)(**values)
-    monkeypatch.setattr(cpu, "TABLE_FROM", 2)
+    monkeypatch.setattr(program_printing, "TABLE_FROM", 2)
     with everything_shared():
         f = sg.compile(asked, threads=2)
         got, again = f(**values), f(**values)

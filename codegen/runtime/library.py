@@ -13,7 +13,8 @@ import llvmlite.binding as llvm
 
 from codegen.runtime.copying import copying_text
 from codegen.runtime.inner_products import inner_products_text
-from codegen.runtime.microkernels import Element, InstructionSet, available, tiles_text
+from codegen.runtime.instruction_sets import Element, InstructionSet, available
+from codegen.runtime.microkernels import tiles_text
 from codegen.runtime.products import product_symbol, products_text
 
 

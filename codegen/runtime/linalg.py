@@ -23,9 +23,9 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from codegen.runtime.instruction_sets import Element, instruction_set
 from codegen.runtime.library import link
 from codegen.runtime.linking import blas_symbol
-from codegen.runtime.microkernels import Element, instruction_set
 from codegen.runtime.products import product_symbol
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ its parts on cache lines of their own:
     ARRIVED  how many workers have come to the present meeting
     ROUND    how many meetings there were
     SIZE     workers in this run            SPINS  how often a wait looks before it gives way
+    SEEN_ON  where each worker was last seen
 
 `meet` is a barrier by a counter and a round (Mellor-Crummey and Scott 1991, the centralized one):
 who comes last opens the next round, the others wait for it. A wait first spins, which takes a
@@ -13,17 +14,18 @@ fraction of a microsecond where all workers have a core; then it gives its core 
 then it sleeps for an eighth of the time that it has slept, so that a machine that is busy with
 something else is left alone, and a wait is at most an eighth longer than it had to be.
 
+A system may put two workers on one core while another one idles, as where one has just woken the
+other; they would then take turns until it thinks again. So a worker that waits and sees another one
+on its core goes to a core on which there is none: for a moment it allows itself no others.
+
 A helper finds its next job in a mailbox: GO counts jobs, then what to run.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import platform
 from typing import TYPE_CHECKING
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -32,15 +34,21 @@ from numba.extending import intrinsic
 from codegen.runtime.control import flush_to_zero
 from codegen.runtime.kernels import kernel
 from codegen.runtime.memory import address
+from codegen.runtime.system import CORE, CORES, MOVE, SLEEP, TELLS_CORES, WINDOWS, YIELD
 from codegen.runtime.team_words import (
+    ALLOWED,
     ARRIVED,
+    CHOSEN,
     DIMS,
     FLUSH,
     GO,
+    KEPT,
+    LINE,
     MAILBOX_WORDS,
     PROGRAM,
     ROUND,
     SEEN,
+    SEEN_ON,
     SIZE,
     SPINS,
     TABLE,
@@ -57,24 +65,17 @@ if TYPE_CHECKING:
 
 #: Looks at which a wait gives its core away before it sleeps: about 100 us on an idle machine.
 YIELDS = 200
+#: While a wait spins, every so many looks it looks where the others are; and so often in one wait
+#: it goes to another core at most.
+GLANCE, MOVES = 64, 2
+#: Bytes of a set of cores, one bit each.
+SET = 8 * LINE
 #: Microseconds: what a wait has waited when it first sleeps, and the longest sleep.
 FIRST_WAIT, LONGEST_SLEEP = 128, 1000
 #: Rows are shared in groups of so many where there are enough: whole tiles, whole cache lines.
 GROUP_OF_ROWS = 16
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
-WINDOWS = os.name == "nt"
-
-
-def _register(symbol: str, name: str) -> str:
-    """Give a function of the system a name for LLVM: compiled code in a cache refers to that."""
-    system = ctypes.windll.kernel32 if WINDOWS else ctypes.CDLL(None)
-    llvm.add_symbol(symbol, ctypes.cast(getattr(system, name), ctypes.c_void_p).value)
-    return symbol
-
-
-YIELD = _register("symgrad_yield", "SwitchToThread" if WINDOWS else "sched_yield")
-SLEEP = _register("symgrad_sleep", "Sleep" if WINDOWS else "usleep")
 
 
 def _word(builder: ir.IRBuilder, record: ir.Value, k: ir.Value) -> ir.Value:
@@ -120,30 +121,6 @@ def _hint() -> tuple[str, list[int]] | None:
 HINT = _hint()
 
 
-def _pause(builder: ir.IRBuilder) -> None:
-    """Tell the core that it spins."""
-    if HINT is not None:
-        name, given = HINT
-        kind = ir.FunctionType(ir.VoidType(), [I32] * len(given))
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        builder.call(function, [I32(k) for k in given])
-
-
-def _give_way(builder: ir.IRBuilder) -> None:
-    """Let another thread have this core, if one waits for it."""
-    kind = ir.FunctionType(I32, [])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
-
-
-def _sleep(builder: ir.IRBuilder, microseconds: ir.Value) -> None:
-    """Sleep for about so many microseconds."""
-    unit = 1000 if WINDOWS else 1
-    time = builder.sdiv(builder.add(microseconds, I64(unit - 1)), I64(unit))
-    kind = ir.FunctionType(ir.VoidType() if WINDOWS else I32, [I32])
-    function = cgutils.get_or_insert_function(builder.module, kind, SLEEP)
-    builder.call(function, [builder.trunc(time, I32)])
-
-
 @intrinsic
 def pause(typing_context: Context) -> Typed:
     """Tell the core that it spins."""
@@ -151,10 +128,217 @@ def pause(typing_context: Context) -> Typed:
     def emit(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
     ) -> ir.Value:
-        _pause(builder)
+        if HINT is not None:
+            name, given = HINT
+            kind = ir.FunctionType(ir.VoidType(), [I32] * len(given))
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            builder.call(function, [I32(k) for k in given])
         return context.get_dummy_value()
 
     return types.void(), emit
+
+
+@intrinsic
+def give_way(typing_context: Context) -> Typed:
+    """Let another thread have this core, if one waits for it."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        kind = ir.FunctionType(I32, [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def rest(typing_context: Context, waited: types.Type) -> Typed:
+    """Sleep for an eighth of these microseconds, or the longest sleep; returns how long."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        part = builder.sdiv(arguments[0], I64(8))
+        long = builder.icmp_signed(">", part, I64(LONGEST_SLEEP))
+        slept = builder.select(long, I64(LONGEST_SLEEP), part)
+        unit = 1000 if WINDOWS else 1
+        time = builder.sdiv(builder.add(slept, I64(unit - 1)), I64(unit))
+        kind = ir.FunctionType(ir.VoidType() if WINDOWS else I32, [I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, SLEEP)
+        builder.call(function, [builder.trunc(time, I32)])
+        return slept
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def arrived(typing_context: Context, record: types.Type) -> Typed:
+    """Count one more arrival; how many there were before."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        word = _word(builder, arguments[0], I64(ARRIVED))
+        return builder.atomic_rmw("add", word, I64(1), "acq_rel")
+
+    return types.int64(types.int64), emit
+
+
+# -- cores -----------------------------------------------------------------------------------------
+@intrinsic
+def core(typing_context: Context) -> Typed:
+    """The core that this thread is on; -1 where the system does not tell."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        if not TELLS_CORES:
+            return I64(-1)
+        kind = ir.FunctionType(I32, [])
+        found = builder.call(cgutils.get_or_insert_function(builder.module, kind, CORE), [])
+        return builder.sext(found, I64)
+
+    return types.int64(), emit
+
+
+def _with_cores(builder: ir.IRBuilder, symbol: str, place: ir.Value) -> ir.Value:
+    """Call a function of the system on this thread and a set of cores; 0 where that went well."""
+    if not TELLS_CORES:
+        return I64(-1)
+    pointer = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(I32, [I32, I64, pointer])
+    function = cgutils.get_or_insert_function(builder.module, kind, symbol)
+    status = builder.call(function, [I32(0), I64(SET), builder.inttoptr(place, pointer)])
+    return builder.sext(status, I64)
+
+
+@intrinsic
+def get_cores(typing_context: Context, place: types.Type) -> Typed:
+    """Write the set of cores that this thread may use."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        return _with_cores(builder, CORES, arguments[0])
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def set_cores(typing_context: Context, place: types.Type) -> Typed:
+    """Let this thread use a set of cores alone; where it is on another one it leaves that."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        return _with_cores(builder, MOVE, arguments[0])
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def without(typing_context: Context, cores: types.Type, k: types.Type, one: types.Type) -> Typed:
+    """Word k of a set of cores, without one core."""
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        cores, k, one = arguments
+        word = builder.load(_word(builder, cores, k))
+        here = builder.icmp_signed("==", builder.ashr(one, I64(6)), k)
+        bit = builder.shl(I64(1), builder.and_(one, I64(63)))
+        return builder.select(here, builder.and_(word, builder.not_(bit)), word)
+
+    return types.int64(types.int64, types.int64, types.int64), emit
+
+
+@kernel
+def crowded(team, worker, size):
+    """Tell where this worker is; whether another one was last seen there."""
+    here = core()
+    found = 0
+    publish(team, SEEN_ON + LINE * worker, here)
+    for k in range(size):
+        if (k != worker) & (here >= 0) & (watch(team, SEEN_ON + LINE * k) == here):
+            found = 1
+    return found
+
+
+@kernel
+def go_elsewhere(team, worker, size):
+    """Use only cores on which no other worker was last seen, if there are any, until the end."""
+    kept = SEEN_ON + LINE * worker + KEPT
+    allowed = team + 8 * (ALLOWED + 2 * LINE * worker)
+    chosen = team + 8 * (CHOSEN + 2 * LINE * worker)
+    status = 0
+    if address(team, kept) == 0:
+        status = get_cores(allowed)
+    if status != 0:
+        return 0
+    left = 0
+    for k in range(LINE):
+        publish(chosen, k, address(allowed, k))
+        for other in range(size):
+            if other != worker:
+                publish(chosen, k, without(chosen, k, watch(team, SEEN_ON + LINE * other)))
+        left = left | address(chosen, k)
+    if left != 0:
+        publish(team, kept, 1)
+        set_cores(chosen)
+        publish(team, SEEN_ON + LINE * worker, core())
+    return 0
+
+
+@kernel
+def go_anywhere(team, worker):
+    """Use all cores again that this thread may use."""
+    kept = SEEN_ON + LINE * worker + KEPT
+    if address(team, kept) != 0:
+        publish(team, kept, 0)
+        set_cores(team + 8 * (ALLOWED + 2 * LINE * worker))
+
+
+# -- meetings --------------------------------------------------------------------------------------
+@kernel
+def wait_for(team, worker, size, turn):
+    """Wait until a round is over: spin, then give way, then sleep."""
+    spins = address(team, SPINS)
+    looks = 0
+    moves = 0
+    glance = 0
+    waited = FIRST_WAIT
+    while watch(team, ROUND) == turn:
+        looks += 1
+        if looks > spins + YIELDS:
+            waited += rest(waited)
+            continue
+        if looks > spins:
+            give_way()
+            continue
+        pause()
+        glance -= 1
+        if glance < 0:
+            glance = GLANCE
+            if crowded(team, worker, size) != 0:
+                moves += 1
+                if moves <= MOVES:
+                    go_elsewhere(team, worker, size)
+                else:
+                    give_way()
+
+
+@kernel
+def meet(team, worker):
+    """Wait until all workers of the team are here; then all see what each wrote before."""
+    size = address(team, SIZE)
+    if size > 1:
+        turn = watch(team, ROUND)
+        if arrived(team) == size - 1:
+            publish(team, ARRIVED, 0)
+            publish(team, ROUND, turn + 1)
+        else:
+            wait_for(team, worker, size, turn)
 
 
 @intrinsic
@@ -175,90 +359,6 @@ def run_program(
         return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
 
     return types.int64(*[types.int64] * 5), emit
-
-
-def _quiet(function: ir.Function) -> ir.Function:
-    """A function of this module only, which is called and not copied into its callers."""
-    function.linkage = "internal"
-    for attribute in ("noinline", "nounwind"):
-        function.attributes.add(attribute)
-    return function
-
-
-def _meeting(module: ir.Module) -> ir.Function:
-    """The function of a module in which a worker waits for all others."""
-    name = "symgrad_meet"
-    if name in module.globals:
-        return module.globals[name]
-    function = _quiet(ir.Function(module, ir.FunctionType(ir.VoidType(), [I64]), name))
-    (team,) = function.args
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    blocks = ("arrive", "last", "wait", "look", "busy", "polite", "rest", "again", "end")
-    arrive, last, wait, look, busy, polite, rest, again, end = (
-        function.append_basic_block(block) for block in blocks
-    )
-
-    def word(k: int) -> ir.Value:
-        return _word(builder, team, I64(k))
-
-    size = builder.load(word(SIZE))
-    builder.cbranch(builder.icmp_signed(">", size, I64(1)), arrive, end)
-    builder.position_at_end(arrive)
-    turn = builder.load_atomic(word(ROUND), "acquire", 8)
-    before = builder.atomic_rmw("add", word(ARRIVED), I64(1), "acq_rel")
-    builder.cbranch(builder.icmp_signed("==", before, builder.sub(size, I64(1))), last, wait)
-    builder.position_at_end(last)
-    builder.store_atomic(I64(0), word(ARRIVED), "release", 8)
-    builder.store_atomic(builder.add(turn, I64(1)), word(ROUND), "release", 8)
-    builder.branch(end)
-
-    builder.position_at_end(wait)
-    spins = builder.load(word(SPINS))
-    builder.branch(look)
-    builder.position_at_end(look)
-    looks, waited = builder.phi(I64), builder.phi(I64)
-    looks.add_incoming(I64(0), wait)
-    waited.add_incoming(I64(FIRST_WAIT), wait)
-    changed = builder.icmp_signed("!=", builder.load_atomic(word(ROUND), "acquire", 8), turn)
-    builder.cbranch(changed, end, busy)
-    builder.position_at_end(busy)
-    more = builder.add(looks, I64(1))
-    _pause(builder)
-    builder.cbranch(builder.icmp_signed("<=", more, spins), again, polite)
-    builder.position_at_end(polite)
-    _give_way(builder)
-    many = builder.add(spins, I64(YIELDS))
-    builder.cbranch(builder.icmp_signed("<=", more, many), again, rest)
-    builder.position_at_end(rest)
-    part = builder.sdiv(waited, I64(8))
-    long = builder.icmp_signed(">", part, I64(LONGEST_SLEEP))
-    time = builder.select(long, I64(LONGEST_SLEEP), part)
-    _sleep(builder, time)
-    longer = builder.add(waited, time)
-    builder.branch(again)
-    builder.position_at_end(again)
-    after = builder.phi(I64)
-    for block, value in ((busy, waited), (polite, waited), (rest, longer)):
-        after.add_incoming(value, block)
-    looks.add_incoming(more, again)
-    waited.add_incoming(after, again)
-    builder.branch(look)
-    builder.position_at_end(end)
-    builder.ret_void()
-    return function
-
-
-@intrinsic
-def meet(typing_context: Context, team: types.Type) -> Typed:
-    """Wait until all workers of the team are here; then all see what each wrote before."""
-
-    def emit(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
-    ) -> ir.Value:
-        builder.call(_meeting(builder.module), arguments)
-        return context.get_dummy_value()
-
-    return types.void(types.int64), emit
 
 
 @intrinsic
@@ -290,7 +390,9 @@ def post(mailboxes, program, table, dims, team):
     """Give a job to the helpers of a team; their arithmetic is then set as this thread's is."""
     flush = flush_to_zero(1)
     flush_to_zero(flush)
+    publish(team, SEEN_ON, core())
     for k in range(1, address(team, SIZE)):
+        publish(team, SEEN_ON + LINE * k, -1)
         box = mailboxes + 8 * MAILBOX_WORDS * (k - 1)
         publish(box, PROGRAM, program)
         publish(box, TABLE, table)
@@ -306,7 +408,8 @@ def post(mailboxes, program, table, dims, team):
 def lead(program, table, dims, team):
     """Worker 0's part of a run, to the end of all parts; returns what the program returned."""
     status = run_program(program, table, dims, team, 0)
-    meet(team)
+    meet(team, 0)
+    go_anywhere(team, 0)
     return status
 
 
@@ -325,7 +428,10 @@ def serve(box, patience):
             return 1
         flush_to_zero(address(box, FLUSH))
         team = address(box, TEAM)
-        run_program(program, address(box, TABLE), address(box, DIMS), team, address(box, WORKER))
-        meet(team)
+        worker = address(box, WORKER)
+        publish(team, SEEN_ON + LINE * worker, core())
+        run_program(program, address(box, TABLE), address(box, DIMS), team, worker)
+        go_anywhere(team, worker)
+        meet(team, worker)
         looks = 0
     return 0
