@@ -80,6 +80,22 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
         return _loaded[name]
 
 
+def find(name: str) -> Loaded | None:
+    """The program whose module had this name, from this process or the cache, or None."""
+    with _lock:
+        place = None if name in _loaded else cache.folder().path
+        if place is not None:
+            start = time.perf_counter()
+            path = place / f"{name}.py"
+            kept = cache.read_sealed(_code_file(path))
+            if kept is not None:
+                _tell_symbols(kept)
+                made = linked(kept)
+                seconds = time.perf_counter() - start
+                _loaded[name] = Loaded(made.address, made, path, True, seconds)
+        return _loaded.get(name)
+
+
 def _tell_symbols(code: bytes) -> None:
     """Make known to LLVM what machine code from another process calls by name."""
     own = rb"symgrad_(?:product|pack|packed)_(\w+?)_(\w+)"

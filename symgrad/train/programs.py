@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen.blas import one_blas_thread
 from codegen.compiled import Compiled
-from codegen.reporting import Report, make_report
 from codegen.subnormals import subnormals_flushed
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataShapeError
@@ -18,6 +17,9 @@ from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.train.data import Bound
 from symgrad.train.driver import Stop
 from symgrad.train.epochs import Epochs
+
+if TYPE_CHECKING:
+    from codegen.reporting import Report
 
 Array = npt.NDArray[Any]
 # Whole batches that a report times at most.
@@ -95,6 +97,8 @@ class BoundEpochs:
 
     def report(self) -> Report:
         """What the kernels of some steps do, and how fast; changes nothing."""
+        from codegen.reporting import make_report
+
         n, (_, _, size), (_, _, rest) = self.bound.n, *self._shapes
         whole, rows = n // size, np.arange(n, dtype=np.int32)
         steps = min(whole, REPORTED)

@@ -7,14 +7,13 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen.compiled import Compiled
 from codegen.pipeline import check_options, compile
-from codegen.reporting import Report, make_report
 from symgrad.graph.dims import free_dims, listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
@@ -35,6 +34,9 @@ from symgrad.train.interruption import interruptions
 from symgrad.train.objective import Objective, make_objective
 from symgrad.train.programs import BoundEpochs
 from symgrad.train.progress import progress_bar
+
+if TYPE_CHECKING:
+    from codegen.reporting import Report
 
 Array = npt.NDArray[Any]
 Measure = Callable[[], dict[str, float]]
@@ -367,6 +369,8 @@ class Trainer:
             function.
         """
         if data is None:
+            from codegen.reporting import make_report
+
             why = "Not measured: trainer.report(data, batch_size=32) times steps on data."
             return make_report(self.program, None, None, why)
         bound = bind("report", data, self.objective.inputs, self.objective.batch)
