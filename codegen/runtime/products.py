@@ -27,8 +27,9 @@ from codegen.runtime.microkernels import LARGEST, product_arguments, table_entry
 DEPTH, BLOCK = 512, 256
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
-# Elements that rows of B may have between them so that a copy of a panel is not worthwhile.
-NARROW = 64
+# Rows of C below which a panel is never copied where B can be read in place. And elements between
+# rows of B up to which it is not: ever; or for fewer rows of C than PACK_ROWS.
+FEW_ROWS, NARROW, WIDE = 32, 64, 512
 # How many rows or columns of C are few; how long their sums may be for their simple forms, of a
 # single one and of more.
 THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 3
@@ -330,7 +331,9 @@ def _outer(element: Element) -> str:
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
                 width = v * e.lanes
-                in_place = b_column.equals(1) & ((height < PACK_ROWS) | (b_row <= NARROW))
+                in_place = (height < FEW_ROWS) | (b_row <= NARROW)
+                in_place = in_place | ((height < PACK_ROWS) & (b_row <= WIDE))
+                in_place = in_place & b_column.equals(1)
                 straight = direct
                 if not e.isa.masked:
                     in_place, straight = (x & last.equals(e.lanes) for x in (in_place, direct))
@@ -345,7 +348,7 @@ def _outer(element: Element) -> str:
                 with f.when(in_place.equals("false") & state.equals(0)):
                     f.call("@pack", source, b_row, b_column, deep, across, panel, width)
                 f.write(f.number(0), ready, 8)
-                goes_on = in_place.equals("false") & straight & (height >= PACK_ROWS)
+                goes_on = in_place.equals("false") & straight & (height >= FEW_ROWS)
                 with f.when(goes_on):
                     now = (p, deep, top + height, start + v)
                     memory, matrix = (ahead, other, spare), (b, b_row, b_column)
