@@ -2,12 +2,13 @@
 
 A program of `threads=1` must keep to one core, and products of small matrices lose by being shared
 among threads. SciPy's OpenBLAS has one setting for the process: it is lowered while programs run
-and then put back. Where SciPy brings another BLAS, nothing is changed.
+and then put back. Where no program has asked for it, or SciPy's BLAS is another, nothing changes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def _setters() -> tuple[Callable[[int], object], Callable[[], int]] | None:
 def one_blas_thread() -> Iterator[None]:
     """Inside, BLAS uses one thread; the last program to leave puts the number back."""
     global _running, _before
-    setters = _setters()
+    setters = _setters() if "scipy.linalg.cython_blas" in sys.modules else None
     if setters is None:
         yield
         return

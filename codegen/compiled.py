@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from codegen.access import root_of
 from codegen.blas import one_blas_thread
 from codegen.loading import Loaded
+from codegen.program import Program
 from codegen.stages import Stages
 from codegen.state import Array, Invocation, State
 from symgrad.graph import dims as dm
@@ -19,7 +19,7 @@ from symgrad.graph.binding import Binding
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
 from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.leaves import initial_value
-from symgrad.graph.nodes import Constant, Input, Node
+from symgrad.graph.nodes import Input, Node
 from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
 from symgrad.graph.telling import dims_by_name
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from codegen.targets import Target
     from codegen.teamwork import TeamProgram
     from codegen.timing import Timed
+
+
+_RESULTS = ("result", "reshaped")
 
 
 class Compiled:
@@ -43,48 +46,33 @@ class Compiled:
         stages: Stages,
         target: Target,
         loaded: Loaded | None,
+        program: Program,
         outputs: Sequence[Node],
         rebuild: Callable[[Sequence[Any]], Any],
         updated: Sequence[Input],
-        final: Sequence[Node],
         seed: int,
     ) -> None:
         self.stages = stages
         self.target = target
         self._loaded = loaded
         self._outputs = tuple(outputs)
-        self._final = tuple(final)
         self._rebuild = rebuild
         self._updated = tuple(updated)
         self._dims = stages.graph.dims
         self._binding = Binding(stages.graph)
         self._names = frozenset(x.name for x in stages.graph.inputs if not x.is_supplied)
         self._defaults: dict[str, Array] = {}
-        self._leaves = stages.plan.leaves
+        self._program = program
+        self._table, self._places = program.table, program.places
+        self._leaves = program.table.leaves
         self._state: State | None = None
         self._seed = seed
         self._steps = 0
         self._lock = threading.RLock()
         self._local = threading.local()
         self._timed: dict[TeamProgram | None, Timed] = {}
-        self._places = self._result_places()
         kept = set(self._updated)
         self._held_places = [(k, leaf) for k, leaf in enumerate(self._leaves) if leaf in kept]
-
-    def _result_places(self) -> list[tuple[str, int]]:
-        """Where each output's value is found: a result of the program, or a leaf or constant."""
-        results = {node: k for k, node in enumerate(self.stages.plan.results)}
-        leaves = {leaf: k for k, leaf in enumerate(self._leaves)}
-        places: list[tuple[str, int]] = []
-        for k, node in enumerate(self._final):
-            root = root_of(node)
-            if root in results:
-                places.append(("result", results[root]))
-            elif isinstance(root, Input):
-                places.append(("leaf", leaves[root]))
-            else:
-                places.append(("constant", k))
-        return places
 
     @property
     def loaded(self) -> Loaded:
@@ -278,20 +266,20 @@ class Compiled:
             if leaf in leaves:
                 call.set_leaf(k, leaves[leaf])
         places = zip(targets, self._places, strict=False)
-        own = {place: target for target, (kind, place) in places if kind == "result"}
+        own = {place: target for target, (kind, place) in places if kind in _RESULTS}
         call.set_outputs(
             [
                 own[k] if k in own else np.empty(dm.values(n.shape, dims), n.dtype)
-                for k, n in enumerate(self.stages.plan.results)
+                for k, n in enumerate(self._table.results)
             ]
         )
 
     def output(self, call: Invocation, k: int) -> Array:
         """The array of output k (in flattened order) in a prepared call."""
         kind, place = self._places[k]
-        if kind == "result" and self._final[k] is self.stages.plan.results[place]:
+        if kind == "result":
             return call.outputs[place]
-        if kind == "result":  # it shows another one's memory
+        if kind == "reshaped":  # it shows another one's memory
             return call.outputs[place].reshape(
                 dm.values(self._outputs[k].shape, self._extents(call))
             )
@@ -308,7 +296,7 @@ class Compiled:
 
     def _prepared(self) -> Invocation:
         def alone() -> Invocation:
-            return self.target.prepare(self.stages.plan, self._dims, self.loaded, self.state)
+            return self.target.prepare(self._table, self._dims, self.loaded, self.state)
 
         if self.stages.team is None:
             return alone()
@@ -317,12 +305,11 @@ class Compiled:
         return TeamInvocation(self.stages.team, self._dims, alone)
 
     def _empty_results(self, dims: Mapping[Dim, int]) -> list[Array]:
-        return [np.empty(dm.values(n.shape, dims), n.dtype) for n in self.stages.plan.results]
+        return [np.empty(dm.values(n.shape, dims), n.dtype) for n in self._table.results]
 
     def _constant(self, k: int, dims: Mapping[Dim, int]) -> Array:
-        node = root_of(self._final[k])
-        assert isinstance(node, Constant)
-        return node.value.reshape(dm.values(self._outputs[k].shape, dims)).copy()
+        value = self._program.values[self._places[k][1]].value
+        return value.reshape(dm.values(self._outputs[k].shape, dims)).copy()
 
     def _collect(
         self, results: Sequence[Array], leaves: Sequence[Array], dims: Mapping[Dim, int]
@@ -330,10 +317,10 @@ class Compiled:
         collected: list[Array] = []
         taken: set[int] = set()
         for k, (kind, place) in enumerate(self._places):
-            if kind == "constant":
+            if kind == "value":
                 collected.append(self._constant(k, dims))
                 continue
-            array = results[place] if kind == "result" else leaves[place]
+            array = leaves[place] if kind == "leaf" else results[place]
             if kind == "leaf" or place in taken:
                 array = array.copy()
             else:
@@ -347,9 +334,9 @@ class Compiled:
         """The generated program, with a legend of its table of addresses."""
         rows = [("bad index report", "")]
         rows += [(leaf.name, f"{leaf.dtype} {show(leaf.shape)}") for leaf in self._leaves]
-        rows += [("constant", f"{c.dtype} {show(c.shape)}") for c in self.stages.plan.constants]
-        rows += [("result", f"{n.dtype} {show(n.shape)}") for n in self.stages.plan.results]
-        rows += [(f"slot {s.number}", "workspace") for s in self.stages.plan.slots]
+        rows += [("constant", f"{c.dtype} {show(c.shape)}") for c in self._table.constants]
+        rows += [("result", f"{n.dtype} {show(n.shape)}") for n in self._table.results]
+        rows += [(f"slot {s.number}", "workspace") for s in self._table.slots]
         legend = [f"# table[{k}]  {printable(a)!s:<20} {b}" for k, (a, b) in enumerate(rows)]
         return "\n".join([*legend, "", self.stages.source])
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import cuda
 
-from codegen.memory import Plan
+from codegen.program import Table
 from codegen.state import Array, State
 from codegen.workspace import ALIGNMENT
 from symgrad.graph.dims import Dim
@@ -66,7 +66,7 @@ class DeviceState(State):
 class DeviceInvocation:
     """The memory of one thread's calls: the table as arrays on the device."""
 
-    def __init__(self, plan: Plan, dims: Sequence[Dim], module: ModuleType, state: State) -> None:
+    def __init__(self, plan: Table, dims: Sequence[Dim], module: ModuleType, state: State) -> None:
         assert isinstance(state, DeviceState)
         self.plan = plan
         self.module = module

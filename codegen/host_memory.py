@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codegen.memory import Plan
+from codegen.program import Table
 from codegen.state import Array
 from symgrad.graph.dims import Dim
 
@@ -18,10 +18,10 @@ _PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 class HostInvocation:
     """The memory of one thread's calls: the table of addresses, the extents, the workspace."""
 
-    def __init__(self, plan: Plan, dims: Sequence[Dim], address: int) -> None:
+    def __init__(self, plan: Table, dims: Sequence[Dim], address: int) -> None:
         self.plan = plan
         self.order = tuple(dims)
-        self.table: npt.NDArray[np.int64] = np.zeros(plan.first_slot + len(plan.slots), np.int64)
+        self.table: npt.NDArray[np.int64] = np.zeros(plan.length, np.int64)
         self.dims: npt.NDArray[np.int64] = np.zeros(max(len(self.order), 1), np.int64)
         self.report: npt.NDArray[np.int64] = np.zeros(4, np.int64)
         self.table[0] = self.report.ctypes.data
@@ -29,7 +29,7 @@ class HostInvocation:
         first = 1 + len(plan.leaves)
         for k, constant in enumerate(self.constants):
             self.table[first + k] = constant.ctypes.data
-        self.first_result = first + len(self.constants)
+        self.first_result = plan.first_result
         self.workspace = np.empty(0, np.uint8)
         self._program = _PROGRAM(address)
         self._addresses = (self.table.ctypes.data, self.dims.ctypes.data)

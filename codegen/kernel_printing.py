@@ -164,5 +164,5 @@ class _KernelPrinter(RowPrinter):
         a, b, c = buffers
         return (
             f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
-            f"{a}, {lda}, {b}, {ldb}, {short}(0), {c}, {ldc})"
+            f"{a}, {lda}, {b}, {ldb}, {short}({int(call.adds)}), {c}, {ldc})"
         )

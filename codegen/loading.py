@@ -23,8 +23,8 @@ from types import ModuleType
 
 from codegen import cache
 from codegen.runtime import library
+from codegen.runtime.instruction_sets import INSTRUCTION_SETS
 from codegen.runtime.linking import BLAS_PREFIX, Linked, blas_symbol, linked
-from codegen.runtime.microkernels import INSTRUCTION_SETS
 
 library.fetch = cache.kept
 
@@ -80,9 +80,26 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
         return _loaded[name]
 
 
+def find(name: str) -> Loaded | None:
+    """The program whose module had this name, from this process or the cache, or None."""
+    with _lock:
+        place = None if name in _loaded else cache.folder().path
+        if place is not None:
+            start = time.perf_counter()
+            path = place / f"{name}.py"
+            kept = cache.read_sealed(_code_file(path))
+            if kept is not None:
+                _tell_symbols(kept)
+                made = linked(kept)
+                seconds = time.perf_counter() - start
+                _loaded[name] = Loaded(made.address, made, path, True, seconds)
+        return _loaded.get(name)
+
+
 def _tell_symbols(code: bytes) -> None:
     """Make known to LLVM what machine code from another process calls by name."""
-    for short, isa in sorted(set(re.findall(rb"symgrad_product_(\w+?)_(\w+)", code))):
+    own = rb"symgrad_(?:product|pack|packed)_(\w+?)_(\w+)"
+    for short, isa in sorted(set(re.findall(own, code))):
         library.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
     for routine in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"(\w+)", code))):
         blas_symbol(routine.decode())

@@ -15,10 +15,11 @@ from typing import ClassVar
 from codegen.access import root_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Only, Statement, Store
 from codegen.lowering import lower_copy
+from codegen.program import Table
 from codegen.schedule import Schedule
 from codegen.sharing import share
 from codegen.values import CopyOf, Lowered, Operand, Scratch, Temporary, merge_buffers
-from codegen.workspace import Block, Layout, Slot, laid_out
+from codegen.workspace import Block, Layout, laid_out
 from symgrad.graph.dims import Dim, Extent, same, size
 from symgrad.graph.nodes import Constant, Input, Node
 
@@ -46,7 +47,10 @@ class InnerPlace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoweredLoop:
-    """The calls of a recurrence's body; `places` tells where each entry of its table lies."""
+    """The calls of a recurrence's body; `places` tells where each entry of its table lies.
+
+    turns: it is no recurrence, but kernels that take turns over rows (`codegen/panels.py`).
+    """
 
     operands: tuple[Operand, ...]
     nodes: tuple[Node, ...]
@@ -55,6 +59,7 @@ class LoweredLoop:
     reverse: bool
     calls: tuple[Invoked | InvokedLoop, ...]
     places: tuple[InnerPlace, ...]
+    turns: bool = False
 
     #: It is no copy.
     copies: ClassVar[bool] = False
@@ -83,35 +88,17 @@ class InvokedLoop:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class Plan(Table):
     """Calls in order, and the table of addresses that a program is given.
 
-    The table: the report of bad indices, leaves, constants, results, slots.
+    results: nodes whose values the caller gets.
     workers: for a team of so many at most.
     """
 
-    calls: tuple[Invoked | InvokedLoop, ...]
-    leaves: tuple[Input, ...]
-    constants: tuple[Constant, ...]
     results: tuple[Node, ...]
-    layout: Layout
+    calls: tuple[Invoked | InvokedLoop, ...]
     lifetimes: tuple[tuple[Operand, int, int, int], ...]
     workers: int = 1
-
-    @property
-    def first_slot(self) -> int:
-        """The table's entry of slot 0."""
-        return 1 + len(self.leaves) + len(self.constants) + len(self.results)
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        """What the last entries of the table point to."""
-        return self.layout.slots
-
-    def slot_offsets(self, dims: Mapping[Dim, int]) -> tuple[tuple[int, ...], int]:
-        """Byte offsets of the slots, and the size of the workspace."""
-        placed = self.layout.place(dims)
-        return placed.offsets, placed.total
 
     def live_bound(self, dims: Mapping[Dim, int]) -> int:
         """The most bytes that live at once, what is written over another value counted once."""
@@ -276,8 +263,8 @@ class _Planner:
             (o, k, begin[o], last[o]) for o, k in zip(self.place, slot, strict=True)
         ]
         return Plan(
-            *(self._calls(), self.leaves, self.constants, self.results, layout),
-            *(tuple(lifetimes), self.workers),
+            *(self.leaves, self.constants, self.results, layout),
+            *(self._calls(), tuple(lifetimes), self.workers),
         )
 
     def _calls(self) -> tuple[Invoked | InvokedLoop, ...]:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from codegen.loop_ir import Kernel
-from codegen.memory import Plan, kernels_of
-from codegen.reasons import told, told_moves
-from codegen.schedule import Schedule
-from symgrad.calculus.loop_parts import Moved
-from symgrad.calculus.residuals import Residual, told_residuals
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input
 
 if TYPE_CHECKING:
+    from codegen.loop_ir import Kernel
+    from codegen.memory import Plan
+    from codegen.program import Program
+    from codegen.schedule import Schedule
     from codegen.teamwork import TeamProgram
+    from symgrad.calculus.loop_parts import Moved
+    from symgrad.calculus.residuals import Residual
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What the passes made; see `Stages`."""
+
+    rewritten: Graph
+    schedule: Schedule
+    plan: Plan
+    source: str
+    program: Program
+    team: TeamProgram | None
+    residuals: tuple[Residual, ...]
+    moved: tuple[Moved, ...]
+
+
 class Stages:
     """What each pass of the compiler made, in order; printed, what is fused and why.
 
@@ -28,28 +42,73 @@ class Stages:
     schedule:  fused stages.
     plan:      kernels in order, and where every buffer lies.
     source:    what was compiled.
-    seconds:   by pass.
+    seconds:   by pass, of the wait for the program: one that was found in the cache made no passes.
     team:      the same program for several workers; None for one.
     residuals: what recurrences that go back read of the way forward: saved or recomputed.
     moved:     what left recurrences.
+
+    Of a program that was found in the cache, all but the first is made when it is asked for.
     """
 
-    graph: Graph
-    rewritten: Graph
-    schedule: Schedule
-    plan: Plan
-    source: str
-    seconds: Mapping[str, float]
-    team: TeamProgram | None = None
-    residuals: tuple[Residual, ...] = ()
-    moved: tuple[Moved, ...] = ()
+    def __init__(
+        self,
+        graph: Graph,
+        seconds: Mapping[str, float],
+        make: Callable[[], Made],
+        made: Made | None,
+    ) -> None:
+        self.graph = graph
+        self.seconds = seconds
+        self.team = None if made is None else made.team  # only programs of one worker are found
+        self._make = make
+        if made is not None:
+            self.__dict__["_made"] = made
+
+    @cached_property
+    def _made(self) -> Made:
+        return self._make()
+
+    @property
+    def rewritten(self) -> Graph:
+        """After stabilisation and simplification, with contractions pairwise."""
+        return self._made.rewritten
+
+    @property
+    def schedule(self) -> Schedule:
+        """Fused stages."""
+        return self._made.schedule
+
+    @property
+    def plan(self) -> Plan:
+        """Kernels in order, and where every buffer lies."""
+        return self._made.plan
+
+    @property
+    def source(self) -> str:
+        """What was compiled."""
+        return self._made.source
+
+    @property
+    def residuals(self) -> tuple[Residual, ...]:
+        """What recurrences that go back read of the way forward: saved or recomputed."""
+        return self._made.residuals
+
+    @property
+    def moved(self) -> tuple[Moved, ...]:
+        """What left recurrences."""
+        return self._made.moved
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
         """The loops of the stages, in order."""
+        from codegen.memory import kernels_of
+
         return tuple(kernels_of(self.plan.calls))
 
     def __str__(self) -> str:
+        from codegen.reasons import told, told_moves, told_turns
+        from symgrad.calculus.residuals import told_residuals
+
         counts = (
             f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
             f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
@@ -58,7 +117,9 @@ class Stages:
         shared = f"\n\n{self.team}" if self.team else ""
         moves = f"\n\n{told_moves(self.moved)}" if self.moved else ""
         saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
-        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{shared}\n\n{more}"
+        taken = "\n".join(told_turns(self.plan.calls, self.schedule))
+        turns = f"\n\n{taken}" if taken else ""
+        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{turns}{shared}\n\n{more}"
 
 
 def _computed(graph: Graph) -> int:

@@ -133,6 +133,7 @@ _ROOMS: dict[str, list[str]] = {
     ],
     "graph.streams": ["dropout"],
     "insight.flow": ["gradient_flow"],
+    "insight.not_finite": ["explain_nan"],
     "insight.pictures": ["draw"],
     "interop.digraph": ["to_networkx"],
     "interop.formulas": ["to_sympy"],
@@ -333,6 +334,7 @@ if TYPE_CHECKING:
     )
     from symgrad.graph.streams import dropout as dropout
     from symgrad.insight.flow import gradient_flow as gradient_flow
+    from symgrad.insight.not_finite import explain_nan as explain_nan
     from symgrad.insight.pictures import draw as draw
     from symgrad.interop.digraph import to_networkx as to_networkx
     from symgrad.interop.formulas import to_sympy as to_sympy

@@ -27,7 +27,8 @@ grad value_and_grad vjp jvp jacobian hessian hvp simplify stabilize substitute d
 parameters inputs latex to_networkx to_sympy
 """
 VALUES = """
-evaluate compile Trainer EarlyStopping CsvLog Checkpoint nn optim draw gradient_flow random dropout
+evaluate compile Trainer EarlyStopping CsvLog Checkpoint nn optim draw gradient_flow
+explain_nan random dropout
 """
 ERRORS = "SymgradError ShapeError DTypeError LeafError GradError CompileError DataError"
 NAMES = [*LEAVES.split(), *VERBS.split(), *TRANSFORMS.split(), *VALUES.split(), *ERRORS.split()]

@@ -383,7 +383,7 @@ def test_stages_tell_what_is_shared_and_why_not(programs: dict[int, Compiled]) -
 
 def test_rows_of_a_table_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain of layers whose calls are rows of a table: some shared, some met for, some alone."""
-    from codegen.targets import cpu
+    from codegen import program_printing
 
     h, layers = x, [sg.parameter(f"u{k}", (7, 7), init=sg.init.normal(0.4)) for k in range(5)]
     for u in layers:
@@ -392,7 +392,7 @@ def test_rows_of_a_table_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [h, *sg.grad((h**2).mean(), layers)]
     values = {"x": values_for(23)["x"]}
     expected = sg.compile(asked)(**values)
-    monkeypatch.setattr(cpu, "TABLE_FROM", 2)
+    monkeypatch.setattr(program_printing, "TABLE_FROM", 2)
     with everything_shared():
         f = sg.compile(asked, threads=2)
         got, again = f(**values), f(**values)

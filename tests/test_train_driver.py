@@ -44,7 +44,9 @@ class Problem:
         self.runs = 0
         self.n, self.batch, self.guarded = n, batch, guarded
 
-    def run(self, order: np.ndarray, rest: np.ndarray, begun: np.ndarray) -> tuple[int, np.ndarray]:
+    def run(
+        self, order: np.ndarray, rest: np.ndarray, begun: np.ndarray, fresh: bool
+    ) -> tuple[int, np.ndarray]:
         assert order.dtype == rest.dtype == np.int32
         assert begun.shape == (2, len(order)) and begun.flags.c_contiguous
         self.runs += 1

@@ -194,12 +194,15 @@ class Routine:
         No part is larger than `most`, and all are, but for the last two, which are nearly equal.
         """
         with self._turns(self.number(0), stop) as (name, index):
-            rest = stop - index
-            half = (rest + 1) // 2
-            bound = most if isinstance(most, Value) else self.number(most)
-            size = (rest <= bound).where(rest, (rest < bound + bound).where(half, bound))
+            size = self.part(stop - index, most)
             yield index, size
             self._turn(name, index, size)
+
+    def part(self, rest: Value, most: Value | int) -> Value:
+        """The size of the next part, as `parts` cuts them, where so much is left."""
+        half = (rest + 1) // 2
+        bound = most if isinstance(most, Value) else self.number(most)
+        return (rest <= bound).where(rest, (rest < bound + bound).where(half, bound))
 
     @contextmanager
     def _turns(self, first: Value, last: Value) -> Iterator[tuple[str, Value]]:

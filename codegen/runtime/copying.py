@@ -6,10 +6,10 @@ Packed parts lie on the stack or in memory that is taken once and kept for the n
 from __future__ import annotations
 
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.microkernels import Element, Lanes, shuffled
+from codegen.runtime.instruction_sets import Element, Lanes, shuffled
 
 # Elements that one turn of a loop over elements writes.
-AT_ONCE = 8
+AT_ONCE = 4
 
 
 # Bytes within which shuffles cost least.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 MODULES = (
-    *("names", "linking", "memory", "checks", "assembler", "microkernels", "copying"),
+    *("names", "linking", "memory", "checks", "assembler", "instruction_sets", "ahead"),
+    *("microkernels", "copying"),
     *("inner_products", "products", "library", "linalg"),
     *("lanes", "coefficients", "rare"),
     *("exponential", "power", "circular", "vector_math", "rows", "draws", "loops", "kernels"),

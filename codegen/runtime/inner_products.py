@@ -9,16 +9,12 @@ side by side, are multiplied vector by vector; the lanes of several sums are the
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.microkernels import (
-    UNDER_WAY,
-    Element,
-    Lanes,
-    added,
-    product_arguments,
-    shuffled,
-    table_entry,
-)
+from codegen.runtime.instruction_sets import UNDER_WAY, Element, Lanes, added, chosen, shuffled
+from codegen.runtime.microkernels import product_arguments, table_entry
 
 # Rows of A whose inner products with columns of B are summed together; more with one column.
 DOT_ROWS, DOT_ROWS_ALONE = 4, 8
@@ -26,7 +22,8 @@ DOT_ROWS, DOT_ROWS_ALONE = 4, 8
 DOT_DEPTH = 1024
 # Columns of B, at most: they stay in the nearest caches. Fewer where they are copied for it.
 DOT_FEW, DOT_COPIED = 32, 8
-# Lengths of inner products that are written out, by scalars.
+# Lengths of inner products that are written out, by scalars; and numbers of columns whose elements
+# are read as they lie beside each other.
 SHORT = (2, 3)
 
 
@@ -37,7 +34,8 @@ def inner_products_text(element: Element) -> str:
     blocks = ", ".join(f"ptr @{dot_name(r, c)}" for r, c in shapes)
     table = f"@dot_blocks = internal constant [{len(shapes)} x ptr] [{blocks}]"
     dots = [dot(element, r, c) for r, c in shapes]
-    return "\n".join([table, *dots, _dots(element), *(short(element, k) for k in SHORT)])
+    few = [one(element, n) for one in (short, dense_columns) for n in SHORT]
+    return "\n".join([table, *dots, _dots(element), *few, exact(element)])
 
 
 def short(element: Element, k: int) -> str:
@@ -58,6 +56,45 @@ def short(element: Element, k: int) -> str:
         terms = [f.read(lanes.at(row, a_column * p), e.scalar, e.size) for p in range(k)]
         total = _scalar_sum(lanes, terms, factors)
         _flush_scalars(lanes, [total], [lanes.at(c, c_row * i)], (alpha, beta))
+    return str(f)
+
+
+def dense_columns(element: Element, n: int) -> str:
+    """C[i, j] := alpha * sum_p a[i, p] * b[p, j] + beta * C[i, j], j < n, rows of b dense.
+
+    b is read as one long vector, b[0, 0], b[0, 1], .., which is multiplied by elements of a each of
+    which is repeated n times.
+    """
+    e = element
+    takes = [("m", "i64"), ("k", "i64"), ("a", "ptr"), ("a_row", "i64"), ("b", "ptr")]
+    takes += [("c", "ptr"), ("c_row", "i64"), ("c_column", "i64")]
+    f = Routine(f"dense_columns_{n}", [*takes, ("alpha", e.scalar), ("beta", e.scalar)], "internal")
+    m, k, a, a_row, b, c, c_row, c_column, alpha, beta = f.arguments()
+    lanes = Lanes(f, e)
+    with f.loop(m) as i:
+        row = lanes.at(a, i * a_row)
+
+        def step(at: Value, more: int, sums: list[Value], rest: Value | None) -> list[Value]:
+            x = lanes.read(lanes.at(lanes.at(row, at), more), rest and lanes.first(rest))
+            done = []
+            for v, total in enumerate(sums):
+                place = lanes.at(lanes.at(b, at * n), more * n + v * e.lanes)
+                y = lanes.read(place, rest and lanes.first(rest * n - v * e.lanes))
+                repeated = [(v * e.lanes + lane) // n for lane in range(e.lanes)]
+                done.append(lanes.fused(shuffled(f, x, x, repeated), y, total))
+            return done
+
+        sums = _inner_sums(lanes, step, n, k)
+        columns = []
+        for j in range(n):
+            wanted = [[x for x in range(e.lanes) if (v * e.lanes + x) % n == j] for v in range(n)]
+            column, *parts = (chosen(f, x, s) for x, s in zip(wanted, sums, strict=True))
+            for part in parts:
+                column = f.emit(e.vector, f"fadd {column}, {part.text}")
+            columns.append(column)
+        target = lanes.at(c, i * c_row)
+        places = [lanes.at(target, c_column * j) for j in range(n)]
+        _flush_scalars(lanes, _totals(lanes, columns), places, (alpha, beta))
     return str(f)
 
 
@@ -131,7 +168,15 @@ def dot(element: Element, rows: int, columns: int) -> str:
         first = lanes.at(a, t * rows * a_row)
         lines = [lanes.at(first, a_row * r) if r else first for r in range(rows)]
         lines += [lanes.at(b, b_column * j) if j else b for j in range(columns)]
-        totals = _totals(lanes, _inner_sums(lanes, rows, lines, k))
+
+        def step(at: Value, more: int, sums: list[Value], rest: Value | None) -> list[Value]:
+            mask = rest and lanes.first(rest)
+            found = [lanes.read(lanes.at(lanes.at(x, at), more), mask) for x in lines]
+            pairs = itertools.product(found[:rows], found[rows:])
+            return [lanes.fused(x, y, s) for (x, y), s in zip(pairs, sums, strict=True)]
+
+        at_once = max(1, UNDER_WAY // (rows * columns))
+        totals = _totals(lanes, _inner_sums(lanes, step, rows * columns, k, at_once))
         corner = lanes.at(c, t * rows * c_row)
         shape = [(r, j) for r in range(rows) for j in range(columns)]
         places = [lanes.at(corner, c_row * r + c_column * j) for r, j in shape]
@@ -139,22 +184,29 @@ def dot(element: Element, rows: int, columns: int) -> str:
     return str(f)
 
 
-def _inner_sums(lanes: Lanes, rows: int, lines: list[Value], k: Value) -> list[Value]:
-    """Vectors whose lanes add up to the inner products of the first lines with the others."""
+# Adds the products of a vector of places of k: from a place on, by a number of elements further;
+# to sums; of so many places where they are fewer than a vector has.
+Step = Callable[[Value, int, list[Value], "Value | None"], list[Value]]
+
+
+def _inner_sums(
+    lanes: Lanes, step: Step, count: int, k: Value, at_once: int = 1
+) -> list[Value]:
+    """`count` vectors to which the products of all places of k have been added.
+
+    at_once: how many vectors of places are looked at together.
+    """
     f, n = lanes.routine, lanes.element.lanes
-    count = rows * (len(lines) - rows)
-    at_once = max(1, UNDER_WAY // count)
     sums = [lanes.zero] * (at_once * count)
     place = f.number(0)
     for turn in sorted({1, at_once}, reverse=True):
         end = place + ((k - place) // (n * turn)) * (n * turn)
-        sums = added(f, _inner(lanes, rows, lines, sums, place, end, turn), count)
+        sums = added(f, _inner(lanes, step, sums, place, end, turn), count)
         place = end
     before, name = f.block, f.fresh()
     f.branch(place < k, f"{name}.rest", f"{name}.sum")
     f.label(f"{name}.rest")
-    mask = lanes.first(k - place)
-    rest = _inner_step(lanes, rows, [lanes.at(x, place) for x in lines], sums, mask)
+    rest = step(place, 0, sums, k - place)
     after = f.block
     f.jump(f"{name}.sum")
     f.label(f"{name}.sum")
@@ -165,13 +217,7 @@ def _inner_sums(lanes: Lanes, rows: int, lines: list[Value], k: Value) -> list[V
 
 
 def _inner(
-    lanes: Lanes,
-    rows: int,
-    lines: list[Value],
-    sums: list[Value],
-    start: Value,
-    end: Value,
-    turn: int,
+    lanes: Lanes, step: Step, sums: list[Value], start: Value, end: Value, turn: int
 ) -> list[Value]:
     """Add the products of whole vectors from `start` to `end`, `turn` in each round."""
     f, e = lanes.routine, lanes.element
@@ -185,9 +231,8 @@ def _inner(
     each = len(sums) // turn
     news: list[Value] = []
     at = f.emit("i64", f"freeze {p}")  # as in the tiles
-    for step in range(turn):
-        places = [lanes.at(lanes.at(x, at), step * e.lanes) for x in lines]
-        news += _inner_step(lanes, rows, places, olds[step * each : (step + 1) * each], None)
+    for now in range(turn):
+        news += step(at, now * e.lanes, olds[now * each : (now + 1) * each], None)
     following = p + turn * e.lanes
     f.branch(following < end, head, done)
     f.lines[phis:phis] = [
@@ -201,16 +246,32 @@ def _inner(
     ]
 
 
-def _inner_step(
-    lanes: Lanes, rows: int, places: list[Value], sums: list[Value], mask: Value | None
-) -> list[Value]:
-    """Add the products of one vector of every row and column."""
-    b = [lanes.read(place, mask) for place in places[rows:]]
-    done: list[Value] = []
-    for r in range(rows):
-        x = lanes.read(places[r], mask)
-        done += [lanes.fused(x, y, sums[r * len(b) + j]) for j, y in enumerate(b)]
-    return done
+def exact(element: Element) -> str:
+    """C[0] := alpha * sum_p a[p] * b[p] + beta * C[0], k at most two vectors: in float64.
+
+    A sum of few products is as exact as one rounding of it, which is what NumPy's are.
+    """
+    e = element
+    takes = [("k", "i64"), ("a", "ptr"), ("b", "ptr"), ("c", "ptr")]
+    f = Routine("exact", [*takes, ("alpha", e.scalar), ("beta", e.scalar)], "internal")
+    k, a, b, c, alpha, beta = f.arguments()
+    lanes = Lanes(f, e)
+    kind = f"<{e.lanes} x double>"
+    total = Value(f, kind, "zeroinitializer")
+    for place in (0, e.lanes):
+        mask = lanes.first(k - place)
+        x, y = (lanes.read(lanes.at(z, place), mask) for z in (a, b))
+        if e.short == "f32":
+            x, y = (f.emit(kind, f"fpext {z} to {kind}") for z in (x, y))
+        product = f.emit(kind, f"fmul {x}, {y.text}")
+        total = f.emit(kind, f"fadd {total}, {product.text}")
+    start = Value(f, "double", "-0.0")
+    name = f"@llvm.vector.reduce.fadd.v{e.lanes}f64"
+    result = f.emit("double", f"call reassoc double {name}({start}, {total})")
+    if e.short == "f32":
+        result = f.emit("float", f"fptrunc {result} to float")
+    _flush_scalars(lanes, [result], [c], (alpha, beta))
+    return str(f)
 
 
 def _totals(lanes: Lanes, sums: list[Value]) -> list[Value]:

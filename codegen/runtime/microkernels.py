@@ -11,234 +11,16 @@ multiplication (2008), with the tile sizes of each instruction set computed from
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
+from codegen.runtime.ahead import TURN, Ahead, finish_ahead
 from codegen.runtime.assembler import Routine, Value
+from codegen.runtime.instruction_sets import LINE, Element, Lanes, added
 
-# At most so many rows in a tile: more help nothing and cost compile time.
-MOST_ROWS = 8
-# At most so many vectors of columns.
-MOST_VECTORS = 4
-# Multiply-adds that must be under way to keep two units with a latency of four cycles busy.
-UNDER_WAY = 8
-
-
-class InstructionSet(NamedTuple):
-    """What the vector unit of a processor offers.
-
-    Fields:
-        name:      as in SYMGRAD_VECTORS.
-        size:      bytes of a vector.
-        registers: of that size.
-        fused:     whether a multiply-add is one instruction.
-        masked:    whether loads and stores of a part of a vector cost as much as whole ones.
-        processor: the least processor that LLVM is told of where the set is forced; "" for this.
-    """
-
-    name: str
-    size: int
-    registers: int
-    fused: bool
-    masked: bool
-    processor: str = ""
-
-
-AVX512 = InstructionSet("avx512", 64, 32, fused=True, masked=True, processor="x86-64-v4")
-AVX2 = InstructionSet("avx2", 32, 16, fused=True, masked=False, processor="x86-64-v3")
-NEON = InstructionSet("neon", 16, 32, fused=True, masked=False)
-# SSE2, or whatever LLVM makes of vectors of 16 bytes
-PLAIN = InstructionSet("plain", 16, 16, fused=False, masked=False, processor="x86-64")
-INSTRUCTION_SETS = {s.name: s for s in (AVX512, AVX2, NEON, PLAIN)}
-
-
-def available() -> list[str]:
-    """The instruction sets that this processor can run, the widest first."""
-    import llvmlite.binding as llvm
-
-    has = llvm.get_host_cpu_features()
-    x86 = "sse2" in has
-    found = [
-        (AVX512, all(has.get(f) for f in ("avx512f", "avx512vl", "avx512bw", "avx512dq"))),
-        (AVX2, has.get("avx2") and has.get("fma")),
-        (NEON, not x86 and has.get("neon")),
-        (PLAIN, True),
-    ]
-    return [s.name for s, present in found if present]
-
-
-def instruction_set() -> InstructionSet:
-    """The widest of this processor, or what SYMGRAD_VECTORS names.
-
-    Raises: ValueError for a name that is unknown or that this processor can't run.
-    """
-    known = available()
-    name = os.environ.get("SYMGRAD_VECTORS") or known[0]
-    if name not in known:
-        raise ValueError(
-            f"SYMGRAD_VECTORS={name!r}: this processor runs {', '.join(known)}; set one of these."
-        )
-    return INSTRUCTION_SETS[name]
-
-
-class Element(NamedTuple):
-    """A float type in the vectors of an instruction set.
-
-    Fields:
-        short: "f32" or "f64".
-        isa:   the instruction set.
-    """
-
-    short: str
-    isa: InstructionSet
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return int(self.short[1:]) // 8
-
-    @property
-    def scalar(self) -> str:
-        """LLVM's name of one."""
-        return "float" if self.short == "f32" else "double"
-
-    @property
-    def lanes(self) -> int:
-        """How many a vector holds."""
-        return self.isa.size // self.size
-
-    @property
-    def vector(self) -> str:
-        """LLVM's name of a vector of them."""
-        return f"<{self.lanes} x {self.scalar}>"
-
-    @property
-    def mask(self) -> str:
-        """LLVM's name of a truth value for each lane."""
-        return f"<{self.lanes} x i1>"
-
-    def most_rows(self, vectors: int) -> int:
-        """How many rows a tile of so many vectors of columns may have, by the registers."""
-        free = self.isa.registers - vectors - (1 if self.isa.fused else 2)
-        return min(MOST_ROWS, free // vectors)
-
-    @property
-    def most_vectors(self) -> int:
-        """How wide a tile may be: no wider than tall, so that loads do not outnumber sums."""
-        return max(v for v in range(1, MOST_VECTORS + 1) if self.most_rows(v) >= min(v, 3))
-
-    def shapes(self) -> Iterator[tuple[int, int]]:
-        """Rows and vectors of all tiles."""
-        for vectors in range(1, self.most_vectors + 1):
-            for rows in range(1, self.most_rows(vectors) + 1):
-                yield rows, vectors
-
-    def chains(self, rows: int, vectors: int) -> int:
-        """How many sums of its own each place of a tile has, for p of different remainders.
-
-        Enough to keep the units busy; and of one vector more where registers are free, since the
-        parts of a long sum round less than the whole.
-        """
-        least = UNDER_WAY // min(rows, 2)
-        if vectors == 1:
-            least = min(20, self.isa.registers - 2)
-            return next(c for c in (4, 2, 1) if c * rows <= least)
-        count = 1
-        while count < 4 and count * rows * vectors < least:
-            count *= 2
-        return count
-
-    @property
-    def dot_columns(self) -> int:
-        """How many columns a block of inner products may have, by the registers."""
-        return 4 if self.isa.registers >= 32 else 2
-
-    def declarations(self) -> str:
-        """The intrinsics of LLVM that are called, of vectors and of pieces of 16 bytes."""
-        vector, suffix = self.vector, f"v{self.lanes}{self.short}"
-        piece = self._replace(isa=self.isa._replace(size=16))
-        lines = [f"declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})"]
-        lines.append(
-            f"declare {self.scalar} @llvm.fma.{self.short}({', '.join([self.scalar] * 3)})"
-        )
-        lines += ["declare ptr @malloc(i64)", "declare void @free(ptr)"]
-        for e in dict.fromkeys([self, piece]):
-            name, kind = f"v{e.lanes}{e.short}", e.vector
-            lines.append(
-                f"declare {kind} @llvm.masked.load.{name}.p0(ptr, i32, {e.mask}, {kind})\n"
-                f"declare void @llvm.masked.store.{name}.p0({kind}, ptr, i32, {e.mask})"
-            )
-        if piece != self:
-            name = f"llvm.vector.insert.{suffix}.v{piece.lanes}{self.short}"
-            lines.append(f"declare {vector} @{name}({vector}, {piece.vector}, i64)")
-        return "\n".join([*lines, ""])
-
-
-class Lanes:
-    """Vector instructions of one element type, written into a routine."""
-
-    def __init__(self, routine: Routine, element: Element) -> None:
-        self.routine = routine
-        self.element = element
-        self.suffix = f"v{element.lanes}{element.short}"
-
-    @property
-    def zero(self) -> Value:
-        """A vector of zeros."""
-        return Value(self.routine, self.element.vector, "zeroinitializer")
-
-    def spread(self, value: Value) -> Value:
-        """A number in all lanes."""
-        lanes = self.element.lanes
-        kind = f"<{lanes} x {value.kind}>"
-        one = self.routine.emit(kind, f"insertelement {kind} poison, {value}, i32 0")
-        shuffle = f"shufflevector {one}, {kind} poison, <{lanes} x i32> zeroinitializer"
-        return self.routine.emit(kind, shuffle)
-
-    def fused(self, a: Value, b: Value, c: Value) -> Value:
-        """The vector a * b + c, rounded once where the processor can."""
-        put = self.routine.emit
-        if self.element.isa.fused:
-            return put(a.kind, f"call {a.kind} @llvm.fma.{self.suffix}({a}, {b}, {c})")
-        product = put(a.kind, f"fmul {a}, {b.text}")
-        return put(a.kind, f"fadd {c}, {product.text}")
-
-    def first(self, count: Value) -> Value:
-        """True in the first `count` lanes."""
-        lanes = self.element.lanes
-        short = self.routine.emit("i32", f"trunc {count} to i32")
-        places = ", ".join(f"i32 {k}" for k in range(lanes))
-        limit = self.spread(short)
-        test = f"icmp slt <{lanes} x i32> <{places}>, {limit.text}"
-        return self.routine.emit(self.element.mask, test)
-
-    def read(self, pointer: Value, mask: Value | None = None) -> Value:
-        """The vector at an address; zeros where a mask is false, of which no memory is read."""
-        e = self.element
-        if mask is None:
-            return self.routine.read(pointer, e.vector, e.size)
-        call = f"call {e.vector} @llvm.masked.load.{self.suffix}.p0"
-        return self.routine.emit(e.vector, f"{call}({pointer}, i32 {e.size}, {mask}, {self.zero})")
-
-    def write(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
-        """Put a vector to an address, but nothing where a mask is false."""
-        e = self.element
-        if mask is None:
-            self.routine.write(value, pointer, e.size)
-        else:
-            call = f"@llvm.masked.store.{self.suffix}.p0"
-            self.routine.call(call, value, pointer, Value(self.routine, "i32", str(e.size)), mask)
-
-    def at(self, pointer: Value, count: Value | int) -> Value:
-        """The address `count` elements further."""
-        return self.routine.step(pointer, self.element.scalar, count)
-
-
-def shuffled(f: Routine, first: Value, second: Value, lanes: list[int]) -> Value:
-    """Lanes of two vectors, those of the second numbered after those of the first."""
-    places = ", ".join(f"i32 {k}" for k in lanes)
-    return f.emit(first.kind, f"shufflevector {first}, {second}, <{len(lanes)} x i32> <{places}>")
+# Turns of the largest tile after which lines of the next row of C are fetched.
+FETCHED = 8
+# Vectors that one turn of a product of one row and a matrix writes.
+LINE_VECTORS = 4
 
 
 def product_arguments(scalar: str) -> list[tuple[str, str]]:
@@ -278,9 +60,15 @@ def tiles_text(element: Element) -> str:
             f"@heights = internal constant [{most} x i64] [{', '.join(heights)}]",
             f"@inverses = internal constant [{most} x i64] [{', '.join(inverses)}]",
             *(tile(element, r, v) for r, v in element.shapes()),
+            largest_tile(element),
+            finish_ahead(element),
             line(element),
         ]
     )
+
+
+# The function of the largest tiles.
+LARGEST = "largest_tile"
 
 
 def tile_name(rows: int, vectors: int) -> str:
@@ -323,6 +111,32 @@ def tile(element: Element, rows: int, vectors: int) -> str:
     return str(f)
 
 
+def largest_tile(element: Element) -> str:
+    """The function of the largest tiles below each other, where B is read from a panel.
+
+    In every turn a vector is copied of what comes next, the next panel: see `Ahead`.
+    """
+    rows, vectors = element.largest
+    f = Routine(LARGEST, [*tile_arguments(), ("ahead", "ptr")], "internal")
+    lanes = Lanes(f, element)
+    a, a_row, _, b, _, k, c, c_row, last, count, add, ahead = f.arguments()
+    mask = lanes.first(last) if element.isa.masked else None
+    masks = [None] * (vectors - 1) + [mask]
+    whole = (k // TURN) * TURN
+    nowhere = f.room(element.vector, 1, element.isa.size)
+    with f.loop(count) as t:
+        sums = [lanes.zero] * (rows * vectors)
+        places = (lanes.at(a, t * rows * a_row), b)
+        walk = Ahead(lanes, ahead)
+        walk.begin()
+        copies = (walk, nowhere, lanes.at(c, t * rows * c_row))
+        sums, places = _sweep(lanes, rows, masks, sums, places, (whole, TURN), copies=copies)
+        walk.end()
+        sums, _ = _sweep(lanes, rows, masks, sums, places, (k - whole, 1))
+        _flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
+    return str(f)
+
+
 def line_arguments() -> list[tuple[str, str]]:
     """What `line` takes: as a tile, but for how many columns there are."""
     return [
@@ -339,9 +153,9 @@ def line(element: Element) -> str:
     f = Routine("line", line_arguments(), "internal")
     lanes = Lanes(f, element)
     n, k, a, _, b, _, c, add = f.arguments()
-    wide = MOST_VECTORS * element.lanes
+    wide = LINE_VECTORS * element.lanes
     whole = n // wide * wide
-    for vectors, start, stop in ((MOST_VECTORS, f.number(0), whole), (1, whole, n)):
+    for vectors, start, stop in ((LINE_VECTORS, f.number(0), whole), (1, whole, n)):
         with f.loop(stop, vectors * element.lanes, start) as j:
             mask = lanes.first(n - j) if element.isa.masked and vectors == 1 else None
             masks, sums = [mask] * vectors, [lanes.zero] * vectors
@@ -349,15 +163,6 @@ def line(element: Element) -> str:
             sums, _ = _sweep(lanes, 1, masks, sums, places, (k, 1), some=True)
             _flush(lanes, 1, sums, masks, (lanes.at(c, j), n, add))
     return str(f)
-
-
-def added(f: Routine, sums: list[Value], count: int) -> list[Value]:
-    """`count` vectors, each the sum of those whose numbers differ by multiples of `count`."""
-    while len(sums) > count:
-        half = len(sums) // 2
-        pairs = zip(sums[:half], sums[half:], strict=True)
-        sums = [f.emit(x.kind, f"fadd {x}, {y.text}") for x, y in pairs]
-    return sums
 
 
 def _sweep(
@@ -369,12 +174,15 @@ def _sweep(
     turns: tuple[Value, int],
     *,
     some: bool = False,
+    copies: tuple[Ahead, Value, Value] | None = None,
 ) -> tuple[list[Value], tuple[Value, Value]]:
     """Add the products of columns of a and rows of b, from the given places on.
 
-    turns: how many, and how many in each turn. Sums of the same place in C but of different ones
-        of a turn are kept apart.
+    turns: how many, and how many in each turn. As many sums of the same place in C are kept apart
+        as there are.
     some:  there is at least one.
+    copies: what is copied meanwhile, a vector of memory for nothing, and the tile's place in C;
+        given where b is a panel whose rows are as long as the tile is wide.
 
     The addresses of a turn are hidden from the analysis of induction variables, which takes a third
     of the time of compiling and finds nothing better.
@@ -383,35 +191,37 @@ def _sweep(
     count, at_once = turns
     name, before = f.fresh(), f.block
     head, done = f"{name}.body", f"{name}.done"
-    turn, column, row, *olds = (
-        Value(f, kind, f"%{f.fresh()}") for kind in ("i64", "ptr", "ptr", *[e.vector] * len(sums))
-    )
+    walk = copies[0] if copies else None
+    firsts = [f.number(0), *places, *sums, *(walk.place if walk else ())]
+    olds = [Value(f, x.kind, f"%{f.fresh()}") for x in firsts]
     if some:
         f.jump(head)
     else:
         f.branch(count > 0, head, done)
     f.label(head)
     phis = len(f.lines)
-    news = list(olds)
-    ends = [column, row]
+    turn, *ends = olds[:3]
+    news, others = olds[3 : 3 + len(sums)], olds[3 + len(sums) :]
+    copied = copies[0].turn(others, copies[1]) if copies else ()
+    if copies:
+        _fetch_of_c(lanes, copies[2], turn)
+    row_length = f.number(len(masks) * e.lanes) if walk else Value(f, "i64", "%b_row")
     for step in range(at_once):
-        at_row, at_column = (f.emit("ptr", f"freeze {x}") for x in (ends[1], ends[0]))
+        at, at_row = (f.emit("ptr", f"freeze {x}") for x in ends)
+        ends = [lanes.at(at, Value(f, "i64", "%a_column")), lanes.at(at_row, row_length)]
         b = [lanes.read(lanes.at(at_row, v * e.lanes), mask) for v, mask in enumerate(masks)]
-        at = at_column
         for r in range(rows):
             at = lanes.at(at, Value(f, "i64", "%a_row")) if r else at
             x = lanes.spread(f.read(at, e.scalar, e.size))
             for v, y in enumerate(b):
-                where = (step * rows + r) * len(b) + v
+                where = ((step * rows + r) * len(b) + v) % len(sums)
                 news[where] = lanes.fused(x, y, news[where])
-        ends = [lanes.at(at_column, Value(f, "i64", "%a_column"))]
-        ends.append(lanes.at(at_row, Value(f, "i64", "%b_row")))
     following = turn + at_once
     f.branch(following < count, head, done)
-    firsts, lasts = [f.number(0), *places, *sums], [following, *ends, *news]
+    lasts = [following, *ends, *news, *copied]
     f.lines[phis:phis] = [
         f"  {old.text} = phi {old.kind} [ {start.text}, %{before} ], [ {new.text}, %{head} ]"
-        for old, start, new in zip([turn, column, row, *olds], firsts, lasts, strict=True)
+        for old, start, new in zip(olds, firsts, lasts, strict=True)
     ]
     f.label(done)
     if not some:
@@ -419,7 +229,22 @@ def _sweep(
             f.emit(x.kind, f"phi {x.kind} [ {x.text}, %{before} ], [ {y.text}, %{head} ]")
             for x, y in zip(firsts, lasts, strict=True)
         ]
-    return lasts[3:], (lasts[1], lasts[2])
+    if walk:
+        walk.place = tuple(lasts[3 + len(sums) :])
+    return lasts[3 : 3 + len(sums)], (lasts[1], lasts[2])
+
+
+def _fetch_of_c(lanes: Lanes, c: Value, turn: Value) -> None:
+    """Fetch a line of C for writing: one in a turn, so that sums do not wait for all at the end.
+
+    A row is as long as four lines; so many turns later comes the next.
+    """
+    f = lanes.routine
+    lines = 4
+    row = lanes.at(c, turn // (TURN * FETCHED) * Value(f, "i64", "%c_row"))
+    place = (turn // TURN & f.number(lines - 1)) * LINE
+    line = f.step(row, "i8", place)
+    f.call("@llvm.prefetch.p0", line, *(Value(f, "i32", str(x)) for x in (1, 3, 1)))
 
 
 def _flush(

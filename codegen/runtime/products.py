@@ -14,18 +14,30 @@ rows of A pass by (Goto and van de Geijn 2008).
 
 from __future__ import annotations
 
+from codegen.runtime.ahead import AHEAD, Ahead
 from codegen.runtime.assembler import Routine, Value
+from codegen.runtime.copying import PIECE
 from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW, SHORT
-from codegen.runtime.microkernels import Element, Lanes, product_arguments, table_entry
+from codegen.runtime.instruction_sets import LINE, Element, Lanes
+from codegen.runtime.microkernels import LARGEST, product_arguments, table_entry
 
-# Rows of B that a panel holds, and bytes of A that pass by it: together with the places of C that
-# are written they fit a second cache of 1 MiB or more (on Sapphire Rapids 384 rows are 3 % faster
-# than 256 with 1 MiB of A, for 1000 x 1000 x 1000 float32).
-DEPTH, BLOCK = 384, 768 << 10
+# Rows of B that a panel holds, and rows of A that pass by it: together with two panels and the
+# places of C that are written, whose lines often compete for the same places of a cache, they fit a
+# second cache of 1 MiB or more (on Sapphire Rapids, 2 MiB, twice as many are 3 % slower).
+DEPTH, BLOCK = 512, 256
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
-# How long the sums of a single row or column may be for its simple forms.
-THIN = 8
+# Rows of C below which a panel is never copied where B can be read in place. And elements between
+# rows of B up to which it is not: ever; or for fewer rows of C than PACK_ROWS.
+FEW_ROWS, NARROW, WIDE = 32, 64, 512
+# How many rows or columns of C are few; how long their sums may be for their simple forms, of a
+# single one and of more.
+THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 3
+# Rows that are multiplied by columns whose elements lie beside each other, at most.
+DENSE_ROWS = 6
+# Sums of a small product with a transposed operand are halved up to this length, so that they round
+# no more than NumPy's, which are of vectors along k; and elements of C that it has at most.
+HALVED, SMALL = 64, 2048
 # Panels that make a copy of the rows of A worthwhile where their elements lie apart.
 PACK_PANELS = 6
 
@@ -38,12 +50,62 @@ SUM, TRANSPOSE, GATHER, SCATTER, TOTAL, ROW, CALL = 4, 2, 12, 8, 12, 32, 600
 
 def products_text(element: Element) -> str:
     """The functions of whole products."""
-    return _outer(element) + _product(element)
+    return _outer(element) + _product(element) + _panels(element) + _packed_product(element)
 
 
-def product_symbol(element: Element) -> str:
-    """The name under which programs call the product."""
-    return f"symgrad_product_{element.short}_{element.isa.name}"
+# What programs call: the product; the copy of B into panels; the product with such a copy.
+ROUTINES = ("product", "pack", "packed")
+
+
+def product_symbol(element: Element, routine: str = ROUTINES[0]) -> str:
+    """The name under which programs call one of ROUTINES."""
+    return f"symgrad_{routine}_{element.short}_{element.isa.name}"
+
+
+def packed_size(element: Element, k: int, n: int) -> int:
+    """How many elements the panels of B: (k, n) take.
+
+    Rows are filled up to whole vectors, and behind the last there is room for the rows that a
+    transposed piece of 16 bytes may have too many.
+    """
+    spare = (PIECE // element.size - 1) * element.most_vectors
+    return (k * -(-n // element.lanes) + spare) * element.lanes
+
+
+def _panels(element: Element) -> str:
+    """Copy B: (k, n) into panels side by side, in the order in which a product reads them.
+
+    The columns of B are a block of k rows after the other, in it a panel after the other.
+    """
+    takes = [("n", "i64"), ("k", "i64"), ("b", "ptr"), ("b_row", "i64"), ("b_column", "i64")]
+    f = Routine(product_symbol(element, "pack"), [*takes, ("target", "ptr")])
+    n, k, b, b_row, b_column, target = f.arguments()
+    lanes = Lanes(f, element)
+    vectors = (n + (element.lanes - 1)) // element.lanes
+    with f.parts(k, DEPTH) as (p, deep), f.parts(vectors, element.most_vectors) as (start, v):
+        j, width = start * element.lanes, v * element.lanes
+        source = lanes.at(b, p * b_row + j * b_column)
+        panel = lanes.at(target, p * vectors * element.lanes + j * deep)
+        f.call("@pack", source, b_row, b_column, deep, (n - j).least(width), panel, width)
+    return str(f)
+
+
+def _packed_product(element: Element) -> str:
+    """C := alpha * A @ B + beta * C, where B is given by its panels."""
+    e = element
+    takes = [t for t in product_arguments(e.scalar) if t[0] not in ("b_row", "b_column")]
+    f = Routine(product_symbol(e, "packed"), takes)
+    m, n, k, a, a_row, a_column, b, c, c_row, c_column, alpha, beta = f.arguments()
+    with f.when((m < 1) | (n < 1)):
+        f.leave()
+    zero, one, yes = f.number(0), f.number(1), Value(f, "i1", "true")
+    with f.when(k < 1):
+        others = (a, a_row, a_column, b, one, one, c, c_row, c_column, alpha, beta)
+        f.call(f"@{product_symbol(e)}", m, n, zero, *others)
+        f.leave()
+    others = (a, a_row, a_column, b, one, one, c, c_row, c_column, alpha, beta)
+    f.call("@outer", m, n, k, *others, yes)
+    return str(f)
 
 
 def _product(element: Element) -> str:
@@ -68,8 +130,11 @@ def _product(element: Element) -> str:
     b_column, c_column = (one_column.where(1, distance) for distance in (b_column, c_column))
     a_column, b_row = (one_deep.where(1, distance) for distance in (a_column, b_row))
     given = [m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta]
-    with f.when((one_row | one_column) & (k <= THIN)):
+    few = m.least(n)
+    with f.when((few <= THIN) & (k <= (few < 2).where(THIN_DEPTH, f.number(FEW_DEPTH)))):
         _thin(lanes, given)
+    with f.when((few <= THIN) & (k > THIN_DEPTH)):
+        _few(lanes, given)
     along, whole = _cost(e, (m, n, k), (a_row, a_column), (b_row, b_column), c_column)
     across, turned = _cost(e, (n, m, k), (b_column, b_row), (a_column, a_row), c_row)
     sides = ((m, n), (a, b), (a_row, b_column), (a_column, b_row))
@@ -80,7 +145,8 @@ def _product(element: Element) -> str:
     columns[1], columns[2] = columns[2], columns[1]
     target = (c, swap.where(c_column, c_row), swap.where(c_row, c_column))
     whole = swap.where(turned, whole)
-    f.call("@outer", tall, whole, k, *rows, *columns, *target, alpha, beta)
+    no = Value(f, "i1", "false")
+    f.call("@outer", tall, whole, k, *rows, *columns, *target, alpha, beta, no)
     with f.when(whole < wide):
         b_tail = lanes.at(columns[0], whole * columns[2])
         c_tail = lanes.at(target[0], whole * target[2])
@@ -90,35 +156,63 @@ def _product(element: Element) -> str:
 
 
 def _thin(lanes: Lanes, given: list[Value]) -> None:
-    """Return after a simple form of one row or column of C, where there is one for it.
+    """Return after a simple form of few rows or columns of C, where there is one for it.
 
-    Vectors along what is contiguous in C and in the matrix; or scalars.
+    One after the other: vectors along what is contiguous in C and in the matrix; or scalars.
     """
     f, e = lanes.routine, lanes.element
     m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = given
-    row = m.equals(1)
+    row = m <= n
     pairs = [(n, m), (a, b), (a_column, b_row), (b, a), (b_row, a_column), (b_column, a_row)]
     length, x, x_step, matrix, down, along = (row.where(y, z) for y, z in pairs)
-    to = row.where(c_column, c_row)
+    pairs = [(m, n), (a_row, b_column), (c_row, c_column), (c_column, c_row)]
+    few, x_next, to_next, to = (row.where(y, z) for y, z in pairs)
     plain, add = _plain(f, alpha, beta)
     enough = length >= (1 if e.isa.masked else e.lanes)
     with f.when(along.equals(1) & to.equals(1) & plain & enough):
         whole = length if e.isa.masked else length // e.lanes * e.lanes
-        f.call("@line", whole, k, x, x_step, matrix, down, c, add)
+        with f.loop(few) as i:
+            left, target = lanes.at(x, i * x_next), lanes.at(c, i * to_next)
+            f.call("@line", whole, k, left, x_step, matrix, down, target, add)
         if not e.isa.masked:
             rest, zero = length - whole, f.number(0)
-            extents = (row.where(1, rest), row.where(rest, 1), k)
-            left = (lanes.at(a, row.where(zero, whole)), a_row, a_column)
-            right = (lanes.at(b, row.where(whole, zero)), b_row, b_column)
-            target = (lanes.at(c, whole), c_row, c_column)
+            extents = (row.where(m, rest), row.where(rest, n), k)
+            skipped = (row.where(zero, whole * a_row), row.where(whole * b_column, zero))
+            first, second = (lanes.at(y, z) for y, z in zip((a, b), skipped, strict=True))
+            operands = (first, a_row, a_column, second, b_row, b_column)
             with f.when(rest > 0):
-                f.call(f"@{f.name}", *extents, *left, *right, *target, alpha, beta)
+                corner = lanes.at(c, whole * to)
+                f.call(f"@{f.name}", *extents, *operands, corner, c_row, c_column, alpha, beta)
         f.leave()
         f.label(f.fresh())
-    for few in SHORT:
-        with f.when(k.equals(few) & along.differs(1)):
-            f.call(f"@short_{few}", length, matrix, along, down, x, x_step, c, to, alpha, beta)
+    for deep in SHORT:
+        with f.when(k.equals(deep) & along.differs(1) & (to.equals(1) | few.equals(1))):
+            with f.loop(few) as i:
+                left, target = lanes.at(x, i * x_next), lanes.at(c, i * to_next)
+                others = (matrix, along, down, left, x_step, target, to)
+                f.call(f"@short_{deep}", length, *others, alpha, beta)
             f.leave()
+
+
+def _few(lanes: Lanes, given: list[Value]) -> None:
+    """Return after inner products of few rows and few columns, where there are such for them."""
+    f, e = lanes.routine, lanes.element
+    m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = given
+    alone = m.equals(1) & n.equals(1) & a_column.equals(1) & b_row.equals(1)
+    with f.when(alone & (k <= 2 * e.lanes)):
+        f.call("@exact", k, a, b, c, alpha, beta)
+        f.leave()
+    sides = [
+        (m, n, a, a_row, a_column, b, b_row, b_column, c_row, c_column),
+        (n, m, b, b_column, b_row, a, a_column, a_row, c_column, c_row),
+    ]
+    for rows, columns, x, x_row, x_column, y, y_row, y_column, to_row, to_column in sides:
+        dense = x_column.equals(1) & y_column.equals(1) & (rows <= DENSE_ROWS)
+        for number in SHORT:
+            with f.when(dense & columns.equals(number) & y_row.equals(number)):
+                target = (c, to_row, to_column)
+                f.call(f"@dense_columns_{number}", rows, k, x, x_row, y, *target, alpha, beta)
+                f.leave()
 
 
 def _plain(f: Routine, alpha: Value, beta: Value) -> tuple[Value, Value]:
@@ -190,64 +284,155 @@ def _cost(
 
 
 def _outer(element: Element) -> str:
-    """The product by tiles: blocks of k, blocks of rows, panels of columns, tiles of rows."""
+    """The product by tiles: blocks of k, blocks of rows, panels of columns, tiles of rows.
+
+    packed: b is the copy that `pack` makes.
+    """
     e = element
-    f = Routine("outer", product_arguments(e.scalar), "internal")
-    m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = f.arguments()
+    f = Routine("outer", [*product_arguments(e.scalar), ("packed", "i1")], "internal")
+    m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, *rest = f.arguments()
+    alpha, beta, packed = rest
     lanes = Lanes(f, e)
-    wide = e.most_vectors * e.lanes
-    panel = f.room(e.scalar, DEPTH * wide, e.isa.size)
+    most_vectors = e.most_vectors
+    wide = most_vectors * e.lanes
+    panels = f.room(e.scalar, 2 * DEPTH * wide, e.isa.size)
     spare = f.room(e.scalar, e.most_rows(1) * wide, e.isa.size)
-    slot = f.room("ptr")
+    slot, ahead, ready = f.room("ptr"), f.room("i64", Ahead.FIELDS), f.room("i64")
     vectors = (n + (e.lanes - 1)) // e.lanes
-    room = DEPTH + e.lanes  # rows of the copy of A do not all begin at the same place of the cache
-    most = BLOCK // (DEPTH * e.size)
-    many = vectors > (PACK_PANELS - 1) * e.most_vectors
+    # twice as many where that is no more of A, and B is transposed for each of them
+    twice = b_column.differs(1) & (k <= DEPTH // 2)
+    most = twice.where(2 * BLOCK, f.number(BLOCK))
+    room = most + e.lanes  # columns of the copy of A do not all begin at the same place
+    many = vectors > (PACK_PANELS - 1) * most_vectors
     packs = a_column.differs(1) & many & (m >= PACK_ROWS)
     with f.when(packs):
-        f.call("@take_buffer", slot, f.number((most + e.lanes) * room * e.size))
+        f.call("@take_buffer", slot, f.number(DEPTH * (BLOCK + e.lanes) * e.size))
     buffer = f.read(slot, "ptr", 8)
     plain, _ = _plain(f, alpha, beta)
-    with f.parts(k, DEPTH) as (p, deep):
+    direct = c_column.equals(1) & plain
+    f.write(f.number(0), ready, 8)
+    with f.when(packed):  # nothing is copied
+        Ahead(lanes, ahead).set([spare, spare, *[f.number(0)] * (Ahead.FIELDS - 2)])
+    halved = b_row.equals(1) & b_column.differs(1) & (k >= e.lanes) & (k <= HALVED)
+    depth = (vectors > 1).where(DEPTH, f.number(DEPTH // 2))
+    depth = (halved & (m * n <= SMALL)).where((k + 1) // 2, depth)
+    depth = packed.where(DEPTH, depth)
+    with f.parts(k, depth) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         add = f.emit("i1", f"fcmp oeq {kept}, 1.0")
-        with f.loop(m, most) as top:
-            height = (m - top).least(most)
+        with f.parts(m, most) as (top, height):
             block = lanes.at(a, top * a_row + p * a_column)
             with f.when(packs):
-                f.call("@pack", block, a_row, a_column, height, deep, buffer, f.number(room))
+                f.call("@pack", block, a_column, a_row, deep, height, buffer, room)
             block = packs.where(buffer, block)
-            block_row, block_column = packs.where(room, a_row), packs.where(1, a_column)
-            with f.parts(vectors, e.most_vectors) as (start, v):
+            block_row, block_column = packs.where(1, a_row), packs.where(room, a_column)
+            with f.parts(vectors, most_vectors) as (start, v):
                 j = start * e.lanes
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
                 width = v * e.lanes
-                in_place = b_column.equals(1) & (height < PACK_ROWS)
-                direct = c_column.equals(1) & plain
+                in_place = (height < FEW_ROWS) | (b_row <= NARROW)
+                in_place = in_place | ((height < PACK_ROWS) & (b_row <= WIDE))
+                in_place = in_place & b_column.equals(1)
+                straight = direct
                 if not e.isa.masked:
-                    in_place, direct = (x & last.equals(e.lanes) for x in (in_place, direct))
-                source = lanes.at(b, p * b_row + j * b_column)
-                with f.when(in_place.equals("false")):
+                    in_place, straight = (x & last.equals(e.lanes) for x in (in_place, direct))
+                in_place = in_place | packed
+                place = packed.where(p * vectors * e.lanes + j * deep, p * b_row + j * b_column)
+                source = lanes.at(b, place)
+                # the panel that is copied meanwhile lies beside this one
+                state = f.read(ready, "i64", 8)
+                which = (state > 0).where(state - 1, f.number(0))
+                room_of_one = f.number(DEPTH * wide)
+                panel, other = lanes.at(panels, which), lanes.at(panels, room_of_one - which)
+                with f.when(in_place.equals("false") & state.equals(0)):
                     f.call("@pack", source, b_row, b_column, deep, across, panel, width)
-                source = in_place.where(source, panel)
-                source_row = in_place.where(b_row, width)
+                f.write(f.number(0), ready, 8)
+                goes_on = in_place.equals("false") & straight & (height >= FEW_ROWS)
+                with f.when(goes_on):
+                    now = (p, deep, top + height, start + v)
+                    memory, matrix = (ahead, other, spare), (b, b_row, b_column)
+                    found = _next_panel(lanes, memory, (m, vectors, k, n), matrix, now, depth)
+                    f.write(found.where(room_of_one - which + 1, f.number(0)), ready, 8)
                 corner = lanes.at(c, top * c_row + j * c_column)
-                given = (block, block_row, block_column, source, source_row, deep)
-                with f.when(direct):
-                    _tiles(lanes, v, height, given, (corner, c_row, last, add))
-                with f.when(direct.equals("false")):
+                b_now = in_place.where(source, panel)
+                distance = (in_place & packed.equals("false")).where(b_row, width)
+                given = (block, block_row, block_column, b_now, distance, deep)
+                with f.when(straight):
+                    largest = (goes_on | packed) & v.equals(most_vectors)
+                    _tiles(lanes, v, height, given, (corner, c_row, last, add), (largest, ahead))
+                with f.when(straight.equals("false")):
                     results = (corner, c_row, c_column, alpha, kept)
                     _spare_tiles(lanes, v, (height, across), given, spare, results)
+                with f.when(f.read(ready, "i64", 8) > 0):
+                    f.call("@finish_ahead", ahead)
     with f.when(packs):
         f.call("@give_buffer", buffer)
     return str(f)
 
 
+def _next_panel(
+    lanes: Lanes,
+    memory: tuple[Value, Value, Value],
+    extents: tuple[Value, ...],
+    matrix: tuple[Value, ...],
+    now: tuple[Value, ...],
+    depth: Value,
+) -> Value:
+    """Begin a walk over the panel of B that comes after this one; whether it is copied.
+
+    Of one that lies transposed lines are fetched, and nothing is copied.
+
+    memory:  of the walk, of the panel, of a vector.
+    extents: m, vectors, k, n.
+    now:     the first row of B in this panel and how many there are, the first row of C and the
+        first vector of columns after it.
+    depth:   rows of B that panels have, at most.
+    """
+    f, e = lanes.routine, lanes.element
+    ahead, target, nowhere = memory
+    m, vectors, k, n = extents
+    b, b_row, b_column = matrix
+    p, deep, below, after = now
+    beside = after < vectors
+    p = (beside | (below < m)).where(p, p + deep)
+    start = beside.where(after, f.number(0))
+    v = f.part(vectors - start, e.most_vectors)
+    deep = (beside | (below < m)).where(deep, f.part(k - p, depth))
+    j = start * e.lanes
+    across = (n - j).least(v * e.lanes)
+    more = p < k
+    copied = more & b_column.equals(1) & across.equals(v * e.lanes)
+    lines = deep // (LINE // e.size)
+    fetched = more & b_column.differs(1) & b_row.equals(1) & (lines > 0)
+    inner = copied.where(e.isa.size, f.number(LINE))
+    length = copied.where(v, lines)
+    rows = copied.where(deep, fetched.where(across, f.number(0)))
+    row = copied.where(b_row, b_column) * e.size
+    Ahead(lanes, ahead).set(
+        [
+            *(lanes.at(b, p * b_row + j * b_column), copied.where(target, nowhere)),
+            *(length, length * rows, inner, row - inner * (length - 1)),
+            copied.where(e.isa.size, f.number(0)),
+            copied.where(row * (AHEAD // e.most_vectors), inner * AHEAD),
+            length,
+        ]
+    )
+    return copied
+
+
 def _tiles(
-    lanes: Lanes, v: Value, height: Value, given: tuple[Value, ...], results: tuple[Value, ...]
+    lanes: Lanes,
+    v: Value,
+    height: Value,
+    given: tuple[Value, ...],
+    results: tuple[Value, ...],
+    largest: tuple[Value, Value],
 ) -> None:
-    """All tiles of a panel: as many whole ones as leave two nearly equal ones."""
+    """All tiles of a panel: as many whole ones as leave two nearly equal ones.
+
+    largest: whether whole ones are the largest tiles; and what is copied meanwhile.
+    """
     f, e = lanes.routine, lanes.element
     block, block_row, *others = given
     corner, c_row, last, add = results
@@ -259,14 +444,17 @@ def _tiles(
     first = (rest <= tallest).where(rest, (rest + 1) // 2)
     second = rest - first
     same = first.equals(second)
+    large, ahead = largest
+    with f.when(large & (whole > 0)):
+        f.call(f"@{LARGEST}", *given, corner, c_row, last, whole, add, ahead)
     runs = [
-        (whole, tallest, f.number(0)),
+        (large.where(0, whole), tallest, f.number(0)),
         (same.where(2, f.number(1)), first, whole * tallest),
         (((second > 0) & first.differs(second)).where(1, f.number(0)), second, height - second),
     ]
-    for count, rows, i in runs:
+    for count, high, i in runs:
         with f.when(count > 0):
-            code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (rows - 1))
+            code = table_entry(f, "tiles", "ptr", (v - 1) * e.most_rows(1) + (high - 1))
             left, target = lanes.at(block, i * block_row), lanes.at(corner, i * c_row)
             f.call(code.text, left, block_row, *others, target, c_row, last, count, add)
 

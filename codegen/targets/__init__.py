@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from codegen.loading import Loaded
-from codegen.memory import Plan
+from codegen.program import Table
 from codegen.state import Array, Invocation, State
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import CompileError
 from symgrad.graph.nodes import Input
+
+if TYPE_CHECKING:
+    from codegen.memory import Plan
 
 
 class Target(Protocol):
@@ -20,10 +23,12 @@ class Target(Protocol):
 
     ROW_MEMORY: whether rows run one after the other, so that they may share a row of memory.
     TIMED: whether `codegen.timing` can time its kernels.
+    KEEPS: whether `codegen.loading` finds the machine code of its programs by name.
     """
 
     ROW_MEMORY: bool
     TIMED: bool
+    KEEPS: bool
     EXECUTE: str
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -36,7 +41,7 @@ class Target(Protocol):
         """Compile source, or fetch it from the cache."""
 
     def prepare(
-        self, plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State
+        self, plan: Table, dims: Sequence[Dim], loaded: Loaded, state: State
     ) -> Invocation:
         """The memory of one thread's calls."""
 

@@ -1,44 +1,31 @@
 """The CPU target: loop IR -> kernels in Python, which `codegen.runtime.kernels` translates to LLVM.
 
-Each kernel is a function of typed pointers and extents; a program calls kernels in order. Kernels
-with the same text are emitted once and called with other pointers. Names are generated: no text of
-a user's program gets into the source, so that programs which differ in names alone share a file.
+What prints is loaded when something is printed: a process that finds its programs in the cache
+needs `prepare` and `hold` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from codegen.call_table import TABLE_FROM, CallTable
 from codegen.host_memory import HostInvocation
-from codegen.kernel_printing import print_kernel
 from codegen.loading import Loaded, load
-from codegen.loop_ir import WORKER, WORKERS, For, Kernel, Parts
-from codegen.memory import Invoked, InvokedLoop, Plan
-from codegen.printing import (
-    SCALARS,
-    Function,
-    Place,
-    extent_text,
-    may_report,
-    memory_name,
-)
-from codegen.runtime.export import standalone
-from codegen.runtime.names import RUNTIME
-from codegen.runtime.team_words import SIZE
+from codegen.program import Table
 from codegen.state import Array, State
 from codegen.workspace import ALIGNMENT
-from symgrad.graph.dims import Dim, Extent
-from symgrad.graph.dtypes import SHORT, DType
-from symgrad.graph.errors import CompileError
+from symgrad.graph.dims import Dim
 from symgrad.graph.nodes import Input
+
+if TYPE_CHECKING:
+    from codegen.memory import Plan
 
 # One row follows the other, so what one pass computes may wait for the next in a row of memory.
 ROW_MEMORY = True
 # Kernels can be timed one by one.
 TIMED = True
+# Machine code is kept by name.
+KEEPS = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
@@ -46,7 +33,9 @@ def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:
 
     For a team it is `program(table, dims, team, worker)`, which all of its workers run.
     """
-    return _Printer(plan, dims, key).text()
+    from codegen.program_printing import program_text
+
+    return program_text(plan, dims, key)
 
 
 # What a saved file ends with: how `program` is called.
@@ -70,6 +59,8 @@ def execute(leaves, results, n):
 
 def stand_alone(source: str) -> str:
     """Source that holds the runtime too, for a saved file."""
+    from codegen.runtime.export import standalone
+
     return standalone(source, besides=("linked", "program_code"))
 
 
@@ -78,7 +69,7 @@ def load_program(source: str, key: str) -> Loaded:
     return load(source, key)
 
 
-def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> HostInvocation:
+def prepare(plan: Table, dims: Sequence[Dim], loaded: Loaded, state: State) -> HostInvocation:
     """The memory of one thread's calls."""
     return HostInvocation(plan, dims, loaded.address)
 
@@ -86,229 +77,3 @@ def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> Ho
 def hold(leaves: Sequence[Input], values: Sequence[Array]) -> State:
     """The state of a program: the very arrays that it works on."""
     return State(leaves, values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Where:
-    """Where calls are printed: in the program, or in the loop of a recurrence.
-
-    Fields:
-        depth: of the lines.
-        name:  of an entry of the table, read as a dtype.
-        place: of an entry in the program's own table; None for what moves along a sequence.
-    """
-
-    depth: int
-    name: Place
-    place: Callable[[int], int | None]
-
-
-class _Printer:
-    def __init__(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> None:
-        self.plan = plan
-        self.dims = dims
-        self.key = key
-        self.names: dict[str, str] = {}
-        self.functions: list[str] = []
-        self.uses: set[str] = {"kernel"}
-        self.lines: list[str] = []
-        self.entries: dict[tuple[int, DType], None] = {}
-        self.dim_names = {d: f"n{k}" for k, d in enumerate(dims)}
-        self.team = plan.workers > 1
-        self.table = CallTable(dims, self.team, self.uses)
-        if self.team:
-            self.dim_names |= {WORKER: "worker", WORKERS: "workers"}
-        self.shares: dict[Extent, int] = {}
-        self.checks = False
-
-    def text(self) -> str:
-        calls = self.plan.calls
-        last = max((k for k, call in enumerate(calls) if may_report(call)), default=-1)
-        here = _Where(1, self.entry, lambda entry: entry)
-        self.block(calls[: last + 1], here)
-        if last >= 0:  # no leaf is written before this place
-            if self.team:
-                self.lines.append("    meet(team, worker)")
-            self.lines += ["    if reported(status):", "        return reported(status)"]
-        self.block(calls[last + 1 :], here)
-        body = [*self.pointers(), *self.lines]
-        table = self.table.lines(self.checks)
-        body.append("    return 0")
-        scalars = sorted(n for n in self.uses if n in SCALARS)
-        runtime = self.uses - set(scalars)
-        lines = ['"""A compiled graph: kernels, and the program that calls them."""', ""]
-        if scalars or table:
-            lines += ["import numpy as np", ""]
-        for module, names in sorted(_by_module(runtime).items()):
-            lines.append(f"from codegen.runtime.{module} import {', '.join(sorted(names))}")
-        lines += ["", *(SCALARS[name] for name in scalars), *([""] if scalars else [])]
-        for function in self.functions:
-            lines += ["", "@kernel", function]
-        own = ", ".join(["table", "dims", *(("team", "worker") if self.team else ())])
-        lines += [*table, "", "@kernel", f"def program({own}):", *body]
-        return "\n".join(lines) + "\n"
-
-    def pointers(self) -> Iterator[str]:
-        """What the program reads from its table and its extents."""
-        if self.checks:
-            self.uses |= {"address", "reported"}
-            yield "    status = address(table, 0)"
-            if not self.team:  # who calls a team has cleared it: workers begin when they can
-                self.uses.add("clear_report")
-                yield "    clear_report(status)"
-        for k, _ in enumerate(self.dims):
-            self.uses.add("extent")
-            yield f"    n{k} = extent(dims, {k})"
-        for entry, dtype in self.entries:
-            short = SHORT[dtype]
-            self.uses.add(f"pointer_{short}")
-            yield f"    {memory_name(entry, dtype)} = pointer_{short}(table, {entry})"
-        if self.team:
-            self.uses |= {"address", "meet", "first_of"}
-            yield f"    workers = address(team, {SIZE})"
-        for count, k in self.shares.items():
-            text = extent_text(count, self.dim_names)
-            yield f"    a{k} = first_of({text}, worker, workers)"
-            yield f"    b{k} = first_of({text}, worker + 1, workers)"
-
-    def entry(self, entry: int, dtype: DType) -> str:
-        """The name of an entry of the table, which the program then reads."""
-        self.entries[entry, dtype] = None
-        return memory_name(entry, dtype)
-
-    def share(self, parts: Parts) -> tuple[str, str]:
-        """Where a worker's part of the iterations of a loop begins and ends."""
-        rows, each = parts
-        k = self.shares.setdefault(rows, len(self.shares))
-        if type(each) is int and each == 1:
-            return f"a{k}", f"b{k}"
-        text = extent_text(each, self.dim_names)
-        factor = text if text.isalnum() else f"({text})"
-        return f"a{k} * {factor}", f"b{k} * {factor}"
-
-    def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
-        """The calls of a program, or of a recurrence's body."""
-
-        def kind(call: Invoked | InvokedLoop) -> str:
-            if isinstance(call, InvokedLoop):
-                return "loop"
-            moving = any(where.place(entry) is None for entry in call.entries)
-            return "moving" if moving else "fixed"
-
-        pad = "    " * where.depth
-        for found, group in groupby(calls, kind):
-            run = list(group)
-            if found == "fixed" and len(run) >= TABLE_FROM:
-                self.tabulated(run, where)  # type: ignore[arg-type]
-                continue
-            alone = False
-            for call in run:
-                if call.meet:
-                    self.lines.append(f"{pad}meet(team, worker)")
-                    alone = False
-                if isinstance(call, InvokedLoop):
-                    self.loop(call, where)
-                    continue
-                inner = pad + "    " * bool(call.kernel.alone and self.team)
-                if inner != pad and not alone:
-                    self.lines.append(f"{pad}if worker == 0:")
-                alone = inner != pad
-                self.lines.append(f"{inner}# {call.kernel.formula}")
-                self.lines.append(inner + self.call(call, where.name))
-
-    def tabulated(self, calls: Sequence[Invoked], where: _Where) -> None:
-        """Calls as rows of a table."""
-        first = len(self.table.rows)
-        for call in calls:
-            name, function = self.define(call.kernel)
-            self.table.add(call, name, function, [where.place(e) or 0 for e in call.entries])
-        self.lines.append("    " * where.depth + self.table.run(first))
-
-    def loop(self, call: InvokedLoop, where: _Where) -> None:
-        """A recurrence: its pointers move along the sequences."""
-        loop, pad = call.loop, "    " * where.depth
-        t, steps = f"t{where.depth - 1}", extent_text(loop.length, self.dim_names)
-        counter = f"s{where.depth - 1}" if loop.reverse else t
-        head = [f"{pad}for {counter} in range({steps}):"]
-        if loop.reverse:
-            head.append(f"{pad}    {t} = {steps} - 1 - {counter}")
-        moved: dict[tuple[int, DType], str] = {}
-
-        def place(entry: int) -> int | None:
-            inner = loop.places[entry]
-            still = type(inner.step) is int and inner.step == 0
-            return where.place(call.entries[inner.operand]) if still else None
-
-        def name(entry: int, dtype: DType) -> str:
-            inner = loop.places[entry]
-            base = where.name(call.entries[inner.operand], dtype)
-            if type(inner.step) is int and inner.step == 0:
-                return base
-            if (entry, dtype) not in moved:
-                self.uses.add("shift")
-                moved[entry, dtype] = f"{base}_{len(moved)}{t}"
-                step = extent_text(inner.step, self.dim_names)
-                head.append(f"{pad}    {moved[entry, dtype]} = shift({base}, {t} * ({step}))")
-            return moved[entry, dtype]
-
-        outer, self.lines = self.lines, []
-        self.block(loop.calls, _Where(where.depth + 1, name, place))
-        outer += [*head, *(self.lines or [f"{pad}    pass"])]
-        self.lines = outer
-
-    def define(self, kernel: Kernel) -> tuple[str, Function]:
-        """A kernel's name and text; kernels that do the same on the same dtypes share one."""
-        function = print_kernel(kernel)
-        self.uses |= function.uses
-        self.checks = self.checks or function.status
-        key = "\n".join([*(b.dtype.name for b in kernel.buffers), *function.lines])
-        if key not in self.names:
-            self.names[key] = f"kernel_{len(self.names)}"
-            self.functions.append(_definition(self.names[key], kernel, function))
-        return self.names[key], function
-
-    def call(self, call: Invoked, memory: Place) -> str:
-        """A kernel's call."""
-        pointers = [
-            memory(entry, buffer.dtype)
-            for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
-        ]
-        if (count := call.kernel.copied) is not None:
-            return self.copy(call.kernel, pointers, extent_text(count, self.dim_names))
-        name, function = self.define(call.kernel)
-        numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
-        numbers += [text for parts in function.shares for text in self.share(parts)]
-        numbers += map(str, function.checks)
-        return f"{name}({', '.join([*pointers, *numbers, *function.team_and_status])})"
-
-
-    def copy(self, kernel: Kernel, pointers: Sequence[str], count: str) -> str:
-        """A copy of memory, or of a worker's part of it."""
-        self.uses.add("copy_block")
-        loop = kernel.body[0]
-        if not isinstance(loop, For) or not loop.shared:
-            return f"copy_block({', '.join(pointers)}, {count})"
-        self.uses.add("shift")
-        first, end = self.share(loop.parts or (loop.extent, 1))
-        moved = ", ".join(f"shift({pointer}, {first})" for pointer in pointers)
-        return f"copy_block({moved}, {end} - {first})"
-
-
-def _definition(name: str, kernel: Kernel, function: Function) -> str:
-    arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
-    arguments += [*function.dims.values(), *(n for pair in function.shares.values() for n in pair)]
-    arguments += [*function.checks.values(), *function.team_and_status]
-    head = [f"def {name}({', '.join(arguments)}):"]
-    if kernel.formula:
-        head.append(f'    """{kernel.formula}"""')
-    return "\n".join([*head, *function.lines]) + "\n"
-
-
-def _by_module(names: set[str]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for name in names:
-        room = next((module for module, known in RUNTIME.items() if name in known), None)
-        if room is None:
-            raise CompileError(f"the runtime has no {name!r} (codegen/runtime/names.py)")
-        found.setdefault(room, set()).add(name)
-    return found

@@ -31,6 +31,7 @@ from codegen.printing import (
     may_report,
     memory_name,
 )
+from codegen.program import Table
 from codegen.runtime.export import DEVICE_MODULES, standalone
 from codegen.spreading import spread
 from codegen.state import Invocation, State
@@ -61,6 +62,8 @@ DRAWS = frozenset(name for name, function in FUNCTIONS.items() if function.resul
 ROW_MEMORY = False
 # Kernels cannot be timed one by one.
 TIMED = False
+# Programs are kept as source only.
+KEEPS = False
 ELSE = '`symgrad doctor` says what is missing; target="cpu" runs everywhere.'
 
 
@@ -154,7 +157,7 @@ def _installed() -> bool:
     return importlib.util.find_spec("numba_cuda") is not None
 
 
-def prepare(plan: Plan, dims: Sequence[Dim], loaded: Loaded, state: State) -> Invocation:
+def prepare(plan: Table, dims: Sequence[Dim], loaded: Loaded, state: State) -> Invocation:
     """The memory of one thread's calls."""
     from codegen.device_memory import DeviceInvocation
 

@@ -221,15 +221,19 @@ def size(shape: Iterable[Extent]) -> Extent:
     return total if type(total) is int else _normalise(sympy.sympify(total), "size")
 
 
+@lru_cache(maxsize=4096)
+def dims_in(expression: sympy.Expr) -> tuple[Dim, ...]:
+    """The dims that occur in an extent or in a scalar body, sorted by name."""
+    found = [s for s in expression.free_symbols if isinstance(s, Dim)]
+    return tuple(sorted(found, key=lambda d: d.name))
+
+
 def free_dims(extents: Extent | Iterable[Extent]) -> tuple[Dim, ...]:
     """The dims that occur, sorted by name."""
     if isinstance(extents, (int, sympy.Expr)):
         extents = (extents,)
-    found: set[Dim] = set()
-    for extent in extents:
-        if not isinstance(extent, int):
-            found |= extent.free_symbols
-    return tuple(sorted(found, key=lambda d: d.name))
+    found = {d for e in extents if not isinstance(e, int) for d in dims_in(e)}
+    return tuple(sorted(found, key=lambda d: d.name)) if found else ()
 
 
 def value(extent: Extent, dims: Mapping[Dim, int]) -> int:

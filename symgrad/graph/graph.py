@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import sympy
 
 from symgrad.graph import nodes as nd
-from symgrad.graph.dims import Dim, Extent, free_dims, same
+from symgrad.graph.dims import Dim, Extent, dims_in, same
 from symgrad.graph.errors import LeafError
-from symgrad.graph.folds import Chain, Fold
+from symgrad.graph.folds import Fold
+from symgrad.graph.keys import key_of
 from symgrad.graph.nodes import Input, Node
 from symgrad.graph.traversal import toposort
 
@@ -86,15 +83,7 @@ class Graph:
     @property
     def dims(self) -> tuple[Dim, ...]:
         """The symbolic extents that occur, by name."""
-        found: set[Dim] = set()
-        for node in self.every_node():
-            found.update(free_dims(node.shape))
-            if isinstance(node, nd.Map):
-                found.update(s for s in node.body.free_symbols if isinstance(s, Dim))
-            elif isinstance(node, nd.Einsum):
-                found.update(free_dims(node.extents))
-            elif isinstance(node, Fold):
-                found.update(free_dims(node.structure.length))
+        found = set(self._dims_by_use())
         return tuple(sorted(found, key=lambda d: d.name))
 
     @property
@@ -110,44 +99,31 @@ class Graph:
     @property
     def key(self) -> str:
         """SHA-256 of the structure: alpha-equal graphs have the same key."""
-        return self.key_with({d: f"d{k}" for k, d in enumerate(self._dims_by_use())})
-
-    def key_with(self, dims: Mapping[Dim, str]) -> str:
-        """The key for given names of dims: the body of a recurrence shares those around it."""
-        digest = hashlib.sha256()
-        names = {leaf: k for k, leaf in enumerate(self.inputs)}
-        for node in self.nodes:
-            own = tuple(_canonical(getattr(node, f), dims) for f in node.own_fields)
-            if isinstance(node, Input):
-                own = (str(names[node]), _canonical(node.shape, dims), node.kind)
-            elif isinstance(node, nd.Constant):
-                own = (str(node.shape), node.value.tobytes().hex())
-            args = tuple(self.number[a] for a in node.args)
-            digest.update(repr((type(node).__name__, str(node.dtype), args, own)).encode())
-        digest.update(repr(tuple(self.number[o] for o in self.outputs)).encode())
-        return digest.hexdigest()
+        return key_of(self, {d: f"d{k}" for k, d in enumerate(self._dims_by_use())})
 
     def _dims_by_use(self) -> Iterator[Dim]:
         seen: dict[Dim, None] = {}
         for node in self.every_node():
-            extents: list[Extent] = list(node.shape)
-            if isinstance(node, nd.Map):
-                extents.append(node.body)
-            elif isinstance(node, nd.Einsum):
-                extents.extend(node.extents)
-            elif isinstance(node, Fold):
-                extents.append(node.structure.length)
-            for extent in extents:
-                if not isinstance(extent, int):
-                    dims = [s for s in extent.free_symbols if isinstance(s, Dim)]
-                    for d in sorted(dims, key=lambda s: s.name):
-                        seen.setdefault(d)
+            for extent in _extents(node):
+                if type(extent) is not int:
+                    seen.update(dict.fromkeys(dims_in(extent)))
         yield from seen
 
     def __str__(self) -> str:
         from symgrad.graph.text import text_of
 
         return text_of(self)
+
+
+def _extents(node: Node) -> Iterator[Extent]:
+    """The expressions of a node in which dims stand."""
+    yield from node.shape
+    if isinstance(node, nd.Map):
+        yield node.body
+    elif isinstance(node, nd.Einsum):
+        yield from node.extents
+    elif isinstance(node, Fold):
+        yield node.structure.length
 
 
 def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
@@ -175,20 +151,3 @@ def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
             yield size(piece.view), size(arg.shape)
     elif isinstance(node, Fold):
         yield from node.meetings()
-
-
-def _canonical(value: Any, dims: Mapping[Dim, str]) -> str:
-    """A field as text in which dims have numbers for names."""
-    if isinstance(value, (tuple, list)):
-        return "(" + ",".join(_canonical(v, dims) for v in value) + ")"
-    if isinstance(value, Graph):
-        return value.key_with(dims)
-    if isinstance(value, Chain):
-        return _canonical((value.length, value.reverse, value.checkpoint), dims)
-    if isinstance(value, nd.Piece):
-        return _canonical(
-            (value.view, value.start, value.step, value.count, value.offset, value.stride), dims
-        )
-    if isinstance(value, sympy.Basic):
-        return str(sympy.srepr(value.xreplace({d: sympy.Symbol(n) for d, n in dims.items()})))
-    return repr(value)

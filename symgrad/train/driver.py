@@ -47,13 +47,14 @@ class Program(Protocol):
     outputs: int
     state_bytes: int
 
-    def run(self, order: Array, rest: Array, begun: Array) -> tuple[int, Array]:
+    def run(self, order: Array, rest: Array, begun: Array, fresh: bool) -> tuple[int, Array]:
         """Do steps over rows; when they fail, nothing has changed.
 
         Args:
             order: rows of the whole batches, (epochs, batches, rows of a batch).
             rest:  rows of the partial batches that end the epochs, (epochs, 0 or 1, rows).
             begun: sums of what was done of each epoch before, (outputs, epochs).
+            fresh: whether the epochs begin with their first batches.
         Returns: a `Stop` or another status, and the sums afterwards, (outputs, epochs): each output
             times the rows of its batch, summed over the epoch.
         """
@@ -163,7 +164,7 @@ class Run:
 
     def _run(self, part: _Part, begun: Array) -> tuple[int, Array]:
         order, rest = self._rows(part)
-        return self.program.run(order, rest, np.ascontiguousarray(begun.T))
+        return self.program.run(order, rest, np.ascontiguousarray(begun.T), not self.start)
 
     def _rows(self, part: _Part) -> tuple[Array, Array]:
         epoch = self._first_epoch + self.epoch

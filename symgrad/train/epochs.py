@@ -5,7 +5,8 @@
             state, sum = step(state, sum, rows),    rows = rest[e, p, :],   p = 0 .. P-1
     step:   x = X[rows];  state' = updates(state, x);  sum' = sum + |rows| output(state, x)
 
-The state is what the updates change: parameters, the optimiser's state, the step count. The last,
+The state is what the updates change: parameters, the optimiser's state, the step count, and what a
+user carries from batch to batch, which begins anew where an epoch is `fresh`. The last,
 partial batch of an epoch is a recurrence over P = 0 or 1 batches with a number of rows of its own.
 The order of the rows is an input, so that one program trains any part of a run: k whole epochs, or
 some batches of one. Nothing here knows how a recurrence is compiled.
@@ -13,13 +14,13 @@ some batches of one. Nothing here knows how a recurrence is compiled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from symgrad.graph import functions as fn
 from symgrad.graph.binding import Binding
 from symgrad.graph.dims import Dim
-from symgrad.graph.dtypes import FLOAT64, INT32
+from symgrad.graph.dtypes import BOOL, FLOAT64, INT32
 from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.functions import P
 from symgrad.graph.graph import Graph
@@ -38,6 +39,8 @@ class Epochs:
         order: leaf (E, S, B): the rows of the whole batches.
         rest:  leaf (E, P, R): the rows of the last, partial batches.
         begun: leaves (E,): where the sums begin.
+        fresh: leaf (E,): whether an epoch begins with its first batch; None where nothing is reset.
+        first: leaf of the state -> leaf: what it is where an epoch is fresh.
         rows:  the dim N of the row inputs, which are (N, ..) here: all rows of the data.
         step:  what one step asks of the values of a batch.
     """
@@ -47,6 +50,8 @@ class Epochs:
     order: Input
     rest: Input
     begun: tuple[Input, ...]
+    fresh: Input | None
+    first: dict[Input, Input]
     rows: Dim
     step: Binding
 
@@ -57,7 +62,8 @@ class Epochs:
 
 
 def make_epochs(
-    outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node]
+    outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node],
+    reset: Collection[Input] = (),
 ) -> Epochs:
     """Write down epochs of a step.
 
@@ -65,15 +71,18 @@ def make_epochs(
         outputs: float scalars of a batch, by name.
         batch:   the dim of the rows: the inputs that lead with it are data.
         updates: leaf -> what it becomes in a step.
+        reset:   those of the leaves that have their first values at the start of an epoch.
     """
     with provenance("epoch"):
-        return _Writer(outputs, batch, updates).run()
+        return _Writer(outputs, batch, updates, reset).run()
 
 
 class _Writer:
     def __init__(
-        self, outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node]
+        self, outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node],
+        reset: Collection[Input],
     ) -> None:
+        self.reset = [leaf for leaf in updates if leaf in set(reset)]
         self.outputs, self.updates, self.batch = outputs, updates, batch
         self.graph = graph = Graph.of([*outputs.values(), *updates, *updates.values()])
         taken = {d.name for d in graph.dims}
@@ -85,6 +94,7 @@ class _Writer:
             leaf: Input(leaf.name, (self.rows, *leaf.shape[1:]), leaf.dtype)
             for leaf in graph.inputs
             if leaf.kind == "input" and leaf.shape and leaf.shape[0] == batch
+            if leaf not in updates
         }
         self.consts: dict[Input, Input] = {
             leaf: self.data.get(leaf, leaf) for leaf in graph.inputs if leaf not in updates
@@ -102,20 +112,31 @@ class _Writer:
             Input(_free(f"sum of {name}", taken), (self.epochs,), FLOAT64)
             for name in self.outputs
         )
-        xs = (order, rest, *begun)
+        fresh = Input(_free("fresh", taken), (self.epochs,), BOOL) if self.reset else None
+        first = {
+            leaf: Input(_free(f"first {leaf.name}", taken), leaf.shape, leaf.dtype)
+            for leaf in self.reset
+        }
+        xs = (order, rest, *begun, *([fresh] if fresh is not None else ()))
         carry = [_binder(leaf) for leaf in self.updates]
         elements = [binder(x.name, x.shape[1:], x.dtype) for x in xs]
         consts = {leaf: _binder(arg) for leaf, arg in self.consts.items()}
-        rows, rows_of_rest, *sums = elements
-        state, totals = self.steps(carry, sums, rows, consts)
+        firsts = {leaf: _binder(arg) for leaf, arg in first.items()}
+        rows, rows_of_rest, *sums = elements[: 2 + len(begun)]
+        begin = [
+            _chosen(elements[-1], firsts[leaf], own) if leaf in firsts else own
+            for leaf, own in zip(self.updates, carry, strict=True)
+        ]
+        state, totals = self.steps(begin, sums, rows, consts)
         state, totals = self.steps(state, totals, rows_of_rest, consts)
-        body = Graph((*carry, *elements, *consts.values()), (*state, *totals))
-        args = (*self.updates, *xs, *self.consts.values())
+        leaves = (*carry, *elements, *consts.values(), *firsts.values())
+        body = Graph(leaves, (*state, *totals))
+        args = (*self.updates, *xs, *self.consts.values(), *first.values())
         n = len(carry)
         results: tuple[Node, ...] = projections(Fold(args, body, Chain(self.epochs), n, len(xs)))
         after = dict(zip(self.updates, results, strict=False))
         binding = Binding(self.graph)
-        return Epochs(results[n:], after, order, rest, begun, self.rows, binding)
+        return Epochs(results[n:], after, order, rest, begun, fresh, first, self.rows, binding)
 
     def steps(
         self,
@@ -158,6 +179,11 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _binder(node: Node) -> Input:
     return binder(node.name, node.shape, node.dtype)
+
+
+def _chosen(flag: Input, a: Input, b: Input) -> Node:
+    """`a` where the flag holds, else `b`."""
+    return map_node(fn.select(P[0], P[1], P[2]), (flag, a, b), a.dtype)
 
 
 def _taken(source: Input, rows: Node) -> Node:

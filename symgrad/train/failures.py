@@ -24,7 +24,8 @@ def stopped(run: Run, status: int, bound: Bound, epoch: int) -> DataError:
         return DataError(
             f"fit: {what} in {where}\n{data}\n"
             "  The parameters are those before this step. Lower the learning rate, clip the "
-            'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".'
+            'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".\n'
+            "  sg.explain_nan(loss, values) says which node makes it, in which time step."
         )
     return DataError(
         f"fit: {failure.reason}\n  in {where}, among the rows {_some(failure.rows)}\n"

@@ -36,6 +36,8 @@ class Objective:
         outputs:    "loss", the metrics, by name: float scalars, means over the batch.
         norm:       of the gradient before clipping.
         updates:    leaf -> what it becomes.
+    state:      those of the updates that only carry something to the next step; an epoch starts
+                with their first values.
         trained:    the parameters that move.
         leaves:     every leaf of outputs and updates, in order of first use.
         batch:      the dim of the rows.
@@ -44,6 +46,7 @@ class Objective:
     outputs: dict[str, Node]
     norm: Node
     updates: dict[Input, Node]
+    state: dict[Input, Node]
     trained: tuple[Input, ...]
     leaves: tuple[Input, ...]
     batch: Dim
@@ -56,12 +59,15 @@ class Objective:
     @property
     def inputs(self) -> tuple[Input, ...]:
         """The leaves that data are for."""
-        return tuple(x for x in self.leaves if x.kind == "input")
+        return tuple(x for x in self.leaves if x.kind == "input" and x not in self.state)
 
     @property
     def kept(self) -> tuple[Input, ...]:
         """The leaves whose values live in the trainer: parameters, their state, the step count."""
-        return tuple(x for x in self.leaves if x.kind != "input" and not x.is_supplied)
+        return tuple(
+            x for x in self.leaves
+            if x in self.state or (x.kind != "input" and not x.is_supplied)
+        )
 
 
 def make_objective(
@@ -70,6 +76,7 @@ def make_objective(
     wrt: Node | Sequence[Node] | None,
     clip_norm: float | None,
     metrics: Mapping[str, Node],
+    state: dict[Input, Node],
 ) -> Objective:
     """Differentiate the loss and write down one step of training.
 
@@ -87,19 +94,19 @@ def make_objective(
         raise SymgradError(f"Trainer: clip_norm must be a positive number, got {clip_norm!r}.")
     measured = {"loss": loss, **{str(name): as_node(m) for name, m in metrics.items()}}
     leaves = Graph.of(list(measured.values())).inputs
-    batch = batch_dim(leaves, measured)
-    outputs = {name: _mean(name, node, batch) for name, node in measured.items()}
+    batch = batch_dim([x for x in leaves if x not in state], measured)
+    outputs = {name: _mean(name, node, batch, bool(state)) for name, node in measured.items()}
     if not is_float(loss.dtype):
         raise DTypeError(f"Trainer: the loss must be a float, got\n  {describe(loss)}")
-    trained = _trained(loss, wrt)
+    trained = _trained(loss, wrt, state)
     outputs["loss"], grads = value_and_grad(outputs["loss"], trained)
     norm = sqrt(reduce(add, (sum(square(g)) for g in grads)))
     if clip_norm is not None:
         scale = clip_norm / maximum(norm, clip_norm)
         grads = tuple(g * cast(scale, g.dtype) for g in grads)
-    updates = optimizer.updates(trained, grads)
+    updates = {**optimizer.updates(trained, grads), **state}
     every = Graph.of([*outputs.values(), norm, *updates, *updates.values()]).inputs
-    return Objective(outputs, norm, updates, trained, every, batch)
+    return Objective(outputs, norm, updates, state, trained, every, batch)
 
 
 def _is_positive(value: object) -> bool:
@@ -139,13 +146,14 @@ def batch_dim(leaves: Sequence[Input], measured: Mapping[str, Node]) -> Dim:
     return batch
 
 
-def _mean(name: str, node: Node, batch: Dim) -> Node:
-    """A measured expression as a float scalar."""
+def _mean(name: str, node: Node, batch: Dim, carries: bool) -> Node:
+    """A measured expression as a float scalar; what is carried may have a number of rows."""
     if not is_float(node.dtype):
         node = cast(node, DEFAULT)
     if not node.shape:
         return node
-    if node.ndim > 1 or same(node.shape[0], batch) is not True:
+    per_row = same(node.shape[0], batch)
+    if node.ndim > 1 or not (per_row or (carries and per_row is None)):
         raise ShapeError(
             f"Trainer: {name!r} must be a scalar or have one value per row, shape ({batch},), "
             f"got {show(node.shape)}\n  {describe(node)}\n  Reduce it with mean()."
@@ -153,9 +161,11 @@ def _mean(name: str, node: Node, batch: Dim) -> Node:
     return mean(node)
 
 
-def _trained(loss: Node, wrt: Node | Sequence[Node] | None) -> tuple[Input, ...]:
+def _trained(
+    loss: Node, wrt: Node | Sequence[Node] | None, state: Mapping[Input, Node]
+) -> tuple[Input, ...]:
     """The parameters to train, checked."""
-    known = parameters(loss)
+    known = [p for p in parameters(loss) if p not in state]
     if wrt is None:
         chosen: Sequence[Node] = tuple(p for p in known if is_float(p.dtype))
         if not chosen:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen.blas import one_blas_thread
 from codegen.compiled import Compiled
-from codegen.reporting import Report, make_report
 from codegen.subnormals import subnormals_flushed
 from symgrad.graph.dims import Dim
+from symgrad.graph.errors import DataShapeError
 from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.train.data import Bound
 from symgrad.train.driver import Stop
 from symgrad.train.epochs import Epochs
+
+if TYPE_CHECKING:
+    from codegen.reporting import Report
 
 Array = npt.NDArray[Any]
 # Whole batches that a report times at most.
@@ -33,6 +36,7 @@ class BoundEpochs:
         values:     arrays of the leaves that are kept. A run that succeeds puts other ones, with
                     the state that it reached, into their places.
         finite:     whether the first and the last output must be finite.
+        first:      what leaves of the state hold at the start of an epoch.
     Raises: DataError and its kinds where the extents of a batch do not fit.
     """
 
@@ -42,9 +46,11 @@ class BoundEpochs:
         epochs: Epochs,
         bound: Bound,
         batch_size: int,
-        values: dict[Input, Array],
+        values: MutableMapping[Input, Array],
         finite: bool = False,
+        first: Mapping[Input, Array] | None = None,
     ) -> None:
+        self._first = {epochs.first[leaf]: array for leaf, array in (first or {}).items()}
         self.f, self.epochs, self.bound, self.values, self.finite = f, epochs, bound, values, finite
         self.outputs = len(epochs.sums)
         self._spare = [np.empty_like(values[leaf]) for leaf in epochs.state]
@@ -52,19 +58,28 @@ class BoundEpochs:
         kept = {leaf.name: array for leaf, array in values.items()}
         rest = bound.n % batch_size or batch_size
         _, dims = epochs.step({**bound.batch(0, batch_size), **kept})
-        epochs.step({**bound.batch(bound.n - rest, bound.n), **kept})
+        try:
+            epochs.step({**bound.batch(bound.n - rest, bound.n), **kept})
+        except DataShapeError as error:
+            if not first or rest == batch_size:
+                raise
+            raise DataShapeError(
+                f"{error}\n  The last batch has {rest} rows, of {bound.n} in batches of "
+                f"{batch_size}: what is carried must fit all.\n"
+                "  Give whole batches only, in the order of the stream (shuffle=False)."
+            ) from None
         data = {leaf.name: array for leaf, array in (*bound.rows.items(), *bound.whole.items())}
         self._dims = {**dims, epochs.rows: bound.n}
         order, last = np.zeros((1, 1, batch_size), np.int32), np.zeros((1, 1, rest), np.int32)
         self._shapes = order.shape, last.shape
-        given = self._given(order, last, np.zeros((self.outputs, 1)))
+        given = self._given(order, last, np.zeros((self.outputs, 1)), True)
         names = {leaf.name: array for leaf, array in given.items()}
         self._call = f.prepared({**kept, **data, **names}, self._extents(order, last))
 
-    def run(self, order: Array, rest: Array, begun: Array) -> tuple[int, Array]:
+    def run(self, order: Array, rest: Array, begun: Array, fresh: bool) -> tuple[int, Array]:
         """Do steps over rows; when they fail, nothing has changed."""
         f, call = self.f, self._call
-        given = self._given(order, rest, begun)
+        given = self._given(order, rest, begun, fresh)
         f.rebind(call, given, self._extents(order, rest), self._spare)
         with one_blas_thread(), subnormals_flushed():
             status = call.run()
@@ -82,19 +97,26 @@ class BoundEpochs:
 
     def report(self) -> Report:
         """What the kernels of some steps do, and how fast; changes nothing."""
+        from codegen.reporting import make_report
+
         n, (_, _, size), (_, _, rest) = self.bound.n, *self._shapes
         whole, rows = n // size, np.arange(n, dtype=np.int32)
         steps = min(whole, REPORTED)
         order = rows[: steps * size].reshape(1, steps, size)
         last = rows[n - rest :].reshape(1, 1, rest)[:, : int(whole * size < n)]
-        given = self._given(order, last, np.zeros((self.outputs, 1)))
+        given = self._given(order, last, np.zeros((self.outputs, 1)), True)
         self.f.rebind(self._call, given, self._extents(order, last), self._spare)
         dims = dict(zip(self.f.dims, map(int, self._call.dims), strict=False))
         return make_report(self.f, self._call.arrays, dims, "", subnormals_flushed)
 
-    def _given(self, order: Array, rest: Array, begun: Array) -> dict[Input, Array]:
+    def _given(
+        self, order: Array, rest: Array, begun: Array, fresh: bool
+    ) -> dict[Input, Array]:
         own = (self.epochs.order, self.epochs.rest, *self.epochs.begun)
-        return {**self.values, **dict(zip(own, (order, rest, *begun), strict=True))}
+        given = {**self.values, **dict(zip(own, (order, rest, *begun), strict=True))}
+        if self.epochs.fresh is not None:
+            given |= {self.epochs.fresh: np.full(len(order), fresh), **self._first}
+        return given
 
     def _extents(self, order: Array, rest: Array) -> dict[Dim, int]:
         shapes = [*self.epochs.order.shape, *self.epochs.rest.shape]

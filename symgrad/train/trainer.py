@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen.compiled import Compiled
 from codegen.pipeline import check_options, compile
-from codegen.reporting import Report, make_report
 from symgrad.graph.dims import free_dims, listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
@@ -24,6 +24,7 @@ from symgrad.graph.structure import flatten
 from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
 from symgrad.train.callbacks import Callback, Listener, listeners_of
+from symgrad.train.carried import checked_state, first_state
 from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count
 from symgrad.train.driver import Run, Stop
 from symgrad.train.epochs import Epochs, make_epochs
@@ -33,6 +34,9 @@ from symgrad.train.interruption import interruptions
 from symgrad.train.objective import Objective, make_objective
 from symgrad.train.programs import BoundEpochs
 from symgrad.train.progress import progress_bar
+
+if TYPE_CHECKING:
+    from codegen.reporting import Report
 
 Array = npt.NDArray[Any]
 Measure = Callable[[], dict[str, float]]
@@ -56,6 +60,9 @@ class Trainer:
                    bits.
         on_nan:    "raise": stop at the first step whose loss or gradient norm is NaN or infinite,
                    before it changes anything; "continue": train on.
+        state:     {leaf: expression}: inputs or parameters that carry something from each minibatch
+                   to the next, such as the hidden state of a recurrence over a long stream. An
+                   epoch begins with zeros, or with a parameter's initial value. See `carried`.
 
     Losses and metrics are reported as means weighted by rows. Inputs that lead with the batch dim
     are data, one row per example; any other input is passed whole.
@@ -84,6 +91,7 @@ class Trainer:
         threads: int = 1,
         seed: int = 0,
         on_nan: str = "raise",
+        state: Mapping[Input, Node] | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             got = "none" if optimizer is None else type(optimizer).__name__
@@ -97,10 +105,12 @@ class Trainer:
         check_options(target, threads, seed, "Trainer")
         self.optimizer, self.clip_norm = optimizer, clip_norm
         self.target, self.threads, self.seed, self.on_nan = target, threads, int(seed), on_nan
-        self.objective: Objective = make_objective(loss, optimizer, wrt, clip_norm, metrics or {})
+        self.objective: Objective = make_objective(
+            loss, optimizer, wrt, clip_norm, metrics or {}, checked_state(state)
+        )
         self.epoch = 0
         self._records: list[EpochRecord] = []
-        self._pace = 0.0
+        self._pace, self._size = 0.0, 0
         self._values = {leaf: _first_value(leaf, self.seed) for leaf in self.objective.kept}
         self._programs: dict[str, tuple[Epochs, Compiled]] = {}
         self._predictions: dict[tuple[Node, ...], Compiled] = {}
@@ -136,7 +146,8 @@ class Trainer:
         return History(tuple(self._records))
 
     def _state_leaves(self) -> set[Input]:
-        return {leaf for param in self.objective.trained for leaf in self.optimizer.state(param)}
+        own = {leaf for param in self.objective.trained for leaf in self.optimizer.state(param)}
+        return own | set(self.objective.state)
 
     # -- training ----------------------------------------------------------------------------------
     def fit(
@@ -169,7 +180,7 @@ class Trainer:
         """
         goal, listeners = self.objective, listeners_of(callbacks)
         bound = bind("fit", data, goal.inputs, goal.batch)
-        size = check_batch_size("fit", batch_size, bound.n)
+        size = self._size = check_batch_size("fit", batch_size, bound.n)
         if not is_count(epochs):
             raise DataError(f"fit: epochs must be an integer of at least 0, got {epochs!r}.")
         as_flag("fit: shuffle", shuffle)
@@ -268,12 +279,16 @@ class Trainer:
             batch_size: rows computed at a time.
         """
         bound = self._bound_to_measure("evaluate", data)
+        if batch_size is None and self.objective.state and self._size:
+            batch_size = self._size  # what is carried was made for as many rows
         return self._measure("evaluate", bound, _rows_at_a_time("evaluate", batch_size, bound.n))()
 
     def _bound_to_measure(self, asked: str, data: Data) -> Bound:
         """Data for loss and metrics; what only updates read may be among them."""
         goal = self.objective
-        return bind(asked, data, inputs(goal.outputs.values()), goal.batch, goal.inputs)
+        read = inputs([*goal.outputs.values(), *goal.state.values()])
+        own = [x for x in read if x not in goal.state]
+        return bind(asked, data, own, goal.batch, goal.inputs)
 
     def _measure(self, asked: str, bound: Bound, batch_size: int) -> Measure:
         """A function that computes loss and metrics on checked data, for whom `asked` names."""
@@ -354,6 +369,8 @@ class Trainer:
             function.
         """
         if data is None:
+            from codegen.reporting import make_report
+
             why = "Not measured: trainer.report(data, batch_size=32) times steps on data."
             return make_report(self.program, None, None, why)
         bound = bind("report", data, self.objective.inputs, self.objective.batch)
@@ -367,15 +384,21 @@ class Trainer:
             outputs = dict(goal.outputs)
             if train:  # named as no metric is
                 outputs["".join(outputs) + " gradient norm"] = goal.norm
-            epochs = make_epochs(outputs, goal.batch, goal.updates if train else {})
+            updates = goal.updates if train else goal.state
+            epochs = make_epochs(outputs, goal.batch, updates, goal.state)
             f = self._compiled(epochs.outputs, training=train)
             self._programs[key] = (epochs, f)
         return self._programs[key]
 
     def _bound(self, key: str, bound: Bound, size: int) -> BoundEpochs:
         epochs, f = self._epochs(key)
-        finite = key == "train" and self.on_nan == "raise"
-        return BoundEpochs(f, epochs, bound, size, self._values, finite)
+        first = {leaf: first_state(leaf, self.seed) for leaf in self.objective.state}
+        train = key == "train"
+        values: MutableMapping[Input, Array] = self._values
+        if not train:  # what is carried while measuring is not what training goes on with
+            values = ChainMap({leaf: array.copy() for leaf, array in first.items()}, self._values)
+        finite = train and self.on_nan == "raise"
+        return BoundEpochs(f, epochs, bound, size, values, finite, first)
 
     def _compiled(self, outputs: list[Node], training: bool = False) -> Compiled:
         return compile(
@@ -411,6 +434,7 @@ class Trainer:
         loss: Node,
         optimizer: Optimizer | None = None,
         metrics: Mapping[str, Node] | None = None,
+        state: Mapping[Input, Node] | None = None,
     ) -> Trainer:
         """The trainer that `save` wrote, over the same loss: `fit` goes on bit for bit.
 
@@ -419,7 +443,7 @@ class Trainer:
             loss:      the expression that was trained; its leaves must have the same names, shapes
                        and dtypes.
             optimizer: needed only where its learning rate is an expression.
-            metrics:   as for Trainer; they are not in the file.
+            metrics, state: as for Trainer; they are not in the file.
         Raises: DataError for a file that is damaged or something else, LeafError when the leaves
             differ.
         """
@@ -443,7 +467,7 @@ class Trainer:
                 f"load: the loss has no parameter {', '.join(map(printable, missing))}, "
                 f"which {os.fspath(path)} trains."
             )
-        trainer = cls(loss, chosen, wrt, metrics=metrics, **settings)
+        trainer = cls(loss, chosen, wrt, metrics=metrics, state=state, **settings)
         own = [(leaf.name, str(leaf.dtype), checkpoint.sizes(leaf)) for leaf in trainer._values]
         if set(own) != set(stored):
             raise LeafError(checkpoint.difference(os.fspath(path), own, stored))
@@ -466,7 +490,7 @@ def _first_value(leaf: Input, seed: int) -> Array:
             f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}\n"
             "  What has a value for each row is data: make it an input."
         )
-    if leaf.kind == "step":
+    if leaf.kind in ("step", "input"):  # an input that is carried
         return np.zeros(checkpoint.sizes(leaf), leaf.dtype)
     return initial_value(leaf, seed)
 

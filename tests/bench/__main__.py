@@ -2,17 +2,17 @@
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
 `import`, `compile` for the wait before the first step, `programs` for the memory of one more
-program, `vector_math` for the scalar functions,
-`threads` for the same training on one core and on several (`--threads N`, two unless told), `gemm`
-for matrix products, or `loops` for everything but those: it ends with status 1 where a loop is
-slow without a known reason.
+program, `checkpoints` for the memory of a gradient through many steps, `vector_math` for the scalar
+functions, `threads` for the same training on one core and on several (`--threads N`, two unless
+told), `gemm` for matrix products, or `loops` for everything but those: it ends with status 1 where
+a loop is slow without a known reason.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from tests.bench import compiling, gemm, growth, loops, threads, vector_math
+from tests.bench import checkpoints, compiling, gemm, growth, loops, threads, vector_math
 from tests.bench.programs import programs
 from tests.bench.race import PEERS, race, speed
 from tests.bench.workloads import SPECIFICATIONS
@@ -22,6 +22,7 @@ GROWTH = {
     "layers": growth.layers,
     "import": growth.importing,
     "compile": compiling.compiling,
+    "checkpoints": checkpoints.curve,
 }
 OTHERS = ("vector_math", "threads", "gemm", "loops", "programs")
 
