@@ -18,7 +18,8 @@ from codegen.request import Clock, Request
 from codegen.residuals import read_outputs
 from codegen.stages import Made
 from codegen.teamwork import TeamProgram, make_team
-from symgrad.calculus.hoisting import hoist
+from symgrad.calculus.hoisting import hoist, read_inside
+from symgrad.calculus.look_ups import read_tables
 from symgrad.calculus.loop_parts import Moved
 from symgrad.calculus.residuals import Residual, save_residuals
 from symgrad.calculus.simplification import simplify
@@ -81,8 +82,9 @@ def make(request: Request, clock: Clock) -> Made:
 
 def hoist_and_sink(outputs: Sequence[Node], notes: list[Moved]) -> list[Node]:
     """What recurrences need not do step by step, around them; `notes` is told what moved."""
-    made = hoist(sink(outputs, notes), notes)
-    return list(simplify(made)) if notes else made
+    made = read_inside(read_tables(hoist(sink(outputs, notes), notes)))
+    unchanged = all(a is b for a, b in zip(made, outputs, strict=True))
+    return made if unchanged else list(simplify(made))
 
 
 def _program(plan: Plan, final: Sequence[Node]) -> Program:
