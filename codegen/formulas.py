@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import sympy
 
-from codegen.memory import LoweredLoop
 from codegen.schedule import Schedule
 from codegen.values import Lowered
 from symgrad.graph.dims import Dim
@@ -21,16 +20,9 @@ _PLACEHOLDER = re.compile(r"\bp(\d+)\b")
 MOST_FORMULAS = 4
 
 
-def with_formulas(
-    schedule: Schedule, kernels: Sequence[Lowered | LoweredLoop]
-) -> list[Lowered | LoweredLoop]:
+def with_formulas(schedule: Schedule, kernels: Sequence[Lowered]) -> list[Lowered]:
     """The kernels with their formulas written into them."""
-    return [
-        replace(low, kernel=replace(low.kernel, formula=_line(schedule, low)))
-        if isinstance(low, Lowered)
-        else low
-        for low in kernels
-    ]
+    return [replace(k, kernel=replace(k.kernel, formula=_line(schedule, k))) for k in kernels]
 
 
 def _line(schedule: Schedule, low: Lowered) -> str:

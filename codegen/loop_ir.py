@@ -34,12 +34,14 @@ from symgrad.graph.dtypes import SHORT, DType
 
 
 class _OfTeam(Dim):
-    """A number that a team knows; it equals no dim of a user, whatever its name."""
+    """A number that who runs a kernel knows; it equals no dim of a user, whatever its name."""
 
     __slots__ = ()
 
 
 WORKER, WORKERS = _OfTeam("worker"), _OfTeam("workers")
+#: The number of a turn, from 0, where kernels take turns over rows (`codegen/panels.py`).
+TURN = _OfTeam("turn")
 #: Rows that are shared between workers, and how many iterations each of them is.
 Parts: TypeAlias = tuple[Extent, Extent]
 #: Fewer rows are too few to be shared: they are shared along their next axis too.
@@ -249,7 +251,9 @@ class Call:
 
     rows:   how far apart the rows of A, B and C lie, as they are stored.
     parts:  what the rows of C consist of.
+    terms:  what the terms of its sums consist of.
     shared: "m" or "n" where each worker computes its own rows or columns of C.
+    adds:   C[c] := C[c] + op(A[a]) @ op(B[b])
     """
 
     a: Buffer
@@ -262,7 +266,9 @@ class Call:
     k: Extent
     rows: tuple[Extent, Extent, Extent]
     parts: Parts | None = None
+    terms: Parts | None = None
     shared: str = ""
+    adds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +346,8 @@ def lines(body: tuple[Statement, ...], depth: int) -> Iterator[str]:
                 f"{x.name}[{o}]" + ("^T" if t else "")
                 for x, o, t in zip((s.a, s.b), s.offsets, s.transposed, strict=False)
             )
-            yield f"{pad}{s.c.name}[{s.offsets[2]}] := {a} @ {b}   # {s.m} x {s.k} x {s.n}"
+            sign = "+=" if s.adds else ":="
+            yield f"{pad}{s.c.name}[{s.offsets[2]}] {sign} {a} @ {b}   # {s.m} x {s.k} x {s.n}"
 
 
 def walk(body: tuple[Statement, ...]) -> Iterator[Statement]:
@@ -349,3 +356,14 @@ def walk(body: tuple[Statement, ...]) -> Iterator[Statement]:
         yield s
         if isinstance(s, (For, Only)):
             yield from walk(s.body)
+
+
+def follows_turns(kernel: Kernel) -> bool:
+    """Whether a kernel reads the number of its turn."""
+    for s in walk(kernel.body):
+        value = s.value if isinstance(s, Let) else None
+        place = s.position if isinstance(s, CheckIndex) else getattr(value, "payload", None)
+        const = place.const if isinstance(place, Affine) else 0
+        if not isinstance(const, int) and TURN in const.free_symbols:
+            return True
+    return False

@@ -187,6 +187,7 @@ def _lower_product(schedule: Schedule, stage: ProductStage, number: int) -> Lowe
         places = [place + i * step for place, step in zip(places, loop.steps, strict=True)]
     offsets = (places[0], places[1], places[2])
     m, n, k = product.m, product.n, product.k
-    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k, product.rows, product.parts)
+    consist = product.parts, product.terms
+    call = ir.Call(a, b, c, offsets, product.transposed, m, n, k, product.rows, *consist)
     writer.statements = nest([loop.extent for loop in product.loops], 0, (call,))
     return writer.finish((stage.node,), "", {product.operands[2].root})

@@ -50,6 +50,7 @@ class LoweredLoop:
     """The calls of a recurrence's body; `places` tells where each entry of its table lies.
 
     bound: the operand that tells how many steps do anything; None: all of them.
+    turns: it is no recurrence, but kernels that take turns over rows (`codegen/panels.py`).
     """
 
     operands: tuple[Operand, ...]
@@ -60,6 +61,7 @@ class LoweredLoop:
     calls: tuple[Invoked | InvokedLoop, ...]
     places: tuple[InnerPlace, ...]
     bound: int | None = None
+    turns: bool = False
 
     #: It is no copy.
     copies: ClassVar[bool] = False

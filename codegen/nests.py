@@ -84,7 +84,7 @@ class _Nest:
 def _nest(low: Lowered, group: Sequence[_Nest]) -> _Nest | None:
     """A kernel as a nest with as many loops as those of a group, or as those around its product."""
     body = low.kernel.body
-    places = [k for k, s in enumerate(body) if isinstance(s, For) and not _clears(s)]
+    places = [k for k, s in enumerate(body) if isinstance(s, For) and not clears(s)]
     if len(places) != 1 or low.kernel.checks:
         return None
     at = places[0]
@@ -102,9 +102,21 @@ def _nest(low: Lowered, group: Sequence[_Nest]) -> _Nest | None:
     return _Nest(low, buffers, body[:at], tuple(loops), tuple(inner), body[at + 1 :])
 
 
-def _clears(loop: For) -> bool:
+def clears(s: Statement) -> bool:
     """Whether a loop fills memory in which a later one adds up."""
-    return loop.var == "z"
+    return isinstance(s, For) and s.var == "z"
+
+
+def boxes_of(
+    body: Iterable[Statement], buffer: Buffer, ranges: dict[str, Extent]
+) -> Iterator[Extent | None]:
+    """The last place of each box that statements touch; None where it is not known.
+
+    Args:
+        ranges: extents of checked indices.
+    """
+    for box in _boxes(body, buffer, (), ranges):
+        yield None if box is None else box.last
 
 
 def _fits(group: Sequence[_Nest], nest: _Nest) -> bool:

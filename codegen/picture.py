@@ -148,7 +148,8 @@ class _Picture:
 
         number = f"{frame}_{k}"
         steps = 0 if self.dims is None else value(loop.length, self.dims)
-        label = f"{loop.length} steps" if self.dims is None else f"{steps} steps"
+        many = loop.length if self.dims is None else steps
+        label = f"{many} turns" if loop.turns else f"{many} steps"
         self.frames[number] = Cluster(number, label, (), 1, frame)
         end = self._block(loop.calls, inner, wrote, k, number, times * max(steps, 1))
         known = dict(self.flows)

@@ -61,6 +61,7 @@ class Product:
         rows:       lengths of the rows of A, B and C in memory.
         transposed: whether A and B lie transposed.
         parts:      what the rows of C consist of.
+        terms:      what the terms of a sum consist of.
     """
 
     operands: tuple[Layout, Layout, Layout]
@@ -71,6 +72,7 @@ class Product:
     rows: tuple[Extent, Extent, Extent]
     transposed: tuple[bool, bool]
     parts: Parts | None = None
+    terms: Parts | None = None
 
     def __str__(self) -> str:
         count = size(loop.extent for loop in self.loops)
@@ -284,7 +286,7 @@ def _fitted(
     if has_n and not is_one(n.second) and (is_one(m.second) or not has_m):
         # C lies transposed: exchange the factors
         a, b, m, n, has_m, has_n = b, a, n, m, has_n, has_m
-        k = _Axis(k.extent, k.second, k.first)
+        k = _Axis(k.extent, k.second, k.first, k.parts)
         loops = tuple(replace(z, steps=(z.steps[1], z.steps[0], z.steps[2])) for z in loops)
     if has_n and not is_one(n.second):
         return None
@@ -302,4 +304,4 @@ def _fitted(
         return None
     rows = (lda, ldb, m.second if has_m else n.extent)
     sizes = (m.extent, n.extent, k.extent)
-    return Product((a, b, c), loops, *sizes, rows, (left, right), m.parts)
+    return Product((a, b, c), loops, *sizes, rows, (left, right), m.parts, k.parts)

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from codegen.call_table import TABLE_FROM, CallTable
 from codegen.kernel_printing import print_kernel
-from codegen.loop_ir import WORKER, WORKERS, For, Kernel, Parts
+from codegen.loop_ir import TURN, WORKER, WORKERS, For, Kernel, Parts, follows_turns
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
@@ -140,7 +140,7 @@ class _Printer:
             if isinstance(call, InvokedLoop):
                 return "loop"
             moving = any(where.place(entry) is None for entry in call.entries)
-            return "moving" if moving else "fixed"
+            return "moving" if moving or follows_turns(call.kernel) else "fixed"
 
         pad = "    " * where.depth
         for found, group in groupby(calls, kind):
@@ -205,6 +205,8 @@ class _Printer:
             return moved[entry, dtype]
 
         outer, self.lines = self.lines, []
+        if loop.turns:
+            self.dim_names[TURN] = t
         self.block(loop.calls, _Where(where.depth + 1, name, place))
         outer += [*head, *(self.lines or [f"{pad}    pass"])]
         self.lines = outer

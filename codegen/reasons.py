@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from codegen.formulas import formula
+from codegen.memory import Invoked, InvokedLoop, kernels_of
 from codegen.schedule import (
     FoldStage,
     LoopStage,
@@ -94,6 +95,25 @@ def told_moves(moved: Sequence[Moved]) -> str:
 
 def _plain_name(node: Node) -> str:
     return printable(node.name if isinstance(node, Input) else node.origin or node.name)
+
+
+def told_turns(
+    calls: Sequence[Invoked | InvokedLoop], schedule: Schedule, prefix: str = ""
+) -> Iterator[str]:
+    """Which stages take turns (`codegen/panels.py`), those of recurrences too."""
+    folds = iter([(k, s) for k, s in enumerate(schedule.stages, 1) if isinstance(s, FoldStage)])
+    for call in calls:
+        if not isinstance(call, InvokedLoop):
+            continue
+        if not call.loop.turns:
+            k, stage = next(folds)
+            yield from told_turns(call.loop.calls, stage.inner, f"{prefix}{k}.")
+            continue
+        stages = sorted({kernel.stage + 1 for kernel in kernels_of(call.loop.calls)})
+        yield (
+            f"{len(stages)} stages from {prefix}{stages[0]} to {prefix}{stages[-1]} take turns: "
+            f"each does one of {call.loop.length} rows while it is in the cache"
+        )
 
 
 # -- rows ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ outer plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from codegen.access import root_of
@@ -16,6 +17,7 @@ from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage, lower_zeros
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.nests import merge_nests
+from codegen.panels import take_turns
 from codegen.schedule import FoldStage, Schedule
 from codegen.sharing import share
 from codegen.tiling import tile
@@ -32,7 +34,8 @@ def lower(
     """The kernels of a schedule, tuned, in order; recurrences hold those of their bodies.
 
     Args:
-        row_memory: see `lower_stage`; also neighbours become one kernel, see `nests`.
+        row_memory: see `lower_stage`; also neighbours become one kernel or take turns, see `nests`
+                    and `panels`.
         workers:    for a team of so many at most.
     """
     done: list[Lowered | LoweredLoop] = []
@@ -41,19 +44,21 @@ def lower(
             done.extend(_lower_fold(schedule, stage, number, row_memory, workers))
         else:
             done.append(lower_stage(schedule, stage, number, row_memory))
+
+    def finish(lows: Sequence[Lowered]) -> list[Lowered]:
+        """Kernels tuned, shared, and with their formulas."""
+        lows = [replace(low, kernel=tune(low.kernel)) for low in lows]
+        if row_memory:
+            lows = [replace(low, kernel=tile(low.kernel)) for low in lows]
+        if workers > 1:
+            lows = [share(low, workers) for low in lows]
+        return with_formulas(schedule, lows)
+
     if row_memory:
         done = merge_nests(schedule, done)
-    done = [
-        replace(low, kernel=tune(low.kernel)) if isinstance(low, Lowered) else low for low in done
-    ]
-    if row_memory:
-        done = [
-            replace(low, kernel=tile(low.kernel)) if isinstance(low, Lowered) else low
-            for low in done
-        ]
-    if workers > 1:
-        done = [share(low, workers) if isinstance(low, Lowered) else low for low in done]
-    return with_formulas(schedule, done)
+    if row_memory and workers == 1:
+        return take_turns(schedule, done, finish)
+    return [low if isinstance(low, LoweredLoop) else finish([low])[0] for low in done]
 
 
 @dataclass(slots=True)

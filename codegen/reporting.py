@@ -28,7 +28,7 @@ from codegen.machine import Machine, this_machine
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.reasons import cut, over
 from codegen.schedule import FoldStage, Schedule
-from symgrad.graph.dims import Dim, printable, value
+from symgrad.graph.dims import Dim, printable, show, value
 from symgrad.graph.nodes import Node
 from symgrad.graph.text import references
 
@@ -163,11 +163,17 @@ def _entries(
     folds = iter([k for k, s in enumerate(schedule.stages) if isinstance(s, FoldStage)])
     for call in calls:
         if isinstance(call, InvokedLoop):
+            steps = 0 if dims is None else value(call.loop.length, dims)
+            if call.loop.turns:
+                inside = call.loop.calls
+                for entry in _entries(inside, schedule, names, prefix, times * steps, dims):
+                    part = f"1/{show((call.loop.length,))[1:-2]} of {entry.over}"
+                    yield replace(entry, over=part if entry.over else "")
+                continue
             k = next(folds)
             stage = schedule.stages[k]
             assert isinstance(stage, FoldStage)
             own = references(stage.inner.graph, f"{names[stage.node]}.", names)
-            steps = 0 if dims is None else value(call.loop.length, dims)
             inside = call.loop.calls
             yield from _entries(inside, stage.inner, own, f"{prefix}{k + 1}.", times * steps, dims)
             continue

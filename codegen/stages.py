@@ -106,7 +106,7 @@ class Stages:
         return tuple(kernels_of(self.plan.calls))
 
     def __str__(self) -> str:
-        from codegen.reasons import told, told_moves
+        from codegen.reasons import told, told_moves, told_turns
         from symgrad.calculus.residuals import told_residuals
 
         counts = (
@@ -117,7 +117,9 @@ class Stages:
         shared = f"\n\n{self.team}" if self.team else ""
         moves = f"\n\n{told_moves(self.moved)}" if self.moved else ""
         saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
-        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{shared}\n\n{more}"
+        taken = "\n".join(told_turns(self.plan.calls, self.schedule))
+        turns = f"\n\n{taken}" if taken else ""
+        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{turns}{shared}\n\n{more}"
 
 
 def _computed(graph: Graph) -> int:

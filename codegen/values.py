@@ -78,7 +78,7 @@ class Lowered:
     @property
     def copies(self) -> bool:
         """Whether it computes nothing, but copies its first operand to its second."""
-        return not self.nodes
+        return not self.nodes and self.kernel.copied is not None
 
 
 def strides_of(shape: Shape) -> tuple[Extent, ...]:

@@ -225,9 +225,10 @@ def run_call(
 ) -> None:
     """A kernel, or a recurrence: its body's entries are windows that move along outer blocks."""
     if isinstance(call, InvokedLoop):
-        for inner in steps_of(call, place, dims):
+        for turn, inner in enumerate(steps_of(call, place, dims)):
+            told = {**dims, ir.TURN: turn} if call.loop.turns else dims
             for one in call.loop.calls:
-                run_call(one, inner, dims, report, translate)
+                run_call(one, inner, told, report, translate)
         return
     buffers = call.kernel.buffers
     seen = [place(e, b.dtype) for e, b in zip(call.entries, buffers, strict=True)]
@@ -304,7 +305,7 @@ class Translator:
                 rows = tuple(value(e, self.dims) for e in s.rows)
                 self.lines.append(
                     f"{pad}product({s.a.name}, {a}, {s.b.name}, {b}, {s.c.name}, {c}, "
-                    f"{s.transposed}, {m}, {n}, {k}, {rows})"
+                    f"{s.transposed}, {m}, {n}, {k}, {rows}, {s.adds})"
                 )
 
     def value(self, let: ir.Let) -> str:
@@ -367,11 +368,13 @@ def _product(
     n: int,
     k: int,
     rows: tuple[int, int, int],
+    adds: bool,
 ) -> None:
     lda, ldb, ldc = rows
     left = a.matrix(at, k, m, lda, True).T if transposed[0] else a.matrix(at, m, k, lda, True)
     right = b.matrix(bt, n, k, ldb, True).T if transposed[1] else b.matrix(bt, k, n, ldb, True)
-    c.matrix(ct, m, n, ldc, False)[...] = left @ right
+    target = c.matrix(ct, m, n, ldc, adds)
+    target[...] = target + left @ right if adds else left @ right
 
 
 _SPACE = {"checked": _checked, "product": _product, "INF": np.inf, "NAN": np.nan}

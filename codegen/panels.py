@@ -1,0 +1,290 @@
+"""Kernels that walk over the same rows take turns: each does one row, while all of it is near.
+
+rewrite:  for i: h_i := x_i W;  for i: g_i := gelu(h_i);  for i: y_i := g_i V
+          ->  for i: h := x_i W;  g := gelu(h);  y_i := g V
+requires: the outermost loops have the same extent; what one kernel writes and another touches lies
+          in the same box of memory for the same i, and in boxes apart for different i; what a
+          kernel adds up over i no other one of them touches
+keeps:    the order in which each kernel does its own work
+
+A row is what belongs to one element of the batch: in a Transformer a sequence, of a hundred places
+and more. From layer to layer, and all the way back, it stays in the caches, while arrays of the
+whole batch would go to memory and back between any two kernels. What nothing else reads needs the
+memory of a single row. Sums over the batch are begun in the first turn and go on in the others.
+
+Weights are read in every turn, and products turn or copy them: a row must be long enough to be
+worth that, and the weights must stay in the cache beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias, cast
+
+from codegen.access import root_of
+from codegen.loop_ir import (
+    Buffer,
+    For,
+    Kernel,
+    Let,
+    Literal,
+    Statement,
+    Store,
+)
+from codegen.memory import InnerPlace, LoweredLoop, plan_memory
+from codegen.schedule import Schedule
+from codegen.tune import collapse
+from codegen.turns import Sum, Turn, is_inside, turn_of
+from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
+from codegen.work import typical
+from symgrad.graph.dims import Extent, same, size
+from symgrad.graph.nodes import Constant, Input
+
+#: Bytes that kernels touch in a turn: with less, a whole batch may as well stay in the cache.
+#: And bytes of weights that may be read in each: half of a second cache of 2 MiB.
+LEAST_BYTES, MOST_WEIGHTS = 256 << 10, 1 << 20
+
+#: With so many products a group is begun at most, before none is looked for any more.
+MOST_TRIES = 8
+
+Finish: TypeAlias = Callable[[Sequence[Lowered]], list[Lowered]]
+
+
+def take_turns(
+    schedule: Schedule, kernels: Sequence[Lowered | LoweredLoop], finish: Finish
+) -> list[Lowered | LoweredLoop]:
+    """Let kernels take turns where that gains; see the module.
+
+    Kernels that stand among them come before all of them, or after, where they can.
+
+    Args:
+        finish: tunes kernels, and writes their formulas.
+    """
+    turns = {id(low): turn_of(low) for low in kernels if isinstance(low, Lowered)}
+    done: list[Lowered | LoweredLoop] = []
+    rest = list(kernels)
+    for extent in _promising(list(turns.values())):
+        while (found := _group(rest, turns, extent)) is not None:
+            ahead, group, rest = found
+            done.extend(_finished(ahead, finish))
+            clear, loop = _Joined(schedule, group, kernels).run(finish)
+            done += [*clear, loop]
+    return [*done, *_finished(rest, finish)]
+
+
+def _finished(
+    kernels: Iterable[Lowered | LoweredLoop], finish: Finish
+) -> list[Lowered | LoweredLoop]:
+    return [low if isinstance(low, LoweredLoop) else finish([low])[0] for low in kernels]
+
+
+def _promising(turns: Sequence[Turn | None]) -> list[Extent]:
+    """Extents of loops that might be worth it."""
+    alike: dict[Extent, list[Turn]] = {}
+    for turn in turns:
+        if turn is not None:
+            alike.setdefault(turn.extent, []).append(turn)
+    return [extent for extent, group in alike.items() if _is_worth(group)]
+
+
+def _group(
+    kernels: Sequence[Lowered | LoweredLoop], turns: Mapping[int, Turn | None], extent: Extent
+) -> tuple[list[Lowered | LoweredLoop], list[Turn], list[Lowered | LoweredLoop]] | None:
+    """The first kernels that may take turns: what comes before them, they, and what is left."""
+    tries = 0
+    for first, low in enumerate(kernels):
+        turn = turns.get(id(low))
+        if turn is None or turn.extent != extent or not turn.calls:
+            continue
+        if (tries := tries + 1) > MOST_TRIES:
+            break
+        start = first
+        while start and (before := turns.get(id(kernels[start - 1]))) and before.extent == extent:
+            start -= 1
+        for place in dict.fromkeys((start, first)):
+            begin = turns[id(kernels[place])]
+            assert begin is not None
+            group = _Group(begin)
+            for other in kernels[place + 1 :]:
+                turn = turns.get(id(other))
+                group.take(other, turn if turn is not None and turn.extent == extent else None)
+            if _is_worth(group.turns):
+                return [*kernels[:place], *group.ahead], group.turns, group.behind
+    return None
+
+
+class _Group:
+    """Kernels that may take turns, and those among them that come before or after all of them."""
+
+    def __init__(self, first: Turn) -> None:
+        self.turns: list[Turn] = []
+        self.users: dict[Operand, list[Turn]] = {}
+        self.ahead: list[Lowered | LoweredLoop] = []
+        self.others: list[tuple[Lowered | LoweredLoop, bool]] = []  # and whether it may be ahead
+        self.writes: set[Operand] = set()
+        self.left: set[Operand] = set()
+        self.left_writes: set[Operand] = set()
+        self.add(first)
+
+    def add(self, turn: Turn) -> None:
+        """Let a kernel join."""
+        self.turns.append(turn)
+        self.writes |= turn.low.writes
+        for operand in turn.low.operands:
+            self.users.setdefault(operand, []).append(turn)
+        self.ahead += [low for low, early in self.others if early]
+        self.others = [(low, early) for low, early in self.others if not early]
+
+    def take(self, low: Lowered | LoweredLoop, turn: Turn | None) -> None:
+        """Put the next kernel into the group, before it, or behind it."""
+        moves = self.left_writes.isdisjoint(low.operands) and self.left.isdisjoint(low.writes)
+        if turn is not None and moves and self.fits(turn):
+            self.add(turn)
+            return
+        early = (
+            moves
+            and self.writes.isdisjoint(low.operands)
+            and self.users.keys().isdisjoint(low.writes)
+        )
+        if not early:
+            self.left.update(low.operands)
+            self.left_writes |= low.writes
+        self.others.append((low, early))
+
+    @property
+    def behind(self) -> list[Lowered | LoweredLoop]:
+        """What is left when all of the group is done."""
+        return [low for low, _ in self.others]
+
+    def fits(self, turn: Turn) -> bool:
+        """Whether a kernel may join."""
+        return all(
+            _apart(operand, [*self.users[operand], turn])
+            for operand in turn.low.operands
+            if operand in self.users
+        )
+
+
+def _apart(operand: Operand, using: Sequence[Turn]) -> bool:
+    """Whether kernels that share an operand touch, in different turns, different parts of it."""
+    room = using[0].steps.get(operand, 0)
+    if any(same(turn.steps.get(operand, 0), room) is not True for turn in using):
+        return False
+    if not any(operand in turn.low.writes for turn in using):
+        return True
+    if any(operand is s.operand for turn in using for s in turn.sums):
+        return False
+    return all(is_inside(turn, operand, room) for turn in using)
+
+
+def _is_worth(turns: Sequence[Turn]) -> bool:
+    """Whether taking turns gains: see the module."""
+    rows: dict[Operand, int] = {}
+    weights: dict[Operand, int] = {}
+    products = 0
+    for turn in turns:
+        whose = {b.name: o for o, b in turn.buffers.items()}
+        for operand, step in turn.steps.items():
+            if not isinstance(operand, (Temporary, RunningTotals, Scratch)):
+                rows[operand] = typical(step) * operand.dtype.itemsize
+        for call in turn.calls:
+            products += 1
+            weight = whose[call.b.name]
+            if turn.stays(weight) and not _is_own(weight):
+                weights[weight] = typical(size((call.k, call.n, call.b.dtype.itemsize)))
+    return (
+        products > 1
+        and sum(rows.values()) >= LEAST_BYTES
+        and 0 < sum(weights.values()) <= MOST_WEIGHTS
+    )
+
+
+class _Joined:
+    """Makes one loop of kernels that take turns."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        turns: Sequence[Turn],
+        kernels: Sequence[Lowered | LoweredLoop],
+    ) -> None:
+        self.schedule, self.turns = schedule, turns
+        own = {id(turn.low) for turn in turns}
+        self.kept: set[Operand] = {root_of(o) for o in schedule.graph.outputs}
+        self.kept.update(o for low in kernels if id(low) not in own for o in low.operands)
+        self.rows: dict[Operand, Operand] = dict(self._rows())
+
+    def _rows(self) -> Iterator[tuple[Operand, Operand]]:
+        """Arrays of which one row at a time is needed, and that row."""
+        users: dict[Operand, list[Turn]] = {}
+        for turn in self.turns:
+            for operand in turn.low.operands:
+                users.setdefault(operand, []).append(turn)
+        for operand, using in users.items():
+            if isinstance(operand, (Temporary, RunningTotals, Scratch, Input, Constant)):
+                continue
+            if operand in self.kept or operand not in using[0].low.writes:
+                continue
+            if not using[0].stays(operand) and _apart(operand, using):
+                step = using[0].steps[operand]
+                yield operand, Temporary(operand, (step,), operand.dtype)
+
+    def run(self, finish: Finish) -> tuple[list[Lowered], LoweredLoop]:
+        """What begins the sums, and the loop."""
+        lows = finish([self.lowered(turn) for turn in self.turns])
+        steps: dict[Operand, Extent] = {}
+        for turn in self.turns:
+            for operand in turn.low.operands:
+                if operand not in self.rows and not _is_own(operand):
+                    steps[operand] = turn.steps.get(operand, 0)
+        given = [o for o in steps if not isinstance(o, Constant)]
+        leaves = cast(list[Input], given)  # what it is given, as a program is given its leaves
+        plan = plan_memory(self.schedule, lows, (), (), leaves, may_fail=False)
+        operands: dict[Operand, int] = {}
+
+        def place(operand: Operand, step: Extent) -> InnerPlace:
+            return InnerPlace(operands.setdefault(operand, len(operands)), step)
+
+        places = [InnerPlace(-1, 0), *(place(o, steps[o]) for o in given)]
+        places += [place(c, steps[c]) for c in plan.constants]
+        places += [place(Scratch(plan.layout, slot.number), 0) for slot in plan.slots]
+        writes = frozenset(o for low in lows for o in low.writes if o in steps)
+        extent = self.turns[0].extent
+        loop = LoweredLoop(
+            *(tuple(operands), (), writes, extent, False, plan.calls, tuple(places)), turns=True
+        )
+        sums = [s for turn in self.turns for s in turn.sums]
+        return ([_cleared(sums, self.turns[0].low.kernel)] if sums else []), loop
+
+    def lowered(self, turn: Turn) -> Lowered:
+        """The kernel of a turn."""
+        low = turn.low
+        return replace(
+            low,
+            kernel=replace(low.kernel, body=turn.body),
+            operands=tuple(self.rows.get(o, o) for o in low.operands),
+            writes=frozenset(self.rows.get(o, o) for o in low.writes),
+        )
+
+
+def _is_own(operand: Operand) -> bool:
+    """Whether it is memory of one kernel."""
+    return isinstance(operand, (Temporary, RunningTotals, Scratch))
+
+
+def _cleared(sums: Sequence[Sum], like: Kernel) -> Lowered:
+    """The kernel that begins sums."""
+    buffers: dict[Operand, Buffer] = {}
+    body: list[Statement] = []
+    for k, s in enumerate(sums):
+        buffer = buffers.setdefault(s.operand, Buffer(f"x{k}", s.operand.dtype, k))
+        body.append(Let(f"v{k}", buffer.dtype, Literal(s.number)))
+        fill: Statement = Store(buffer, s.offset, f"v{k}")
+        for var, extent in reversed(s.loops):
+            fill = For(var, extent, (fill,))
+        body.append(fill)
+    kernel = Kernel(like.name, tuple(buffers.values()), tuple(body), "sums begin", like.stage)
+    return Lowered(
+        replace(kernel, body=collapse(kernel.body)), tuple(buffers), (), frozenset(buffers)
+    )

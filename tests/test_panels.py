@@ -1,0 +1,184 @@
+"""Kernels that take turns over rows: interpreted and compiled, against `evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import symgrad as sg
+from codegen import panels, records, turns
+from codegen.compiled import Compiled
+from codegen.memory import InvokedLoop
+from symgrad.graph.evaluator import evaluate
+from symgrad.graph.nodes import Node
+from tests.ir_interpreter import failures, interpreted
+
+LENGTH, WIDTH, HIDDEN, CLASSES = 5, 3, 7, 4
+
+
+def take_turns_from(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Rows that would be too short to be worth it take turns too; programs are made anew."""
+    monkeypatch.setattr(turns, "FEWEST_ROWS", rows)
+    monkeypatch.setattr(panels, "LEAST_BYTES", 0)
+    monkeypatch.setattr(records, "_compiler", lambda: f"turns of {rows} rows")
+
+
+@pytest.fixture(autouse=True)
+def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_turns_from(monkeypatch, 2)
+
+
+def loops_in_turn(f: Compiled) -> list[InvokedLoop]:
+    return [c for c in f.stages.plan.calls if isinstance(c, InvokedLoop) and c.loop.turns]
+
+
+def judged(f: Compiled, nodes: list[Node], values: dict[str, Any], near: float) -> None:
+    for node, got, wanted in zip(nodes, f(**values), evaluate(nodes, values), strict=True):
+        assert got.dtype == wanted.dtype and got.shape == wanted.shape
+        np.testing.assert_allclose(got, wanted, near, near, err_msg=f"{node!r}")
+
+
+def network(dtype: Any, batch: Any) -> tuple[list[Node], dict[str, Any]]:
+    """A block with attention, a mask by place, layer norm and sums of all kinds; its gradients."""
+    rng = np.random.default_rng(3)
+    shapes = {"E": (6, WIDTH), "V": (WIDTH, HIDDEN), "b": (HIDDEN,), "W": (HIDDEN, WIDTH)}
+    shapes |= {"C": (WIDTH, CLASSES)}
+    values = {k: rng.normal(size=s).astype(dtype) for k, s in shapes.items()}
+    p = {k: sg.input(k, v.shape, dtype=v.dtype) for k, v in values.items()}
+    x = sg.input("x", (batch, LENGTH), dtype="int32")
+    y = sg.input("y", (batch, LENGTH), dtype="int32")
+    h = p["E"][x]
+    scores = h @ sg.swapaxes(h, -1, -2)
+    place = sg.arange(LENGTH)
+    scores = sg.where(place <= sg.expand_dims(place, 1), scores, -1e9)
+    h = h + sg.softmax(scores) @ h
+    middle = h - h.mean(-1, keepdims=True)
+    h = h + sg.tanh(middle @ p["V"] + p["b"]) @ p["W"]
+    loss = sg.cross_entropy(h @ p["C"], y).mean()
+    largest = sg.max(h, (0, 1))
+    return [loss, largest, h, *sg.grad(loss, list(p.values()))], values
+
+
+def labels(values: dict[str, Any], n: int) -> dict[str, Any]:
+    rng = np.random.default_rng(n)
+    x = rng.integers(6, size=(n, LENGTH)).astype(np.int32)
+    y = rng.integers(CLASSES, size=(n, LENGTH)).astype(np.int32)
+    return {**values, "x": x, "y": y}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("batch", [sg.dim("B"), 11])
+def test_a_block_and_its_gradients(dtype: Any, batch: Any) -> None:
+    nodes, values = network(dtype, batch)
+    f = sg.compile(nodes)
+    (loop,) = loops_in_turn(f)
+    products = [c for c in loop.loop.calls if c.nodes and " @ " in str(c.kernel)]  # type: ignore
+    assert len(products) >= 10
+    near = 2e-5 if dtype is np.float32 else 1e-12
+    for n in [11] if batch == 11 else [1, 2, 7]:
+        judged(f, nodes, labels(values, n), near)
+
+
+def test_every_access_is_in_place() -> None:
+    nodes, values = network(np.float64, sg.dim("B"))
+    with interpreted():
+        f = sg.compile(nodes)
+        assert loops_in_turn(f)
+        for n in (1, 3):
+            judged(f, nodes, labels(values, n), 1e-12)
+        assert not failures(f), failures(f)
+
+
+def test_no_row_at_all() -> None:
+    """Sums over nothing are zero."""
+    B = sg.dim("B")
+    x = sg.input("x", (B, LENGTH, WIDTH))
+    W, V = sg.input("W", (WIDTH, HIDDEN)), sg.input("V", (HIDDEN, WIDTH))
+    total = sg.square(sg.tanh(x @ W) @ V).sum()
+    nodes = [total, *sg.grad(total, [W, V])]
+    f = sg.compile(nodes)
+    assert loops_in_turn(f)
+    values = {"W": np.ones((WIDTH, HIDDEN), "f"), "V": np.ones((HIDDEN, WIDTH), "f")}
+    for n in (0, 2, 0):
+        judged(f, nodes, {**values, "x": np.ones((n, LENGTH, WIDTH), "f")}, 1e-5)
+
+
+def test_arrays_become_rows() -> None:
+    """What nothing else reads has the memory of one row, whatever the batch."""
+    nodes, _ = network(np.float32, sg.dim("B"))
+    plan = sg.compile([nodes[0], *nodes[3:]]).stages.plan
+    (B,) = plan.layout.dims or (None,)
+    assert B is None or B.name != "B", plan
+    assert plan.slot_offsets({})[1] < 10_000
+
+
+def test_a_mean_over_the_batch_parts_the_turns() -> None:
+    B = sg.dim("B")
+    x = sg.input("x", (B, LENGTH, WIDTH))
+    W, V = sg.input("W", (WIDTH, HIDDEN)), sg.input("V", (HIDDEN, WIDTH))
+    h = sg.tanh(x @ W) @ V
+    h = (h - h.mean((0, 1))) * sg.rsqrt(sg.var(h, (0, 1)) + 1e-5)
+    loss = sg.square(sg.tanh(h @ W) @ V).mean()
+    nodes = [loss, h, *sg.grad(loss, [W, V])]
+    f = sg.compile(nodes)
+    assert len(loops_in_turn(f)) >= 2
+    rng = np.random.default_rng(0)
+    values = {n.name: rng.normal(size=n.shape).astype("f") for n in (W, V)}
+    for n in (1, 4):
+        x_value = rng.normal(size=(n, LENGTH, WIDTH)).astype("f")
+        judged(f, nodes, {**values, "x": x_value}, 1e-4)
+
+
+def test_random_numbers_are_those_of_their_places() -> None:
+    B = sg.dim("B")
+    x, W = sg.input("x", (B, LENGTH, WIDTH)), sg.input("W", (WIDTH, WIDTH))
+    h = x @ W
+    h = sg.where(sg.random.uniform(h.shape) < 0.5, h, 0.0) @ W
+    nodes = [h, sg.square(h).sum()]
+    f = sg.compile(nodes, seed=5)
+    assert loops_in_turn(f) and "uniform" in f.source
+    rng = np.random.default_rng(0)
+    values = {"x": rng.normal(size=(4, LENGTH, WIDTH)), "W": rng.normal(size=(WIDTH, WIDTH))}
+    values = {k: v.astype("f") for k, v in values.items()}
+    for node, got, wanted in zip(nodes, f(**values), evaluate(nodes, values, seed=5), strict=True):
+        np.testing.assert_allclose(got, wanted, 1e-5, 1e-5, err_msg=f"{node!r}")
+
+
+def test_a_bad_index_is_told_by_its_place() -> None:
+    nodes, values = network(np.float32, sg.dim("B"))
+    f = sg.compile(nodes)
+    assert loops_in_turn(f)
+    given = labels(values, 4)
+    given["x"][2, 3] = 17
+    with pytest.raises(sg.DataError, match=r"index 17 .*(.|\n)*at \(2, 3\) of"):
+        f(**given)
+
+
+def test_training_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same losses as without, in whole minibatches and in the last one; and so with dropout."""
+    rng = np.random.default_rng(1)
+    data = {"x": rng.normal(size=(23, LENGTH, WIDTH)).astype("f")}
+    data["y"] = rng.integers(CLASSES, size=(23, LENGTH)).astype(np.int32)
+
+    def losses() -> list[float]:
+        x, y = sg.input("x", (B, LENGTH, WIDTH)), sg.input("y", (B, LENGTH), dtype="int32")
+        W = sg.parameter("W", (WIDTH, HIDDEN), sg.init.normal(0.0, 0.5))
+        V = sg.parameter("V", (HIDDEN, CLASSES), sg.init.normal(0.0, 0.5))
+        h = sg.dropout(sg.tanh(x @ W), 0.25)
+        trainer = sg.Trainer(sg.cross_entropy(h @ V, y).mean(), sg.optim.adam(0.1), seed=4)
+        found = list(trainer.fit(data, epochs=3, batch_size=5, progress=False).loss)
+        assert ("sums begin" in trainer.program.source) == (turns.FEWEST_ROWS == 2)
+        return found
+
+    B = sg.dim("B")
+    ours = losses()
+    take_turns_from(monkeypatch, LENGTH + 1)
+    np.testing.assert_allclose(ours, losses(), 1e-5)
+
+
+def test_short_rows_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_turns_from(monkeypatch, LENGTH + 1)
+    nodes, _ = network(np.float32, sg.dim("B"))
+    assert not loops_in_turn(sg.compile(nodes))
