@@ -81,7 +81,7 @@ class Size:
 
 
 LARGE = Size(
-    word=100, letter=32, filters=100, units=160, layers=2, rows=32, epochs=(12, 4), rate=2e-3,
+    word=100, letter=32, filters=100, units=160, layers=2, rows=32, epochs=(16, 5), rate=2e-3,
     drop=0.4, least=2, longest=8,
 )
 SMALL = Size(
@@ -327,6 +327,7 @@ def plot_taggers(
         percent = 100 * np.array(curve)
         lines.plot(np.arange(len(curve)) + 1, percent, "o-", color=color, ms=3, label=name)
     lines.set(xlabel="epoch", ylabel="% right, development part", title="Learning")
+    lines.xaxis.get_major_locator().set_params(integer=True)
     lines.legend(loc="lower right")
     for axes in (bars, lines):
         axes.grid(alpha=0.3)

@@ -67,7 +67,7 @@ class Size:
     drop: float
 
 
-LARGE = Size(units=384, feature=64, rows=32, steps=100, epochs=8, rate=5e-3, drop=0.25)
+LARGE = Size(units=384, feature=64, rows=32, steps=100, epochs=8, rate=5e-3, drop=0.3)
 SMALL = Size(units=64, feature=16, rows=16, steps=50, epochs=20, rate=1e-2, drop=0.1)
 
 
