@@ -354,7 +354,7 @@ def plot_confusion(table: np.ndarray, tags: list[str], out: Path) -> None:
 
 def main() -> None:
     """Run the chapter."""
-    parser = command_line(__file__, "Tagging with context.", quick="fewer epochs")
+    parser = command_line(__file__, "Tagging with context.", quick="200 sentences, fewer epochs")
     parser.add_argument("--data", type=Path, help="folder of a treebank in CoNLL-U")
     parser.add_argument("--epochs", type=int, help="how often the last tagger reads the corpus")
     parser.add_argument("--threads", type=int, default=2, help="processors to share the work")
@@ -364,7 +364,8 @@ def main() -> None:
     if arguments.data:
         size, parts = LARGE, treebank(arguments.data)
     if arguments.quick:
-        size = replace(size, epochs=(1, 1) if arguments.data else (20, 20))
+        size = replace(SMALL, epochs=(20, 20))
+        parts = [sentences[:200] for sentences in parts]
     if arguments.epochs:
         size = replace(size, epochs=(arguments.epochs, size.epochs[1]))
     training, development, test = parts
