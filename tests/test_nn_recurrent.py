@@ -249,6 +249,8 @@ def test_initial_values() -> None:
     other(x)
     assert (sg.graph.leaves.initial_value(other.parameters[0]) == 0.5).all()
     assert not sg.graph.leaves.initial_value(other.parameters[2]).any()
+    each = sg.graph.leaves.initial_value(other.parameters[1])
+    np.testing.assert_array_equal(each, np.tile(np.eye(4), 4))
 
 
 def test_names() -> None:
