@@ -314,8 +314,9 @@ def learning(out: Path, quick: bool) -> None:
     marks = [mark for mark in (50, 100, 200, 400, 800) if mark <= steps]
     right.set_yticks(marks, [str(mark) for mark in marks])
     left.legend(loc="lower left")
-    print("\nWhere gradients come back, a longer lag takes hardly longer to learn. Where they do not,")
-    print("nothing is learned, or by luck: the RNN, whose units can hold a sign, has it sometimes.")
+    if not quick:
+        print("\nWhere gradients come back, a longer lag is hardly harder. Where they do not,")
+        print("nothing is learned, or by luck: the RNN has it sometimes, whatever the lag.")
     save(figure, out / "recall.png")
 
 
