@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from codegen.runtime.ahead import TURN, Ahead, finish_ahead
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.instruction_sets import LINE, Element, Lanes, added
+from codegen.runtime.instruction_sets import FLAT_VECTORS, LINE, Element, Lanes, added
 
 # Turns of the largest tile after which lines of the next row of C are fetched.
 FETCHED = 8
@@ -44,7 +44,7 @@ def tiles_text(element: Element) -> str:
 
     Of the functions; of the rows that each width of a tile allows; of 2^32 over those, rounded up.
     """
-    most, tallest = element.most_vectors, element.most_rows(1)
+    most, tallest = FLAT_VECTORS, element.most_rows(1)
     known = set(element.shapes())
     table = [
         f"ptr @{tile_name(r, v)}" if (r, v) in known else "ptr null"
