@@ -46,6 +46,9 @@ DENSE_ROWS = 6
 # Sums of a small product with a transposed operand are halved up to this length, so that they round
 # no more than NumPy's, which are of vectors along k; and elements of C that it has at most.
 HALVED, SMALL = 64, 2048
+# Columns of A so many elements apart, read where they lie, compete for places of the nearest caches:
+# half as many rows of B in a panel.
+NEAR = 256
 # Panels that make a copy of the rows of A worthwhile where their elements lie apart.
 PACK_PANELS = 6
 
@@ -272,6 +275,8 @@ def _outer(element: Element) -> str:
     halved = b_row.equals(1) & b_column.differs(1) & (k >= e.lanes) & (k <= HALVED)
     depth = (vectors > 1).where(panel_depth(f, k), f.number(DEPTH // 2))
     depth = (halved & (m * n <= SMALL)).where((k + 1) // 2, depth)
+    apart = a_row.equals(1) & (a_column > NEAR) & packs.equals("false")
+    depth = apart.where(depth.least(DEPTH // 2), depth)
     depth = packed.where(panel_depth(f, k), depth)
     with f.parts(k, depth) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
