@@ -46,8 +46,8 @@ DENSE_ROWS = 6
 # Sums of a small product with a transposed operand are halved up to this length, so that they round
 # no more than NumPy's, which are of vectors along k; and elements of C that it has at most.
 HALVED, SMALL = 64, 2048
-# Columns of A so many elements apart, read where they lie, compete for places of the nearest caches:
-# half as many rows of B in a panel.
+# Columns of A that lie further apart, in elements, and are read in place compete for places of the
+# nearest caches: panels then have half as many rows.
 NEAR = 256
 # Panels that make a copy of the rows of A worthwhile where their elements lie apart.
 PACK_PANELS = 6
