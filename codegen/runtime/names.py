@@ -18,7 +18,10 @@ _NAMES = {
         address at_b1 at_f32 at_f64 at_i32 at_i64 copy_block extent ld pointer_b1
         pointer_f32 pointer_f64 pointer_i32 pointer_i64 shift st
     """,
-    "rows": "ld_row places row_max row_min row_product row_sum st_row",
+    "rows": """
+        ld_row places row_last row_max row_min row_product row_sum running_product
+        running_sum st_row
+    """,
     "teams": "first_of meet",
     "vector_math": """
         abs arctan cast_bool cast_float32 cast_float64 cast_int32 cast_int64 copysign
