@@ -48,7 +48,7 @@ DENSE_ROWS = 6
 HALVED, SMALL = 64, 2048
 # Columns of A that lie further apart, in elements, and are read in place compete for places of the
 # nearest caches: panels then have half as many rows.
-NEAR = 256
+APART = 256
 # Panels that make a copy of the rows of A worthwhile where their elements lie apart.
 PACK_PANELS = 6
 
@@ -275,7 +275,7 @@ def _outer(element: Element) -> str:
     halved = b_row.equals(1) & b_column.differs(1) & (k >= e.lanes) & (k <= HALVED)
     depth = (vectors > 1).where(panel_depth(f, k), f.number(DEPTH // 2))
     depth = (halved & (m * n <= SMALL)).where((k + 1) // 2, depth)
-    apart = a_row.equals(1) & (a_column > NEAR) & packs.equals("false")
+    apart = a_row.equals(1) & (a_column > APART) & packs.equals("false")
     depth = apart.where(depth.least(DEPTH // 2), depth)
     depth = packed.where(panel_depth(f, k), depth)
     with f.parts(k, depth) as (p, deep):
