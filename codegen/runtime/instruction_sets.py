@@ -18,7 +18,7 @@ MOST_ROWS = 8
 # from the second cache, 3 % faster on Sapphire Rapids).
 MOST_VECTORS = 3
 # Bytes of a line of memory.
-LINE = 64
+LINE_BYTES = 64
 # Vectors of columns of tiles of so few rows: they need no copy of B, and have sums to spare.
 FLAT_VECTORS, FLAT_ROWS = 4, 2
 # Multiply-adds that must be under way to keep two units with a latency of four cycles busy.

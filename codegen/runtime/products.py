@@ -20,7 +20,7 @@ from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW, SHORT
 from codegen.runtime.instruction_sets import (
     FLAT_ROWS,
     FLAT_VECTORS,
-    LINE,
+    LINE_BYTES,
     Element,
     Lanes,
 )
@@ -364,9 +364,9 @@ def _next_panel(
     across = (n - j).least(v * e.lanes)
     more = p < k
     copied = more & b_column.equals(1) & across.equals(v * e.lanes)
-    lines = deep // (LINE // e.size)
+    lines = deep // (LINE_BYTES // e.size)
     fetched = more & b_column.differs(1) & b_row.equals(1) & (lines > 0)
-    inner = copied.where(e.isa.size, f.number(LINE))
+    inner = copied.where(e.isa.size, f.number(LINE_BYTES))
     length = copied.where(v, lines)
     rows = copied.where(deep, fetched.where(across, f.number(0)))
     row = copied.where(b_row, b_column) * e.size
