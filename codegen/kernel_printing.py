@@ -15,7 +15,7 @@ from codegen.access import ZERO
 from codegen.loop_ir import WORKER, For, Kernel, Let, Load, Parts, Statement, Store
 from codegen.loops import FULL_VECTOR
 from codegen.printing import Function
-from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of
+from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of, takes_running_sums
 from codegen.runtime.names import RUNTIME
 from codegen.timing import CLOCK
 from codegen.tune import interleaving, totals
@@ -43,6 +43,7 @@ class _KernelPrinter(RowPrinter):
         self.shortest = FULL_VECTOR if across_rows(kernel.body) else 2
         self.depth = 1
         self.defined: dict[str, int] = {}
+        self.steps: dict[str, tuple[DType, str]] = {}
         self.block(kernel.body, 1)
 
     def load(self, load: Load) -> str:
@@ -56,10 +57,11 @@ class _KernelPrinter(RowPrinter):
 
         The order of a sum of floats is free; what divides all of a loop's values is inverted once.
         """
-        v = let.value
         if self.row is not None and let.name in self.totals:
             let = self.across(self.row, let)
-            v = let.value
+        elif self.row is not None:
+            let = self.running(self.row, let, self.depth)
+        v = let.value
         if let.dtype.kind == "f" and isinstance(v, ir.Apply):
             steps = {"add": "plus", "mul": "times"} if let.name in self.totals else {}
             if v.operation == "div" and self.defined.get(v.operands[1], 0) < self.depth:
@@ -74,6 +76,9 @@ class _KernelPrinter(RowPrinter):
         for s in body:
             if isinstance(s, For) and depth > 1 and is_row(s, self.totals, self.shortest):
                 self.side_by_side(s, depth)
+            elif isinstance(s, For) and self.row is None and takes_running_sums(s, self.totals):
+                self.with_running_sums(s, depth)
+                self.depth = depth
             elif isinstance(s, For):
                 self.loop_names[s.var] = f"i{depth - 1}"
                 if s.shared:
@@ -82,15 +87,16 @@ class _KernelPrinter(RowPrinter):
                     self.block(s.body, depth + 1)
                     self.depth = depth
                     continue
-                shared = self.flat and (type(s.extent) is not int or s.extent >= SHARED_FROM)
-                self.head(s, self.extent(s.extent, shared), depth)
+                self.head(s, self.extent(s.extent, self.shares_extent(s)), depth)
                 self.block(s.body, depth + 1)
                 self.depth = depth
             elif isinstance(s, Let):
                 self.defined[s.name] = depth
+                if isinstance(s.value, ir.Apply):
+                    self.steps[s.name] = s.dtype, s.value.operation
                 self.put(f"{s.name} = {self.value(s)}", depth)
             elif isinstance(s, ir.Update):
-                self.put(f"{s.name} = {s.value}", depth)
+                self.put(f"{s.name} = {self.updated(s)}", depth)
             elif isinstance(s, Store) and self.row is not None:
                 self.put(self.store_row(self.row, s), depth)
             elif isinstance(s, Store):
@@ -116,6 +122,18 @@ class _KernelPrinter(RowPrinter):
                 self.put("meet(team, worker)", depth)
             else:
                 self.put(self.product(s), depth)
+
+    def shares_extent(self, loop: For) -> bool:
+        """Whether a loop's extent is an argument."""
+        return self.flat and (type(loop.extent) is not int or loop.extent >= SHARED_FROM)
+
+    def updated(self, s: ir.Update) -> str:
+        """An accumulator's next value."""
+        if self.row is None or not self.row.running:
+            return s.value
+        dtype, operation = self.steps[s.value]
+        last = f"row_last({s.value}s, {self.row.width})"
+        return self.apply(operation, (s.name, last), dtype)
 
     def head(self, loop: For, bounds: str, depth: int) -> None:
         """The first line of a loop."""

@@ -111,7 +111,8 @@ def find(name: str) -> Loaded | None:
 
 def _tell_symbols(code: bytes) -> None:
     """Make known to LLVM what machine code from another process calls by name."""
-    for short, isa in sorted(set(re.findall(rb"symgrad_product_(\w+?)_(\w+)", code))):
+    own = rb"symgrad_(?:product|pack|packed)_(\w+?)_(\w+)"
+    for short, isa in sorted(set(re.findall(own, code))):
         library.link(short.decode(), INSTRUCTION_SETS[isa.decode()])
     for routine in sorted(set(re.findall(BLAS_PREFIX.encode() + rb"(\w+)", code))):
         blas_symbol(routine.decode())

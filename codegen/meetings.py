@@ -26,7 +26,7 @@ from codegen import loop_ir as ir
 from codegen.injectivity import nonnegative
 from codegen.loop_ir import WORKER, Affine, For, Kernel, Let, Load, Only, Statement, Store, Wait
 from codegen.memory import Invoked, InvokedLoop, Plan
-from codegen.work import SMALL, typical, work_of
+from codegen.work import MEETING, SMALL, TURN, typical, work_of
 from symgrad.graph.dims import Extent, size
 
 
@@ -131,6 +131,7 @@ class _Planner:
     def __init__(self) -> None:
         self.state = _State()
         self.alone: dict[int, bool] = {}
+        self.tried: list[InvokedLoop] = []  # kept, since calls are known by their identity
         self.segmented: dict[int, tuple[Kernel, Kernel, list[list[Touch]]]] = {}
 
     def calls(
@@ -189,6 +190,12 @@ class _Planner:
         before = self.state
         calls = self.steps(call, inner, before)
         after, meet = self.state, False
+        if _meetings(calls):  # products by columns read what all have written
+            rows = replace(call, loop=replace(call.loop, calls=_by_rows(call.loop.calls)))
+            self.tried.append(rows)
+            others = self.steps(rows, inner, before)
+            if _meetings(others) < _meetings(calls):
+                call, calls, after = rows, others, self.state
         if _meetings(calls) and before.touches:
             others = self.steps(call, inner, _State())
             if _meetings(others) < _meetings(calls):  # once before the loop, not in every step
@@ -214,6 +221,28 @@ def _meetings(calls: Sequence[Invoked | InvokedLoop]) -> int:
         c.meet + (_meetings(c.loop.calls) if isinstance(c, InvokedLoop) else _inside(c.kernel))
         for c in calls
     )
+
+
+def _by_rows(calls: Sequence[Invoked | InvokedLoop]) -> tuple[Invoked | InvokedLoop, ...]:
+    """The calls of a step with products by rows where each worker may as well turn all of B^T."""
+    done: list[Invoked | InvokedLoop] = []
+    for call in calls:
+        if isinstance(call, Invoked):
+            body = call.kernel.body
+            turned = tuple(
+                replace(s, shared="m") if isinstance(s, ir.Call) and _may_turn(s) else s
+                for s in body
+            )
+            if turned != body:
+                call = replace(call, kernel=replace(call.kernel, body=turned))
+        done.append(call)
+    return tuple(done)
+
+
+def _may_turn(call: ir.Call) -> bool:
+    """Whether a worker turns B^T in less time than two meetings take."""
+    turned = call.shared == "n" and call.transposed[1]
+    return turned and typical(size((call.n, call.k))) * TURN < 2 * MEETING
 
 
 def _inside(kernel: Kernel) -> int:

@@ -16,9 +16,12 @@ from codegen.program import Place, Program
 from codegen.recurrences import lower
 from codegen.request import Clock, Request
 from codegen.residuals import read_outputs
+from codegen.slicing import slice_first
 from codegen.stages import Made
 from codegen.teamwork import TeamProgram, make_team
-from symgrad.calculus.hoisting import hoist
+from codegen.turning import turn_constants
+from symgrad.calculus.hoisting import hoist, read_inside
+from symgrad.calculus.look_ups import read_tables
 from symgrad.calculus.loop_parts import Moved
 from symgrad.calculus.residuals import Residual, save_residuals
 from symgrad.calculus.simplification import simplify
@@ -49,6 +52,8 @@ def make(request: Request, clock: Clock) -> Made:
     wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
+    wanted = clock("turn constants", lambda: turn_constants(wanted))
+    wanted = clock("slice first", lambda: slice_first(wanted))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
     updated = {leaf for leaf, _ in request.updates}
     outputs, count = len(request.outputs), len(request.wanted)
@@ -81,8 +86,9 @@ def make(request: Request, clock: Clock) -> Made:
 
 def hoist_and_sink(outputs: Sequence[Node], notes: list[Moved]) -> list[Node]:
     """What recurrences need not do step by step, around them; `notes` is told what moved."""
-    made = hoist(sink(outputs, notes), notes)
-    return list(simplify(made)) if notes else made
+    made = read_inside(read_tables(hoist(sink(outputs, notes), notes)))
+    unchanged = all(a is b for a, b in zip(made, outputs, strict=True))
+    return made if unchanged else list(simplify(made))
 
 
 def _program(plan: Plan, final: Sequence[Node]) -> Program:

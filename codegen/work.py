@@ -27,8 +27,9 @@ from codegen.loops import CHEAP
 from symgrad.graph.dims import Extent, free_dims, size, value
 
 #: Picoseconds of a read or write by bytes, of a simple operation, of a function such as exp, of an
-#: index that is checked, of a multiplication and addition in a product.
-BYTE, OPERATION, FUNCTION, CHECK, PRODUCT = 25, 40, 400, 1000, 14
+#: index that is checked, of a multiplication and addition in a product, of an element of a B^T that
+#: is turned.
+BYTE, OPERATION, FUNCTION, CHECK, PRODUCT, TURN = 25, 40, 400, 1000, 14, 80
 #: What a call costs at least, and a meeting of all workers: they wait for the last one, and what
 #: others wrote is then fetched from their caches.
 CALL, MEETING = 20_000, 3_000_000

@@ -67,7 +67,7 @@ class Size:
     drop: float
 
 
-LARGE = Size(units=512, feature=64, rows=32, steps=100, epochs=8, rate=2e-3, drop=0.3)
+LARGE = Size(units=384, feature=64, rows=32, steps=100, epochs=8, rate=5e-3, drop=0.25)
 SMALL = Size(units=64, feature=16, rows=16, steps=50, epochs=20, rate=1e-2, drop=0.1)
 
 
@@ -194,7 +194,7 @@ class Model:
     def __init__(self, text: Text, size: Size, threads: int) -> None:
         self.text, self.size, kinds = text, size, len(text.characters)
         self.steps = (len(text.training) // size.rows - 1) // size.steps
-        self.table = sg.nn.Embedding(kinds, size.feature)
+        self.table = sg.nn.Embedding(kinds, size.feature, sg.init.normal(std=1.0))
         self.lstm = sg.nn.LSTM(size.units)
         self.out = sg.nn.Dense(kinds)
 

@@ -42,6 +42,13 @@ FIGURES = {
     },
     "04_gradient_descent": {"bowl.png", "digits.png", "stochastic.png", "valley.png"},
     "05_pos_tagging": {"confusion.png", "taggers.png"},
+    "06_recurrent_networks": {
+        "gradient_by_lag.png",
+        "products.png",
+        "recall.png",
+        "recurrence.svg",
+        "unrolled.svg",
+    },
     "07_character_model": {"loss.png", "surprise.png"},
 }
 

@@ -19,6 +19,7 @@ from codegen.runtime.instruction_sets import (
     available,
     instruction_set,
 )
+from codegen.runtime.products import packed_size, product_symbol
 from tests.scalar_kernels import FLOATS
 
 SETS = [
@@ -37,7 +38,7 @@ LONG = [
     *((2, 201, 3), (3, 77, 2), (130, 3, 2), (2, 101, 1), (5, 2, 333), (1, 3, 1000), (2, 6, 97)),
     *((16, 33, 32), (7, 12, 45)),
     # several blocks of rows and of k; panels, whole or not, that are copied while others are read
-    *((300, 130, 600), (100, 97, 530), (530, 50, 41), (97, 160, 129), (260, 64, 1030)),
+    *((270, 66, 520), (100, 97, 130), (530, 50, 41), (97, 160, 129), (120, 49, 1030)),
 ]
 
 
@@ -113,6 +114,66 @@ def test_agrees_with_numpy(isa: str, dtype: type) -> None:
             left, right = (np.isnan(x) for x in (around, now))
             inside = c.base == 0
             np.testing.assert_array_equal(left | inside, right | inside)
+
+
+def pack(isa: str, b: np.ndarray) -> np.ndarray:
+    """The panels of b, whatever its strides."""
+    element = Element(short(b.dtype.type), INSTRUCTION_SETS[isa])
+    library.link(*element)
+    engine = library._engines[product_symbol(element)]
+    address = engine.get_function_address(product_symbol(element, "pack"))
+    whole, place = ctypes.c_int64, ctypes.c_void_p
+    panels = np.full(packed_size(element, *b.shape) + 1, np.nan, b.dtype)
+    kind = ctypes.CFUNCTYPE(None, whole, whole, place, whole, whole, place)
+    steps = [step // b.itemsize for step in b.strides]
+    kind(address)(b.shape[1], b.shape[0], b.ctypes.data, *steps, panels.ctypes.data)
+    assert np.isnan(panels[-1])  # as long as is said
+    return panels
+
+
+def multiply_packed(
+    isa: str, a: np.ndarray, panels: np.ndarray, c: np.ndarray, alpha: float, beta: float
+) -> None:
+    """c := alpha * a @ b + beta * c, of b the panels."""
+    element = Element(short(a.dtype.type), INSTRUCTION_SETS[isa])
+    engine = library._engines[product_symbol(element)]
+    address = engine.get_function_address(product_symbol(element, "packed"))
+    real = ctypes.c_float if a.dtype == np.float32 else ctypes.c_double
+    whole, place = ctypes.c_int64, ctypes.c_void_p
+    takes = [*[whole] * 3, place, whole, whole, place, place, whole, whole, real, real]
+    left, target = ([x.ctypes.data, *(s // x.itemsize for s in x.strides)] for x in (a, c))
+    extents = (*c.shape, a.shape[1])
+    kind = ctypes.CFUNCTYPE(None, *takes)
+    kind(address)(*extents, *left, panels.ctypes.data, *target, alpha, beta)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", SETS)
+def test_products_with_panels(isa: str, dtype: type) -> None:
+    """One copy of B, several products with it, of whole matrices and of rows."""
+    rng = np.random.default_rng(8)
+    wide = np.float64 if dtype is np.float32 else np.longdouble
+    eps = np.finfo(dtype).eps
+    extents = ((32, 128, 65), (7, 50, 530), (130, 97, 40), (270, 49, 520), (1, 3, 5), (5, 16, 3))
+    for (m, n, k), layout in itertools.product(extents, (0, 1, 3)):
+        b = laid(rng, (k, n), layout, dtype)
+        panels = pack(isa, b)
+        for number, rows in enumerate((m, m // 2, 1)):
+            a = laid(rng, (rows, k), (0, 1, 3)[number], dtype)
+            c = laid(rng, (rows, n), (0, 3, 1)[number], dtype)
+            alpha, beta = dtype((1, 1, 2)[number]), dtype((0, 1, 0.5)[number])
+            if not rows:
+                continue
+            exact = alpha * (a.astype(wide) @ b.astype(wide)) + beta * c.astype(wide)
+            sizes = np.abs(a).astype(wide) @ np.abs(b).astype(wide) + np.abs(c)
+            if not beta:
+                c[:] = np.nan
+            multiply_packed(isa, a, panels, c, alpha, beta)
+            # errors of sums of k terms stay far below k roundings of the sum of sizes
+            assert (np.abs(c - exact) <= 2 * np.sqrt(k + 3) * eps * sizes).all(), (m, n, k, layout)
+    nothing = np.full((3, 5), 7.0, dtype)
+    multiply_packed(isa, np.empty((3, 0), dtype), pack(isa, np.empty((0, 5), dtype)), nothing, 1, 1)
+    assert (nothing == 7).all()
 
 
 @pytest.mark.parametrize("isa", SETS)

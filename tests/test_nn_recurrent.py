@@ -163,6 +163,57 @@ def test_stacked_layers_drop_between_and_step_by_step() -> None:
     assert sg.evaluate(again, value).shape == (2, 5, 3)
 
 
+def test_rows_of_different_lengths_are_as_if_each_stood_alone() -> None:
+    x, n = sg.input("x", (B, T, 3), "float64"), sg.input("n", (B,), "int32")
+    sizes = [4, 0, 7, 1]
+    data = {"x": np.random.default_rng(1).normal(size=(4, 7, 3)), "n": sizes}
+    data["x"][0, 4:] = np.nan  # padding is not read
+    outputs, layers = {}, {}
+    for name, make in LAYERS.items():
+        layers[name] = layer = make()
+        if isinstance(layer, nn.Stacked):
+            layers[name] = layer = nn.Stacked(layer.layers, name="deep")
+        else:
+            layer.given = name.replace(" ", "")
+        outputs[name] = layer.run(x, lengths=n)
+        data |= drawn(layer.parameters)
+    got = sg.compile(outputs)(**data)
+    one = sg.input("one", (1, T, 3), "float64")
+    for name, layer in layers.items():
+        ys, carry = got[name]
+        alone = layer.run(one)
+        for row, size in enumerate(sizes):
+            assert not ys[row, size:].any()
+            if size:
+                given = data | {"one": data["x"][row : row + 1, :size]}
+                wanted, *ends = sg.evaluate(flat(alone), given)
+                np.testing.assert_allclose(ys[row, :size], wanted[0], rtol=1e-11, err_msg=name)
+                for a, b in zip(flat(carry), ends, strict=True):
+                    np.testing.assert_allclose(a[row], b[0], rtol=1e-11, err_msg=name)
+
+
+def flat(structure) -> list:
+    if not isinstance(structure, tuple):
+        return [structure]
+    return [array for part in structure for array in flat(part)]
+
+
+def test_gradients_of_rows_of_different_lengths_and_of_truncated_ones() -> None:
+    x, n = real("x", 3, 5, 3), sg.constant([5, 2, 3])
+    layer = nn.Bidirectional(nn.GRU(2))
+    ys, _ = layer.run(x, lengths=n)
+    leaves = [x, *layer.parameters]
+    all_judges(ys, leaves, sample(leaves))
+    short = nn.LSTM(2)
+    cut = sg.grad(short.run(x, truncate=2)[0].sum(), x)
+    whole = [sg.grad(short.run(x, truncate=k)[0].sum(), x) for k in (None, 5)]
+    values = sample([x, *short.parameters])
+    a, b, c = sg.evaluate([cut, *whole], values)
+    np.testing.assert_array_equal(b, c)
+    np.testing.assert_allclose(a[:, 4], b[:, 4], rtol=1e-12)
+    assert np.abs(a[:, 1] - b[:, 1]).max() > 1e-3
+
+
 # -- what parameters start from --------------------------------------------------------------------
 def test_initial_values() -> None:
     x = sg.input("x", (B, T, 3))

@@ -17,9 +17,12 @@ from codegen.contractions import order_contractions
 from codegen.pieces import join_pieces
 from codegen.pipeline import compile
 from codegen.residuals import read_outputs
+from codegen.slicing import slice_first
+from codegen.turning import turn_constants
 from symgrad.calculus.fold_merging import merge_folds
-from symgrad.calculus.hoisting import hoist
+from symgrad.calculus.hoisting import hoist, read_inside
 from symgrad.calculus.jvp import jvp
+from symgrad.calculus.look_ups import read_tables
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.sinking import sink
 from symgrad.calculus.stabilization import stabilize
@@ -54,6 +57,10 @@ REWRITES: dict[str, Pass] = {
     "merge_folds": merge_folds,
     "sink": sink,
     "hoist": hoist,
+    "read_tables": read_tables,
+    "read_inside": read_inside,
+    "slice_first": slice_first,
+    "turn_constants": turn_constants,
 }
 
 

@@ -104,6 +104,48 @@ def test_the_first_place_wins() -> None:
         np.testing.assert_array_equal(evaluate(node, given), evaluate(wanted, given))
 
 
+def test_running_totals_in_pieces() -> None:
+    """Along rows of every length, whole and left over, with work before them and after."""
+    rng = np.random.default_rng(4)
+    values: dict[str, Any] = {}
+    nodes: list[Node] = []
+    for width in (3, 4, 10, 16, 31, 32, 33, 47, 100):
+        for dtype in ("float32", "float64", "int32", "int64"):
+            name = f"{dtype}_{width}"
+            numbers = rng.integers(-9, 9, (3, width))
+            values[name] = (numbers / 7).astype(dtype) if dtype[0] == "f" else numbers.astype(dtype)
+            x = sg.input(name, (3, width), dtype=dtype)
+            nodes += [sg.cumsum(x, 1), sg.cumsum(2 * x - 1, 1) * 3, sg.cumsum(x * x, 1).sum(1)]
+            nodes += [sg.cumprod(x if dtype[0] == "i" else 1 + x / 32, 1)]
+    n = sg.dim("n")
+    free = sg.input("free", (n,))
+    nodes += [sg.cumsum(free), sg.softmax(sg.cumsum(free))]
+    f = sg.compile(nodes)
+    assert f.source.count("= running_sum(") >= 8 and f.source.count("= running_product(") >= 4
+    for length in (1, 15, 16, 17, 31, 32, 33, 500):
+        values["free"] = rng.normal(size=length).astype(np.float32)
+        for node, got, wanted in zip(nodes, f(**values), evaluate(nodes, values), strict=True):
+            assert got.dtype == wanted.dtype
+            if got.dtype.kind == "i":
+                np.testing.assert_array_equal(got, wanted)
+                continue
+            near = (1e-5 if got.dtype == np.float32 else 1e-13) * max(1.0, np.abs(wanted).max())
+            np.testing.assert_allclose(got, wanted, 0, near, err_msg=f"{node!r}")
+
+
+def test_running_totals_of_special_values() -> None:
+    """NaN stays from where it stands; infinities of two signs make it; zeros keep their sign."""
+    rows = np.tile(np.linspace(-1, 1, 40, dtype=np.float32), (4, 1))
+    rows[0, 20] = np.nan
+    rows[1, 17], rows[1, 35] = np.inf, -np.inf
+    rows[2], rows[3] = -0.0, 0.0
+    x = sg.input("x", rows.shape)
+    nodes = [sg.cumsum(x, 1), sg.cumprod(x, 1)]
+    for got, wanted in zip(sg.compile(nodes)(x=rows), evaluate(nodes, {"x": rows}), strict=True):
+        np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)
+        np.testing.assert_array_equal(np.signbit(got[2:]), np.signbit(wanted[2:]))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_running_totals_down_columns(threads: int) -> None:
     """Along every axis, of nothing too, and by two workers."""

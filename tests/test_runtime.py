@@ -310,6 +310,34 @@ def test_gemm(dtype: type, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(c, expected, rtol=50 * np.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_products_with_one_copy_of_b(dtype: type) -> None:
+    short = "f32" if dtype is np.float32 else "f64"
+    pack, gemm = getattr(linalg, f"pack_{short}"), getattr(linalg, f"gemm_packed_{short}")
+    pointer = memory.pointer_f32 if dtype is np.float32 else memory.pointer_f64
+
+    @njit
+    def steps(table, ta, tb, m, n, k, lda, ldb, one, zero):
+        a, b = pointer(table, 0), pointer(table, 1)
+        c, panels = pointer(table, 2), pointer(table, 3)
+        pack(tb, k, n, b, ldb, panels)
+        gemm(ta, m, n, k, one, a, lda, panels, zero, c, n)
+        gemm(ta, m, n, k, one, a, lda, panels, one, c, n)
+
+    rng = np.random.default_rng(4)
+    m, n, k = 5, 50, 7
+    for ta, tb in product_of((0, 1), (0, 1)):
+        a = rng.standard_normal((k, m) if ta else (m, k)).astype(dtype)
+        b = rng.standard_normal((n, k) if tb else (k, n)).astype(dtype)
+        c = np.full((m, n), np.nan, dtype)
+        panels = np.empty(linalg.packed_length(short, k, n), dtype)
+        table = np.array([x.ctypes.data for x in (a, b, c, panels)])
+        extents = (ta, tb, m, n, k, a.shape[1], b.shape[1])
+        steps(table.ctypes.data, *extents, dtype(1), dtype(0))
+        expected = 2 * ((a.T if ta else a) @ (b.T if tb else b))
+        np.testing.assert_allclose(c, expected, rtol=50 * np.finfo(dtype).eps, atol=1e-6)
+
+
 def test_gemm_refuses_mixed_precision() -> None:
     gemm = linalg.gemm_f32
 
@@ -318,6 +346,11 @@ def test_gemm_refuses_mixed_precision() -> None:
 
     single, double = types.CPointer(types.float32), types.CPointer(types.float64)
     assert "gemm_f32: operands must be float32*" in refuse(mixed, single, double)
+
+    def mixed_pack(p, q):
+        linalg.pack_f32(0, 1, 1, p, 1, q)
+
+    assert "pack_f32: matrices must be float32*" in refuse(mixed_pack, single, double)
 
 
 # -- export ---------------------------------------------------------------------------------------

@@ -105,21 +105,26 @@ def test_workers_park_and_come_back() -> None:
 @pytest.mark.skipif(
     not TELLS_CORES or workers.cores() < 2, reason="needs two cores, and a system that tells them"
 )
-def test_workers_on_one_core_part() -> None:
-    """The helper may use one core alone, the leader's: the leader goes, and may return later."""
+def test_workers_on_one_core_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are brought to one core; the helper leaves it, and afterwards may use all again."""
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     assert meet_often(2, 3) == 0
     team, mine = workers.team(), os.sched_getaffinity(0)
-    (helper,) = (h.thread.native_id for h in team._helpers[:1])
+    helper = team._helpers[0].thread.native_id
+    assert helper is not None
     theirs = os.sched_getaffinity(helper)
     try:
         for one in sorted(mine)[:2]:
-            os.sched_setaffinity(helper, {one})
+            for thread in (0, helper):
+                os.sched_setaffinity(thread, {one})
+            os.sched_setaffinity(helper, theirs)
             assert meet_often(2, 3000) == 0
-            seen = team._record[[SEEN_ON, SEEN_ON + LINE]].tolist()
-            assert seen[1] == one and seen[0] in mine - {one}
-            assert os.sched_getaffinity(0) == mine and os.sched_getaffinity(helper) == {one}
+            leader, other = team._record[[SEEN_ON, SEEN_ON + LINE]].tolist()
+            assert leader == one and other in theirs - {one}
+            assert os.sched_getaffinity(0) == {one} and os.sched_getaffinity(helper) == theirs
     finally:
         os.sched_setaffinity(helper, theirs)
+        os.sched_setaffinity(0, mine)
 
 
 def test_where_the_system_tells_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,15 +136,25 @@ def test_where_the_system_tells_no_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 CHILD = """\
-import os, sys
+import os
+import numpy as np
+import symgrad as sg
+from tests.team_interpreter import everything_shared
 from tests.test_threads import meet_often
 
-assert meet_often(3, 5) == 0
-child = os.fork()
-if child == 0:
-    os._exit(meet_often(3, 5) + 10 * meet_often(2, 5))
-assert os.waitpid(child, 0)[1] == 0
-assert meet_often(3, 5) == 0
+x = sg.input("x", (sg.dim("B"), 5))
+values = np.arange(35.0).reshape(7, 5) / 35
+with everything_shared():
+    f = sg.compile([sg.tanh(x @ x.T), (x * x).sum(0)], threads=2)
+    expected = f(x=values)
+    assert meet_often(3, 5) == 0
+    child = os.fork()
+    same = all(np.array_equal(a, b) for a, b in zip(f(x=values), expected))
+    assert f._invocation().current.workers == 2
+    if child == 0:
+        os._exit(meet_often(3, 5) + 10 * meet_often(2, 5) + 100 * (not same))
+    assert os.waitpid(child, 0)[1] == 0 and same
+    assert meet_often(3, 5) == 0
 print("well")
 """
 
@@ -246,6 +261,7 @@ def outputs() -> dict[str, Any]:
     embedded = (table[y] * x).sum()
     _, states = sg.scan(lambda c, r: (sg.tanh(c @ U + r),) * 2, x, sg.stack([x, 2 * x, x - 1]))
     scores = sg.softmax(sg.einsum("bi,jk->bij", x, W) / 3)
+    one_more = sg.concatenate([x, -sg.ones((1, 7))])  # no rows have no largest one
     return {
         "rows": h,
         "loss": loss,
@@ -253,11 +269,14 @@ def outputs() -> dict[str, Any]:
         "batch norm": sg.grad(with_statistics, [W, x]),
         "embedding": sg.grad(embedded, table),
         "recurrence": [states, *sg.grad((states**2).mean(), [U, x])],
-        "columns": [x.max(0), x.sum(0), sg.cumsum(x, 0), sg.argmax(x, 1), x.min()],
+        "columns": [one_more.max(0), x.sum(0), sg.cumsum(x, 0), sg.argmax(x, 1), one_more.min()],
         "moves": [sg.concatenate([x, -x]), sg.pad(x, ((1, 2), (0, 3))), sg.flip(x, 0), x.T],
         "batched": sg.einsum("bij,bkj->bik", scores, 2 * scores + 1),
         "dropout": sg.dropout(x, 0.25),
     }
+
+
+SIZES = (2, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +284,7 @@ def compiled() -> dict[int, Compiled]:
     """The same program for one thread and for teams that share all they can."""
     made = {1: sg.compile(outputs(), training=True)}
     with everything_shared():
-        return made | {n: sg.compile(outputs(), threads=n, training=True) for n in (2, 3)}
+        return made | {n: sg.compile(outputs(), threads=n, training=True) for n in SIZES}
 
 
 @pytest.fixture
@@ -296,8 +315,8 @@ def leaves_of(found: Any) -> list[Array]:
 
 
 @pytest.mark.filterwarnings("ignore:.*empty.*")
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 37, 200])
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 5, 37, 200])
+@pytest.mark.parametrize("size", SIZES)
 def test_threads_give_what_one_gives(
     programs: dict[int, Compiled], size: int, rows: int
 ) -> None:
@@ -318,7 +337,7 @@ def test_threads_give_what_one_gives(
 def test_batch_statistics_against_the_oracle(programs: dict[int, Compiled]) -> None:
     values = values_for(41)
     expected = sg.evaluate(outputs()["batch norm"], values)
-    for size in (2, 3):
+    for size in SIZES:
         got = programs[size](**values)["batch norm"]
         for e, g in zip(expected, got, strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-6)
@@ -332,7 +351,7 @@ def test_a_bad_index_is_told_as_with_one_thread(programs: dict[int, Compiled]) -
         with pytest.raises(DataError, match="88 is out of range") as caught:
             f(**values)
         texts.append(str(caught.value))
-    assert texts == texts[:1] * 3
+    assert texts == texts[:1] * (1 + len(SIZES))
 
 
 def test_calls_from_two_python_threads(programs: dict[int, Compiled]) -> None:

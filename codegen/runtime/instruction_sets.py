@@ -17,6 +17,8 @@ MOST_ROWS = 8
 # At most so many vectors of columns (8 x 3 reads less of B for its sums than 6 x 4: where B comes
 # from the second cache, 3 % faster on Sapphire Rapids).
 MOST_VECTORS = 3
+# Bytes of a line of memory.
+LINE = 64
 # Multiply-adds that must be under way to keep two units with a latency of four cycles busy.
 UNDER_WAY = 8
 

@@ -15,7 +15,7 @@ from codegen.runtime.copying import copying_text
 from codegen.runtime.inner_products import inner_products_text
 from codegen.runtime.instruction_sets import Element, InstructionSet, available
 from codegen.runtime.microkernels import tiles_text
-from codegen.runtime.products import product_symbol, products_text
+from codegen.runtime.products import ROUTINES, product_symbol, products_text
 
 
 def library_text(element: Element) -> str:
@@ -64,7 +64,8 @@ def link(short: str, isa: InstructionSet) -> int:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine(isa))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address = engine.get_function_address(name)
-    llvm.add_symbol(name, address)
+    for routine in ROUTINES:
+        symbol = product_symbol(element, routine)
+        llvm.add_symbol(symbol, engine.get_function_address(symbol))
     _engines[name] = engine
-    return int(address)
+    return int(engine.get_function_address(name))

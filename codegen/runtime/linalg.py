@@ -7,6 +7,10 @@ SYMGRAD_PRODUCTS=blas says so. BLAS is column-major and reads each matrix as its
 C^T = op(B)^T @ op(A)^T, so the operands change places and nothing is copied. Where C is one column
 or one row, its matrix-vector routine is called, which is up to four times as fast.
 
+A matrix B that is multiplied several times may be copied once into panels (`pack_f32`), in the
+order in which `gemm_packed_f32` reads them: steps of a recurrence, panels of rows and the workers
+of a team then share the copy. It takes `packed_length` elements.
+
 The address of a function differs in every process. Compiled code that goes into a cache file must
 not hold it: the address is registered with LLVM under a name and the code refers to the name.
 """
@@ -26,7 +30,7 @@ from numba.extending import intrinsic
 from codegen.runtime.instruction_sets import Element, instruction_set
 from codegen.runtime.library import link
 from codegen.runtime.linking import blas_symbol
-from codegen.runtime.products import product_symbol
+from codegen.runtime.products import packed_size, product_symbol
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -94,12 +98,8 @@ def _gemm(short: str, element: types.Type) -> Callable[..., object]:
         ldc: types.Type,
     ) -> Typed:
         pointer, integer = types.CPointer(element), types.int64
-        for operand in (a, b, c):
-            if operand != pointer:
-                raise TypingError(f"{name}: operands must be {pointer}, got {operand}")
-        for factor in (alpha, beta):
-            if factor != element:
-                raise TypingError(f"{name}: alpha and beta must be {element}, got {factor}")
+        _expect(f"{name}: operands", pointer, (a, b, c))
+        _expect(f"{name}: alpha and beta", element, (alpha, beta))
 
         def emit(
             context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
@@ -118,20 +118,121 @@ def _gemm(short: str, element: types.Type) -> Callable[..., object]:
     return intrinsic(typer)
 
 
+def _pack_by_name(short: str, element: types.Type) -> Callable[..., object]:
+    """The intrinsic `pack_f32(tb, k, n, B, ldb, P)`: P becomes the panels of op(B): (k, n).
+
+    tb is 1 where B is stored transposed, else 0; ldb is the distance between its rows as stored. P
+    begins with a line of memory and takes `packed_length` elements.
+    """
+    name = f"pack_{short}"
+
+    def typer(
+        typing_context: Context,
+        tb: types.Type,
+        k: types.Type,
+        n: types.Type,
+        b: types.Type,
+        ldb: types.Type,
+        panels: types.Type,
+    ) -> Typed:
+        pointer, integer = types.CPointer(element), types.int64
+        _expect(f"{name}: matrices", pointer, (b, panels))
+
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
+            tb, k, n, b, ldb, panels = arguments
+            row, column = _strides(builder, tb, ldb)
+            _call_own(builder, short, "pack", [n, k, b, row, column, panels])
+            return context.get_dummy_value()
+
+        return types.void(integer, integer, integer, pointer, integer, pointer), emit
+
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
+def _gemm_packed(short: str, element: types.Type) -> Callable[..., object]:
+    """The intrinsic `gemm_packed_f32(ta, m, n, k, alpha, A, lda, P, beta, C, ldc)`.
+
+    As `gemm_f32`, but P holds the panels of op(B), as `pack_f32` makes them.
+    """
+    name = f"gemm_packed_{short}"
+
+    def typer(
+        typing_context: Context,
+        ta: types.Type,
+        m: types.Type,
+        n: types.Type,
+        k: types.Type,
+        alpha: types.Type,
+        a: types.Type,
+        lda: types.Type,
+        panels: types.Type,
+        beta: types.Type,
+        c: types.Type,
+        ldc: types.Type,
+    ) -> Typed:
+        pointer, integer = types.CPointer(element), types.int64
+        _expect(f"{name}: operands", pointer, (a, panels, c))
+        _expect(f"{name}: alpha and beta", element, (alpha, beta))
+
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
+            ta, m, n, k, alpha, a, lda, panels, beta, c, ldc = arguments
+            row, column = _strides(builder, ta, lda)
+            given = [m, n, k, a, row, column, panels, c, ldc, WHOLE(1), alpha, beta]
+            _call_own(builder, short, "packed", given)
+            return context.get_dummy_value()
+
+        takes = [*[integer] * 4, element, pointer, integer, pointer, element, pointer, integer]
+        return types.void(*takes), emit
+
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
+def packed_length(short: str, k: int, n: int) -> int:
+    """How many elements the panels of a matrix (k, n) take, on this processor.
+
+    >>> packed_length("f32", 7, 64) >= 7 * 64
+    True
+    """
+    return packed_size(Element(short, instruction_set()), k, n)
+
+
+def _expect(what: str, kind: types.Type, operands: Sequence[types.Type]) -> None:
+    for operand in operands:
+        if operand != kind:
+            raise TypingError(f"{what} must be {kind}, got {operand}")
+
+
+def _strides(
+    builder: ir.IRBuilder, transposed: ir.Value, stride: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Distances of rows and of columns of a matrix, of which a transpose is an exchange."""
+    one = WHOLE(1)
+    turned = builder.icmp_signed("!=", transposed, WHOLE(0))
+    return builder.select(turned, one, stride), builder.select(turned, stride, one)
+
+
+def _call_own(
+    builder: ir.IRBuilder, short: str, routine: str, given: Sequence[ir.Value]
+) -> None:
+    """Call a routine of our library by name."""
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+    link(short, instruction_set())
+    name = product_symbol(Element(short, instruction_set()), routine)
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
+
+
 def _own(builder: ir.IRBuilder, short: str, arguments: Values) -> None:
     """Call our product, to which a transpose is an exchange of distances."""
     ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
-    one = WHOLE(1)
-    matrices: list[ir.Value] = []
-    for transposed, matrix, stride in ((ta, a, lda), (tb, b, ldb)):
-        turned = builder.icmp_signed("!=", transposed, WHOLE(0))
-        row, column = builder.select(turned, one, stride), builder.select(turned, stride, one)
-        matrices += [matrix, row, column]
-    given = [m, n, k, *matrices, c, ldc, one, alpha, beta]
-    kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
-    link(short, instruction_set())
-    name = product_symbol(Element(short, instruction_set()))
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
+    left, right = _strides(builder, ta, lda), _strides(builder, tb, ldb)
+    given = [m, n, k, a, *left, b, *right, c, ldc, WHOLE(1), alpha, beta]
+    _call_own(builder, short, "product", given)
 
 
 def _blas(builder: ir.IRBuilder, short: str, arguments: Values) -> None:
@@ -191,3 +292,7 @@ def _cleared(
 
 gemm_f32 = _gemm("f32", types.float32)
 gemm_f64 = _gemm("f64", types.float64)
+gemm_packed_f32 = _gemm_packed("f32", types.float32)
+gemm_packed_f64 = _gemm_packed("f64", types.float64)
+pack_f32 = _pack_by_name("f32", types.float32)
+pack_f64 = _pack_by_name("f64", types.float64)

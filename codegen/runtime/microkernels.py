@@ -15,8 +15,10 @@ from collections.abc import Sequence
 
 from codegen.runtime.ahead import TURN, Ahead, finish_ahead
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.instruction_sets import Element, Lanes, added
+from codegen.runtime.instruction_sets import LINE, Element, Lanes, added
 
+# Turns of the largest tile after which lines of the next row of C are fetched.
+FETCHED = 8
 # Vectors that one turn of a product of one row and a matrix writes.
 LINE_VECTORS = 4
 
@@ -127,7 +129,7 @@ def largest_tile(element: Element) -> str:
         places = (lanes.at(a, t * rows * a_row), b)
         walk = Ahead(lanes, ahead)
         walk.begin()
-        copies = (walk, nowhere)
+        copies = (walk, nowhere, lanes.at(c, t * rows * c_row))
         sums, places = _sweep(lanes, rows, masks, sums, places, (whole, TURN), copies=copies)
         walk.end()
         sums, _ = _sweep(lanes, rows, masks, sums, places, (k - whole, 1))
@@ -172,14 +174,15 @@ def _sweep(
     turns: tuple[Value, int],
     *,
     some: bool = False,
-    copies: tuple[Ahead, Value] | None = None,
+    copies: tuple[Ahead, Value, Value] | None = None,
 ) -> tuple[list[Value], tuple[Value, Value]]:
     """Add the products of columns of a and rows of b, from the given places on.
 
     turns: how many, and how many in each turn. As many sums of the same place in C are kept apart
         as there are.
     some:  there is at least one.
-    copies: what is copied meanwhile, where b is a panel whose rows are as long as the tile is wide.
+    copies: what is copied meanwhile, a vector of memory for nothing, and the tile's place in C;
+        given where b is a panel whose rows are as long as the tile is wide.
 
     The addresses of a turn are hidden from the analysis of induction variables, which takes a third
     of the time of compiling and finds nothing better.
@@ -200,6 +203,8 @@ def _sweep(
     turn, *ends = olds[:3]
     news, others = olds[3 : 3 + len(sums)], olds[3 + len(sums) :]
     copied = copies[0].turn(others, copies[1]) if copies else ()
+    if copies:
+        _fetch_of_c(lanes, copies[2], turn)
     row_length = f.number(len(masks) * e.lanes) if walk else Value(f, "i64", "%b_row")
     for step in range(at_once):
         at, at_row = (f.emit("ptr", f"freeze {x}") for x in ends)
@@ -227,6 +232,19 @@ def _sweep(
     if walk:
         walk.place = tuple(lasts[3 + len(sums) :])
     return lasts[3 : 3 + len(sums)], (lasts[1], lasts[2])
+
+
+def _fetch_of_c(lanes: Lanes, c: Value, turn: Value) -> None:
+    """Fetch a line of C for writing: one in a turn, so that sums do not wait for all at the end.
+
+    A row is as long as four lines; so many turns later comes the next.
+    """
+    f = lanes.routine
+    lines = 4
+    row = lanes.at(c, turn // (TURN * FETCHED) * Value(f, "i64", "%c_row"))
+    place = (turn // TURN & f.number(lines - 1)) * LINE
+    line = f.step(row, "i8", place)
+    f.call("@llvm.prefetch.p0", line, *(Value(f, "i32", str(x)) for x in (1, 3, 1)))
 
 
 def _flush(

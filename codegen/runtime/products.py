@@ -16,18 +16,20 @@ from __future__ import annotations
 
 from codegen.runtime.ahead import AHEAD, Ahead
 from codegen.runtime.assembler import Routine, Value
+from codegen.runtime.copying import PIECE
 from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW, SHORT
-from codegen.runtime.instruction_sets import Element, Lanes
+from codegen.runtime.instruction_sets import LINE, Element, Lanes
 from codegen.runtime.microkernels import LARGEST, product_arguments, table_entry
 
 # Rows of B that a panel holds, and rows of A that pass by it: together with two panels and the
 # places of C that are written, whose lines often compete for the same places of a cache, they fit a
 # second cache of 1 MiB or more (on Sapphire Rapids, 2 MiB, twice as many are 3 % slower).
 DEPTH, BLOCK = 512, 256
-# Bytes of a line of memory.
-LINE = 64
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
+# Rows of C below which a panel is never copied where B can be read in place. And elements between
+# rows of B up to which it is not: ever; or for fewer rows of C than PACK_ROWS.
+FEW_ROWS, NARROW, WIDE = 32, 64, 512
 # How many rows or columns of C are few; how long their sums may be for their simple forms, of a
 # single one and of more.
 THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 3
@@ -48,12 +50,62 @@ SUM, TRANSPOSE, GATHER, SCATTER, TOTAL, ROW, CALL = 4, 2, 12, 8, 12, 32, 600
 
 def products_text(element: Element) -> str:
     """The functions of whole products."""
-    return _outer(element) + _product(element)
+    return _outer(element) + _product(element) + _panels(element) + _packed_product(element)
 
 
-def product_symbol(element: Element) -> str:
-    """The name under which programs call the product."""
-    return f"symgrad_product_{element.short}_{element.isa.name}"
+# What programs call: the product; the copy of B into panels; the product with such a copy.
+ROUTINES = ("product", "pack", "packed")
+
+
+def product_symbol(element: Element, routine: str = ROUTINES[0]) -> str:
+    """The name under which programs call one of ROUTINES."""
+    return f"symgrad_{routine}_{element.short}_{element.isa.name}"
+
+
+def packed_size(element: Element, k: int, n: int) -> int:
+    """How many elements the panels of B: (k, n) take.
+
+    Rows are filled up to whole vectors, and behind the last there is room for the rows that a
+    transposed piece of 16 bytes may have too many.
+    """
+    spare = (PIECE // element.size - 1) * element.most_vectors
+    return (k * -(-n // element.lanes) + spare) * element.lanes
+
+
+def _panels(element: Element) -> str:
+    """Copy B: (k, n) into panels side by side, in the order in which a product reads them.
+
+    The columns of B are a block of k rows after the other, in it a panel after the other.
+    """
+    takes = [("n", "i64"), ("k", "i64"), ("b", "ptr"), ("b_row", "i64"), ("b_column", "i64")]
+    f = Routine(product_symbol(element, "pack"), [*takes, ("target", "ptr")])
+    n, k, b, b_row, b_column, target = f.arguments()
+    lanes = Lanes(f, element)
+    vectors = (n + (element.lanes - 1)) // element.lanes
+    with f.parts(k, DEPTH) as (p, deep), f.parts(vectors, element.most_vectors) as (start, v):
+        j, width = start * element.lanes, v * element.lanes
+        source = lanes.at(b, p * b_row + j * b_column)
+        panel = lanes.at(target, p * vectors * element.lanes + j * deep)
+        f.call("@pack", source, b_row, b_column, deep, (n - j).least(width), panel, width)
+    return str(f)
+
+
+def _packed_product(element: Element) -> str:
+    """C := alpha * A @ B + beta * C, where B is given by its panels."""
+    e = element
+    takes = [t for t in product_arguments(e.scalar) if t[0] not in ("b_row", "b_column")]
+    f = Routine(product_symbol(e, "packed"), takes)
+    m, n, k, a, a_row, a_column, b, c, c_row, c_column, alpha, beta = f.arguments()
+    with f.when((m < 1) | (n < 1)):
+        f.leave()
+    zero, one, yes = f.number(0), f.number(1), Value(f, "i1", "true")
+    with f.when(k < 1):
+        others = (a, a_row, a_column, b, one, one, c, c_row, c_column, alpha, beta)
+        f.call(f"@{product_symbol(e)}", m, n, zero, *others)
+        f.leave()
+    others = (a, a_row, a_column, b, one, one, c, c_row, c_column, alpha, beta)
+    f.call("@outer", m, n, k, *others, yes)
+    return str(f)
 
 
 def _product(element: Element) -> str:
@@ -93,7 +145,8 @@ def _product(element: Element) -> str:
     columns[1], columns[2] = columns[2], columns[1]
     target = (c, swap.where(c_column, c_row), swap.where(c_row, c_column))
     whole = swap.where(turned, whole)
-    f.call("@outer", tall, whole, k, *rows, *columns, *target, alpha, beta)
+    no = Value(f, "i1", "false")
+    f.call("@outer", tall, whole, k, *rows, *columns, *target, alpha, beta, no)
     with f.when(whole < wide):
         b_tail = lanes.at(columns[0], whole * columns[2])
         c_tail = lanes.at(target[0], whole * target[2])
@@ -231,10 +284,14 @@ def _cost(
 
 
 def _outer(element: Element) -> str:
-    """The product by tiles: blocks of k, blocks of rows, panels of columns, tiles of rows."""
+    """The product by tiles: blocks of k, blocks of rows, panels of columns, tiles of rows.
+
+    packed: b is the copy that `pack` makes.
+    """
     e = element
-    f = Routine("outer", product_arguments(e.scalar), "internal")
-    m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, alpha, beta = f.arguments()
+    f = Routine("outer", [*product_arguments(e.scalar), ("packed", "i1")], "internal")
+    m, n, k, a, a_row, a_column, b, b_row, b_column, c, c_row, c_column, *rest = f.arguments()
+    alpha, beta, packed = rest
     lanes = Lanes(f, e)
     most_vectors = e.most_vectors
     wide = most_vectors * e.lanes
@@ -254,9 +311,12 @@ def _outer(element: Element) -> str:
     plain, _ = _plain(f, alpha, beta)
     direct = c_column.equals(1) & plain
     f.write(f.number(0), ready, 8)
+    with f.when(packed):  # nothing is copied
+        Ahead(lanes, ahead).set([spare, spare, *[f.number(0)] * (Ahead.FIELDS - 2)])
     halved = b_row.equals(1) & b_column.differs(1) & (k >= e.lanes) & (k <= HALVED)
     depth = (vectors > 1).where(DEPTH, f.number(DEPTH // 2))
     depth = (halved & (m * n <= SMALL)).where((k + 1) // 2, depth)
+    depth = packed.where(DEPTH, depth)
     with f.parts(k, depth) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         add = f.emit("i1", f"fcmp oeq {kept}, 1.0")
@@ -271,11 +331,15 @@ def _outer(element: Element) -> str:
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
                 width = v * e.lanes
-                in_place = b_column.equals(1) & (height < PACK_ROWS)
+                in_place = (height < FEW_ROWS) | (b_row <= NARROW)
+                in_place = in_place | ((height < PACK_ROWS) & (b_row <= WIDE))
+                in_place = in_place & b_column.equals(1)
                 straight = direct
                 if not e.isa.masked:
                     in_place, straight = (x & last.equals(e.lanes) for x in (in_place, direct))
-                source = lanes.at(b, p * b_row + j * b_column)
+                in_place = in_place | packed
+                place = packed.where(p * vectors * e.lanes + j * deep, p * b_row + j * b_column)
+                source = lanes.at(b, place)
                 # the panel that is copied meanwhile lies beside this one
                 state = f.read(ready, "i64", 8)
                 which = (state > 0).where(state - 1, f.number(0))
@@ -284,17 +348,18 @@ def _outer(element: Element) -> str:
                 with f.when(in_place.equals("false") & state.equals(0)):
                     f.call("@pack", source, b_row, b_column, deep, across, panel, width)
                 f.write(f.number(0), ready, 8)
-                goes_on = (height >= PACK_ROWS) & straight
+                goes_on = in_place.equals("false") & straight & (height >= FEW_ROWS)
                 with f.when(goes_on):
                     now = (p, deep, top + height, start + v)
                     memory, matrix = (ahead, other, spare), (b, b_row, b_column)
                     found = _next_panel(lanes, memory, (m, vectors, k, n), matrix, now, depth)
                     f.write(found.where(room_of_one - which + 1, f.number(0)), ready, 8)
                 corner = lanes.at(c, top * c_row + j * c_column)
-                b_now, distance = in_place.where(source, panel), in_place.where(b_row, width)
+                b_now = in_place.where(source, panel)
+                distance = (in_place & packed.equals("false")).where(b_row, width)
                 given = (block, block_row, block_column, b_now, distance, deep)
                 with f.when(straight):
-                    largest = goes_on & v.equals(most_vectors)
+                    largest = (goes_on | packed) & v.equals(most_vectors)
                     _tiles(lanes, v, height, given, (corner, c_row, last, add), (largest, ahead))
                 with f.when(straight.equals("false")):
                     results = (corner, c_row, c_column, alpha, kept)

@@ -4,6 +4,8 @@
     places(w)             0, .., w - 1
     row_sum(v, w)         v[0] + .. + v[w - 1], of truth values their `or`; and likewise
                           row_product, row_max, row_min
+    running_sum(v, w)     v[0], v[0] + v[1], .., v[0] + .. + v[w - 1]; likewise running_product
+    row_last(v, w)        v[w - 1]
 
 LLVM unrolls a loop over a short row before it vectorises, and what remains is scalar code. As one
 vector a row needs no loop: softmax over ten classes is a load, a few instructions and a store. The
@@ -190,3 +192,60 @@ row_max = merged_across(
 row_min = merged_across(
     "row_min", ("fmin", math.inf), ("smin", lambda bits: 2 ** (bits - 1) - 1), ("and", 1)
 )
+
+
+def running_along(name: str, floats: tuple[str, float], integers: str) -> Callable[..., object]:
+    """The intrinsic `name(v, width)` that merges each element with all before it.
+
+    Each step merges with what lies 1, 2, 4, .. places before (Hillis and Steele 1986).
+
+    Args:
+        name: for messages.
+        floats, integers: the operation on each; its neutral element, which integers have too.
+    """
+
+    def typer(typing_context: Context, value: types.Type, width: types.Type) -> Typed:
+        count = row_width(width)
+        row = types.unliteral(value)
+        element = element_of(row)
+        if row != Row(element, count) or element == types.boolean:
+            raise TypingError(f"{name}: a row of {count} numbers is needed, got {row}")
+        operation, neutral = floats
+
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
+            vector = arguments[0]
+            kind = vector.type
+            is_float = isinstance(element, types.Float)
+            nothing = ir.Constant(kind, neutral if is_float else int(neutral))
+            merge = getattr(builder, operation if is_float else integers)
+            step = 1
+            while step < count:
+                taken = [k - step if k >= step else kind.count for k in range(kind.count)]
+                mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), taken)
+                vector = merge(builder.shuffle_vector(vector, nothing, mask), vector)
+                step *= 2
+            return vector
+
+        return row(row, width), emit
+
+    typer.__name__ = name
+    return intrinsic(prefer_literal=True)(typer)
+
+
+running_sum = running_along("running_sum", ("fadd", -0.0), "add")
+running_product = running_along("running_product", ("fmul", 1.0), "mul")
+
+
+@intrinsic(prefer_literal=True)
+def row_last(typing_context: Context, value: types.Type, width: types.Type) -> Typed:
+    """The last element of a row of `width`."""
+    count, row = row_width(width), types.unliteral(value)
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        return builder.extract_element(arguments[0], ir.IntType(32)(count - 1))
+
+    return element_of(row)(row, width), emit

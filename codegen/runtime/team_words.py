@@ -7,6 +7,7 @@ LINE = 16
 #: The most workers of a team: mailboxes are made at once, and helpers keep theirs.
 MOST = 64
 ARRIVED, ROUND, SIZE, SPINS = 0, LINE, 2 * LINE, 2 * LINE + 1
+SETTLE = 2 * LINE + 2
 #: Of each worker a line: the core that it was last seen on, -1 while that is not known; and behind
 #: it whether the worker keeps away from some cores.
 SEEN_ON, KEPT = 3 * LINE, 1

@@ -6,7 +6,7 @@ its parts on cache lines of their own:
     ARRIVED  how many workers have come to the present meeting
     ROUND    how many meetings there were
     SIZE     workers in this run            SPINS  how often a wait looks before it gives way
-    SEEN_ON  where each worker was last seen
+    SEEN_ON  where each worker was last seen       SETTLE  whether all keep to their places
 
 `meet` is a barrier by a counter and a round (Mellor-Crummey and Scott 1991, the centralized one):
 who comes last opens the next round, the others wait for it. A wait first spins, which takes a
@@ -15,8 +15,9 @@ then it sleeps for an eighth of the time that it has slept, so that a machine th
 something else is left alone, and a wait is at most an eighth longer than it had to be.
 
 A system may put two workers on one core while another one idles, as where one has just woken the
-other; they would then take turns until it thinks again. So a worker that waits and sees another one
-on its core goes to a core on which there is none: for a moment it allows itself no others.
+other; they would then take turns, and the one that waits would hold up the one it waits for. So a
+worker that waits for long, or sees another one on its core, makes all of them settle to the end of
+the run: worker 0 stays on its core, the others leave the cores of those before them.
 
 A helper finds its next job in a mailbox: GO counts jobs, then what to run.
 """
@@ -49,6 +50,7 @@ from codegen.runtime.team_words import (
     ROUND,
     SEEN,
     SEEN_ON,
+    SETTLE,
     SIZE,
     SPINS,
     TABLE,
@@ -65,9 +67,9 @@ if TYPE_CHECKING:
 
 #: Looks at which a wait gives its core away before it sleeps: about 100 us on an idle machine.
 YIELDS = 200
-#: While a wait spins, every so many looks it looks where the others are; and so often in one wait
-#: it goes to another core at most.
-GLANCE, MOVES = 64, 2
+#: While a wait spins, every so many looks it looks where the others are; so many looks are a long
+#: wait; and so often in one wait a worker goes to another core at most.
+GLANCE, LONG, MOVES = 64, 2500, 3
 #: Bytes of a set of cores, one bit each.
 SET = 8 * LINE
 #: Microseconds: what a wait has waited when it first sleeps, and the longest sleep.
@@ -266,8 +268,11 @@ def crowded(team, worker, size):
 
 
 @kernel
-def go_elsewhere(team, worker, size):
-    """Use only cores on which no other worker was last seen, if there are any, until the end."""
+def settle(team, worker, size):
+    """Keep to some cores until the end of the run.
+
+    Worker 0 stays where it is; the others leave the cores of those before them, if they may.
+    """
     kept = SEEN_ON + LINE * worker + KEPT
     allowed = team + 8 * (ALLOWED + 2 * LINE * worker)
     chosen = team + 8 * (CHOSEN + 2 * LINE * worker)
@@ -279,9 +284,10 @@ def go_elsewhere(team, worker, size):
     left = 0
     for k in range(LINE):
         publish(chosen, k, address(allowed, k))
-        for other in range(size):
-            if other != worker:
-                publish(chosen, k, without(chosen, k, watch(team, SEEN_ON + LINE * other)))
+        for other in range(worker):
+            publish(chosen, k, without(chosen, k, watch(team, SEEN_ON + LINE * other)))
+        if worker == 0:
+            publish(chosen, k, address(allowed, k) - without(allowed, k, core()))
         left = left | address(chosen, k)
     if left != 0:
         publish(team, kept, 1)
@@ -318,14 +324,17 @@ def wait_for(team, worker, size, turn):
             continue
         pause()
         glance -= 1
-        if glance < 0:
-            glance = GLANCE
-            if crowded(team, worker, size) != 0:
-                moves += 1
-                if moves <= MOVES:
-                    go_elsewhere(team, worker, size)
-                else:
-                    give_way()
+        if glance >= 0:
+            continue
+        glance = GLANCE
+        near = crowded(team, worker, size)
+        if (near != 0) | (looks > LONG):
+            publish(team, SETTLE, 1)
+        if (near != 0) & (moves >= MOVES):
+            give_way()
+        elif (near != 0) | (watch(team, SETTLE) > address(team, SEEN_ON + LINE * worker + KEPT)):
+            moves += 1
+            settle(team, worker, size)
 
 
 @kernel
@@ -390,6 +399,7 @@ def post(mailboxes, program, table, dims, team):
     """Give a job to the helpers of a team; their arithmetic is then set as this thread's is."""
     flush = flush_to_zero(1)
     flush_to_zero(flush)
+    publish(team, SETTLE, 0)
     publish(team, SEEN_ON, core())
     for k in range(1, address(team, SIZE)):
         publish(team, SEEN_ON + LINE * k, -1)

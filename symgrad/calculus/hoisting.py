@@ -27,7 +27,7 @@ from symgrad.calculus.stacking import Stack, can_stack, stacked
 from symgrad.graph.folds import Fold, binder
 from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.graph.passes import rewrites
-from symgrad.graph.traversal import replace, toposort
+from symgrad.graph.traversal import toposort, users
 
 
 @rewrites
@@ -64,9 +64,7 @@ def _hoisted(fold: Fold, notes: Notes) -> Mapping[int, Node] | None:
         mapping[node] = leaf
         notes.append(Moved("hoisted", node, parts.length, "depends on no carry"))
     parts.ys = {k: y for k, y in parts.ys.items() if k not in ys}
-    wanted = replace([*parts.after.values(), *parts.ys.values()], mapping)
-    parts.after = dict(zip(parts.after, wanted, strict=False))
-    parts.ys = dict(zip(parts.ys, wanted[len(parts.after) :], strict=True))
+    parts.put(mapping)
     final, emitted = parts.built()
     found = dict(enumerate(final.values())) | emitted
     return found | {k: around[y][0] for k, y in ys.items()}
@@ -89,3 +87,58 @@ def _is_cheap(y: Node, still: Collection[Node]) -> bool:
         isinstance(n, (Input, Gather)) or only_moves(n) or pays(n, still)
         for n in toposort([y]) if n in still
     )
+
+
+@rewrites
+def read_inside(outputs: Sequence[Node]) -> list[Node]:
+    """rewrite: a sequence that is read from a table by index -> its step reads the table.
+
+        c[t+1] = f(c[t], (E[i])[t])    ->    c[t+1] = f(c[t], E[i[t]])
+
+    requires: nothing but recurrences reads the sequence.
+    keeps:    values.
+
+    The step's loops read the table where it lies, and no copy of its rows is written.
+    """
+    alone = {
+        node for node, readers in users(outputs).items()
+        if all(isinstance(r, Fold) and any(x is node for x in r.xs) for r in readers)
+    } - set(outputs)
+
+    def rule(fold: Fold, read: Collection[int]) -> Mapping[int, Node] | None:
+        parts = Parts(fold)
+        mapping: dict[Node, Node] = {}
+        for leaf, arg in list(parts.xs.items()):
+            if isinstance(arg, Gather) and _by_steps(arg) and arg in alone:
+                mapping[leaf] = _in_step(parts, leaf, arg)
+        if not mapping:
+            return None
+        parts.put(mapping)
+        final, emitted = parts.built()
+        return dict(enumerate(final.values())) | emitted
+
+    return rewrite_folds(outputs, read_inside, rule)
+
+
+def _by_steps(node: Gather) -> bool:
+    """Whether the first axis is one of indices, the first in each that has it."""
+    t = node.out[0]
+    return t not in node.source_axes and all(
+        t not in own[1:] for own in node.index_labels
+    )
+
+
+def _in_step(parts: Parts, leaf: Input, node: Gather) -> Node:
+    """The rows that a step reads; the table and the indices become arguments of the Fold."""
+    t = node.out[0]
+    source = binder("table", node.args[0].shape, node.args[0].dtype)
+    parts.consts[source] = node.args[0]
+    indices, labels = [], []
+    for own, index in zip(node.index_labels, node.args[1:], strict=True):
+        moves = own[:1] == (t,)
+        inner = binder("index", index.shape[moves:], index.dtype)
+        (parts.xs if moves else parts.consts)[inner] = index
+        indices.append(inner)
+        labels.append(own[moves:])
+    del parts.xs[leaf]
+    return Gather((source, *indices), node.source_axes, tuple(labels), node.out[1:], node.wrap)

@@ -23,7 +23,7 @@ from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Input, Node, Reindex
 from symgrad.graph.provenance import own_provenance, provenance
-from symgrad.graph.traversal import reconnect, toposort
+from symgrad.graph.traversal import reconnect, replace, toposort
 
 # Rows of a step's product from which on it is left in the loop: on a Xeon with AVX-512 products of
 # more rows gain less than 3 % from being one.
@@ -70,6 +70,12 @@ class Parts:
     def length(self) -> Extent:
         """How many steps there are."""
         return self.structure.length
+
+    def put(self, mapping: Mapping[Node, Node]) -> None:
+        """Replace nodes of the body."""
+        outputs = replace([*self.after.values(), *self.ys.values()], mapping)
+        self.after = dict(zip(self.after, outputs, strict=False))
+        self.ys = dict(zip(self.ys, outputs[len(self.after) :], strict=True))
 
     def depending(self, order: Iterable[Node], leaves: Collection[Node]) -> set[Node]:
         """The nodes that depend on some of the leaves, and these."""

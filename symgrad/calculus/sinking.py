@@ -38,6 +38,7 @@ from symgrad.graph.folds import Fold
 from symgrad.graph.functions import P
 from symgrad.graph.nodes import Constant, Einsum, Input, Map, Node, Scatter, einsum_node, map_node
 from symgrad.graph.passes import rewrites
+from symgrad.graph.provenance import provenance
 from symgrad.graph.traversal import toposort
 
 
@@ -248,7 +249,11 @@ class _Border:
         found = {places[b]: node for b, node in final.items()}
         found |= {k: stack[k] if k in stack else around[y][0] for k, y in ys.items()}
         for leaf, terms in self.sums.items():
-            parts_of = [self._summed(term, leaf, around) for term in terms]
+            parts_of = []
+            for term in terms:
+                node = term.factors[0]
+                with provenance(node.origin, node.backward_of, node.where):
+                    parts_of.append(self._summed(term, leaf, around))
             if not starts_at_zero(inits[leaf]):
                 parts_of.insert(0, inits[leaf])
             found[places[leaf]] = total(parts_of)

@@ -60,21 +60,22 @@ class Bidirectional(Layer):
         initial: Carry = None,
         lengths: ArrayLike | None = None,
         reverse: bool = False,
+        truncate: int | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of both: ys (*rows, T, 2 units), and both carries; see `Recurrent.run`.
 
         Args:
-            x, lengths: as there. With lengths, backward begins at each row's own last step.
-            initial:    two carries.
-            reverse:    let the two change their directions.
+            x, lengths, truncate: as there. With lengths, backward begins at each row's last step.
+            initial: two carries.
+            reverse: let the two change their directions.
         """
         node = _sequences(self, x)
         with self._building(node):
             first, second = (None, None) if initial is None else initial
             for layer in (self.forward, self.backward):
                 layer.prefix = f"{self.name}/"
-            there, after = self.forward.run(node, first, lengths, reverse)
-            back, before = self.backward.run(node, second, lengths, not reverse)
+            there, after = self.forward.run(node, first, lengths, reverse, truncate)
+            back, before = self.backward.run(node, second, lengths, not reverse, truncate)
             result = concatenate([there, back], axis=-1)
         self._calls[result] = node
         return result, (after, before)
@@ -136,7 +137,11 @@ class Stacked(Sequential):
         return tuple(after), node
 
     def run(
-        self, x: ArrayLike, initial: Carry = None, lengths: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        initial: Carry = None,
+        lengths: ArrayLike | None = None,
+        truncate: int | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of all layers, one layer after the other; see `Recurrent.run`."""
         node = result = _sequences(self, x)
@@ -144,7 +149,8 @@ class Stacked(Sequential):
             starts = (None,) * len(self.layers) if initial is None else initial
             after = []
             for k, (layer, own) in enumerate(zip(self.layers, starts, strict=True)):
-                result, last = layer.run(self._dropped(result) if k else result, own, lengths)
+                below = self._dropped(result) if k else result
+                result, last = layer.run(below, own, lengths, truncate=truncate)
                 after.append(last)
         self._calls[result] = node
         return result, tuple(after)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import fnmatch
 
-GATHERED = "sixteen rows at a time, one a lane: their elements are gathered one by one"
+GATHERED = "sixteen rows at a time, one a lane: elements are gathered, eight by an instruction"
+SCATTERED = "sixteen rows at a time, one a lane: gathered and scattered, eight by an instruction"
 LANES = "the lanes of a short row's vector are merged: four moves between lanes, on one unit"
+TWICE = "the lanes of a row are merged twice, the second time when the first total is known"
+WAITS = "a row of ten is two loads joined to one vector, and waits for the row before"
 EXTREME = "NaN must win: three instructions for a vector where a sum takes one"
 PLACES = "two passes, value then place, and comparisons that see NaN: about ten instructions"
+GATHERED_PLACES = "gathered as sixteen rows at a time; then five instructions for a place's vector"
 PASSES = "two passes over a row: its mean first, so that no digits cancel"
-CHAINED = "maximum, sum, logarithm: a chain of instructions that each row waits for"
-SERIAL = "each total waits for the one before it"
+CHAINED = "a row is one vector, merged twice, then a logarithm by itself: 114 instructions"
+RUNNING = "four moves between lanes and four sums for a vector; the moves are on one unit"
+SHORT_RUN = "a row of ten is a vector of its own, with four moves between its lanes"
 IN_MEMORY = "the results of the columns are read and written again with each row"
 
 # Cases, levels, reason; the first that fits counts.
@@ -27,15 +32,18 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ("layer cross entropy* 64", "L1 L2 L3", CHAINED),
     ("layer softmax* 10", "L1 L2 L3", GATHERED),
     ("layer softmax* 64", "L1 L2 L3", LANES),
-    ("layer norm backward 10", "L1 L2 L3", GATHERED),
-    ("layer norm 10", "L1 L2 L3", GATHERED),
-    ("layer norm 64", "L1", LANES),
+    ("layer norm backward 10", "L1 L2 L3", SCATTERED),
+    ("layer norm 10", "L1 L2 L3", SCATTERED),
+    ("layer norm 64", "L1 L2", LANES),
     ("layer norm backward 64", "L1 L2", LANES),
     ("layer norm 1000", "L1 L2", "three passes over a row: mean, variance, result"),
     ("layer norm backward 1000", "L1 L2", "four passes over a row, and sums of columns in memory"),
     ("rows logsumexp 16", "L1 L2 L3", CHAINED),
     ("rows logsumexp 64", "L1 L2 L3", CHAINED),
+    ("rows argmax 10", "L1 L2 L3", GATHERED_PLACES),
+    ("rows argmax 16", "L1 L2 L3", TWICE),
     ("rows argmax *", "L1 L2 L3", PLACES),
+    ("columns argmax 10", "L1 L2 L3", WAITS),
     ("columns argmax *", "L1 L2 L3", PLACES),
     ("rows max 10", "L1 L2", GATHERED),
     ("rows min 10", "L1 L2", GATHERED),
@@ -45,6 +53,7 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ("rows sum 10", "L1 L2", GATHERED),
     ("rows mean 10", "L1 L2", GATHERED),
     ("rows var 10", "L1 L2", GATHERED),
+    ("rows var 16", "L1 L2 L3", TWICE),
     ("rows var *", "L1 L2 L3", PASSES),
     ("rows sum 16", "L1 L2", LANES),
     ("rows mean 16", "L1 L2", LANES),
@@ -53,11 +62,14 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ("rows sum 1000", "L1", LANES),
     ("rows mean 1000", "L1", LANES),
     ("columns logsumexp 10", "L1 L2 L3", "ten of the sixteen lanes of a vector are used"),
+    ("columns max 10", "L1 L2 L3", WAITS),
+    ("columns min 10", "L1 L2 L3", WAITS),
+    ("columns var 10", "L1 L2 L3", WAITS),
+    ("columns sum 10", "L1 L2", WAITS),
+    ("columns mean 10", "L1 L2", WAITS),
     ("columns max *", "L1 L2", EXTREME),
     ("columns min *", "L1 L2", EXTREME),
     ("columns var *", "L1 L2 L3", "two passes over the array: the means first"),
-    ("columns sum 10", "L1 L2", "a row of ten is a vector of its own, added when the last one is"),
-    ("columns mean 10", "L1 L2", "a row of ten is a vector of its own, added when the last one is"),
     ("columns sum 1000", "L1", IN_MEMORY),
     ("columns mean 1000", "L1", IN_MEMORY),
     ("move elements of a table", "L1 L2 L3", "a check and a load for each element"),
@@ -71,11 +83,8 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ("move pad", "L1 L2", "two passes: zeros everywhere, then the elements"),
     ("move differences", "L1", "loads that begin at any element cross cache lines"),
     ("move one hot", "L1 L2", "five instructions for a vector of truth values"),
-    ("running sum rows 10", "L1 L2 L3", SERIAL),
-    ("running sum rows 1000", "L1 L2 L3", SERIAL),
-    ("running sum whole", "L1 L2 L3", SERIAL),
-    ("running sum f64 1000", "L1 L2", SERIAL),
-    ("running product 64", "L1 L2 L3", SERIAL),
+    ("running sum rows 10", "L1 L2 L3", SHORT_RUN),
+    ("running *", "L1", RUNNING),
 )
 
 

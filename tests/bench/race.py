@@ -37,6 +37,13 @@ CONTESTANTS: dict[str, dict[str, tuple[str, ...]]] = {
         "torch": ("torch_eager",),
         "pytensor": (),
     },
+    "recurrent": {
+        "symgrad": ("symgrad_fit",),
+        "numpy": ("numpy_recurrent",),
+        "jax": ("jax_scan", "jax_step"),
+        "torch": ("torch_eager",),
+        "pytensor": (),
+    },
     "hessian": {
         "symgrad": ("symgrad_hessian",),
         "numpy": ("numpy_hessian",),

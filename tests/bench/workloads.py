@@ -170,11 +170,7 @@ class Attention:
     def make(self) -> Arrays:
         """X, y (rows, length) int32, the parameters in float32, orders (epochs, rows)."""
         generator = np.random.default_rng(20)
-        follows = generator.integers(0, self.symbols, (self.symbols, 4))
-        text = np.empty((self.rows, self.length + 1), np.int32)
-        text[:, 0] = generator.integers(0, self.symbols, self.rows)
-        for t in range(self.length):
-            text[:, t + 1] = follows[text[:, t], generator.integers(0, 4, self.rows)]
+        text = markov_text(generator, self.symbols, self.rows, self.length + 1)
         data = {"X": text[:, :-1].copy(), "y": text[:, 1:].copy()}
         n = self.width
         data["E"] = generator.normal(size=(self.symbols, n)).astype(np.float32)
@@ -190,11 +186,107 @@ class Attention:
         return data
 
 
-SPECIFICATIONS: dict[str, Training | Hessian | Attention] = {
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """A network that reads a sequence and names the next symbol at each place.
+
+        h[t+1] = cell(h[t], E[x[t]] Wx + b, Wh),   mean(cross_entropy(h[t+1] Wo + bo, y[t]))
+
+    with gates z = E[x] Wx + b + h Wh side by side:
+
+        rnn     h' = tanh(z)
+        gru     r, u = sigmoid(z_r), sigmoid(z_u);  n = tanh(x_n + r (h Wh)_n);  h' = n + u (h - n)
+        lstm    i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o);  g = tanh(z_g)
+                c' = f c + i g;  h' = o tanh(c')        in the order i, f, g, o
+
+    It starts at zero and is trained by plain gradient descent; the whole gradient is scaled down to
+    norm 1 where it is larger.
+
+    Attributes:
+        cell: "rnn", "gru" or "lstm".
+        symbols: in the alphabet.
+        width: of an embedded symbol.
+        hidden: width of the state.
+        length: of a sequence.
+        batch: sequences per step.
+        rows: sequences, drawn from a sparse random Markov chain.
+        rate: the learning rate.
+        clip: the norm of the largest gradient.
+        agree: epochs after which the losses are compared.
+    """
+
+    cell: str
+    symbols: int = 64
+    width: int = 32
+    hidden: int = 128
+    length: int = 100
+    batch: int = 32
+    rows: int = 256
+    rate: float = 0.5
+    clip: float = 1.0
+    agree: int = 2
+    kind: str = "recurrent"
+    optimizer: str = "sgd"
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the matrix products in one step as it is written.
+
+        Three of each product: forward, and by both factors.
+        """
+        gates = GATES[self.cell] * self.hidden
+        products = (self.width + self.hidden) * gates + self.hidden * self.symbols
+        return 2 * self.batch * self.length * 3 * products
+
+    def steps(self, data: Arrays) -> int:
+        """Steps in an epoch."""
+        return len(data["X"]) // self.batch
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cell} of width {self.hidden} over embedded symbols, {self.batch} sequences of "
+            f"{self.length}, {self.optimizer}, clipped"
+        )
+
+    def make(self) -> Arrays:
+        """X, y (rows, length) int32, the parameters in float32, orders (epochs, rows)."""
+        generator = np.random.default_rng(20)
+        text = markov_text(generator, self.symbols, self.rows, self.length + 1)
+        data = {"X": text[:, :-1].copy(), "y": text[:, 1:].copy()}
+        n, gates = self.hidden, GATES[self.cell] * self.hidden
+        bound = 1 / math.sqrt(n)
+        data["E"] = generator.normal(size=(self.symbols, self.width)).astype(np.float32)
+        for name, shape in {
+            "Wx": (self.width, gates), "Wh": (n, gates), "b": (gates,),
+            "Wo": (n, self.symbols), "bo": (self.symbols,),
+        }.items():
+            data[name] = generator.uniform(-bound, bound, shape).astype(np.float32)
+        data["orders"] = np.stack([row_order(epoch, self.rows) for epoch in range(ORDERS)])
+        return data
+
+
+def markov_text(generator: np.random.Generator, symbols: int, rows: int, length: int) -> np.ndarray:
+    """Sequences (rows, length) int32 from a random Markov chain with four followers of a symbol."""
+    follows = generator.integers(0, symbols, (symbols, 4))
+    text = np.empty((rows, length), np.int32)
+    text[:, 0] = generator.integers(0, symbols, rows)
+    for t in range(length - 1):
+        text[:, t + 1] = follows[text[:, t], generator.integers(0, 4, rows)]
+    return text
+
+
+Specification = Training | Hessian | Attention | Recurrent
+SPECIFICATIONS: dict[str, Specification] = {
     "mlp_small": Training((64, 32, 10), 32, "tanh", "sgd", 0.1),
     "mlp_mid": Training((64, 256, 256, 10), 128, "relu", "adam", 1e-3, agree=3),
     "mlp_large": Training((784, 1024, 1024, 10), 256, "relu", "adam", 1e-3, rows=4096, agree=1),
     "attention": Attention(64, 128, 4, 512, 128, batch=16, rows=256),
+    "rnn": Recurrent("rnn"),
+    "gru": Recurrent("gru"),
+    "lstm": Recurrent("lstm"),
     "logreg_hessian": Hessian(1000, 100),
 }
 
@@ -207,7 +299,7 @@ class Workload:
     data: Arrays
 
     @property
-    def specification(self) -> Training | Hessian | Attention:
+    def specification(self) -> Specification:
         return SPECIFICATIONS[self.name]
 
     @property
@@ -225,6 +317,13 @@ class Workload:
         return specification
 
     @property
+    def recurrent(self) -> Recurrent:
+        """The specification of a recurrent network."""
+        specification = self.specification
+        assert isinstance(specification, Recurrent)
+        return specification
+
+    @property
     def steps(self) -> int:
         """Steps in an epoch."""
         return self.specification.steps(self.data)
@@ -238,7 +337,7 @@ class Workload:
 
     @property
     def parameters(self) -> Arrays:
-        """The initial parameters of an encoder block by name; weights have the shape (in, out)."""
+        """The initial parameters that have names; weights have the shape (in, out)."""
         return {k: v for k, v in self.data.items() if k not in ("X", "y", "orders")}
 
     @property

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.contestants import jax_attention
-from tests.bench.workloads import Attention, Workload
+from tests.bench.contestants import jax_attention, jax_recurrent
+from tests.bench.workloads import Attention, Recurrent, Workload
 
 
 def configure() -> None:
@@ -28,11 +28,13 @@ def prepare(workload: Workload) -> tuple[Callable[..., Any], Any]:
     import jax.numpy as jnp
 
     spec = workload.specification
-    is_attention = isinstance(spec, Attention)
+    is_named = isinstance(spec, Attention | Recurrent)
 
     def loss_of(parameters: Any, x: Any, y: Any) -> Any:
-        if is_attention:
+        if isinstance(spec, Attention):
             return jax_attention.loss_of(spec, parameters, x, y)
+        if isinstance(spec, Recurrent):
+            return jax_recurrent.loss_of(spec, parameters, x, y)
         activation = {"tanh": jnp.tanh, "relu": jax.nn.relu}[spec.activation]
         *hidden, (w, b) = parameters
         for v, c in hidden:
@@ -58,9 +60,13 @@ def prepare(workload: Workload) -> tuple[Callable[..., Any], Any]:
 
     def step(state: Any, x: Any, y: Any, rows: Any) -> tuple[Any, Any]:
         loss, gradient = jax.value_and_grad(loss_of)(state[0], x[rows], y[rows])
+        if isinstance(spec, Recurrent):
+            norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
+            scale = spec.clip / jnp.maximum(norm, spec.clip)
+            gradient = jax.tree.map(lambda g: g * scale, gradient)
         return update(state, gradient), loss
 
-    initial = workload.parameters if is_attention else workload.weights
+    initial = workload.parameters if is_named else workload.weights
     parameters = jax.tree.map(jnp.asarray, initial)
     if spec.optimizer == "sgd":
         return step, (parameters,)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.bench.contestants.symgrad_attention import attention_loss
-from tests.bench.workloads import Attention, Workload
+from tests.bench.contestants.symgrad_recurrent import recurrent_loss
+from tests.bench.workloads import Attention, Hessian, Recurrent, Workload
 
 
 def run(workload: Workload) -> Callable[[int], list[float]]:
@@ -16,22 +17,28 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
 
 def loss_of(workload: Workload) -> Any:
     """The mean loss of a batch."""
-    is_attention = isinstance(workload.specification, Attention)
-    return attention_loss(workload) if is_attention else _dense_loss(workload)
+    if isinstance(workload.specification, Attention):
+        return attention_loss(workload)
+    if isinstance(workload.specification, Recurrent):
+        return recurrent_loss(workload)
+    return _dense_loss(workload)
 
 
 def trainer_of(workload: Workload, loss: Any, threads: int = 1) -> Any:
     """A trainer of a loss of x and y, as the workload wants it."""
     import symgrad as sg
 
-    spec = workload.attention if workload.name == "attention" else workload.training
+    spec = workload.specification
+    assert not isinstance(spec, Hessian)
+    clip = spec.clip if isinstance(spec, Recurrent) else None
     optimizer = {"sgd": sg.optim.sgd, "adam": sg.optim.adam}[spec.optimizer]
-    return sg.Trainer(loss, optimizer=optimizer(spec.rate), threads=threads)
+    return sg.Trainer(loss, optimizer=optimizer(spec.rate), clip_norm=clip, threads=threads)
 
 
 def trained(workload: Workload, loss: Any) -> Callable[[int], list[float]]:
     """Return a function that trains a loss of x and y."""
-    spec = workload.attention if workload.name == "attention" else workload.training
+    spec = workload.specification
+    assert not isinstance(spec, Hessian)
     trainer = trainer_of(workload, loss)
     data = {"x": workload.data["X"], "y": workload.data["y"]}
 

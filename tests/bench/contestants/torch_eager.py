@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.workloads import Attention, Workload
+from tests.bench.workloads import Recurrent, Workload
 
 
 def run(workload: Workload) -> Callable[[int], list[float]]:
@@ -14,7 +14,8 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
 
     torch.set_num_threads(1)
     spec = workload.specification
-    model = _block(workload) if isinstance(spec, Attention) else _dense(workload)
+    make = {"attention": _block, "recurrent": _recurrent}.get(spec.kind, _dense)
+    model = make(workload)
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     optimizer = optimizers[spec.optimizer](model.parameters(), lr=spec.rate, fused=True)
     x = torch.from_numpy(workload.data["X"])
@@ -34,6 +35,8 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
                     logits.reshape(-1, logits.shape[-1]), y[rows].reshape(-1)
                 )
                 loss.backward()
+                if isinstance(spec, Recurrent):
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), spec.clip, foreach=True)
                 optimizer.step()
                 losses.append(loss.detach())
             means.append(float(torch.stack(losses).mean()))
@@ -90,3 +93,29 @@ def _block(workload: Workload) -> Any:
             return self.named(h)
 
     return Block()
+
+
+def _recurrent(workload: Workload) -> Any:
+    """`nn.RNN`, `nn.GRU` or `nn.LSTM` between an embedding and a linear layer."""
+    import torch
+
+    spec, p = workload.recurrent, workload.parameters
+
+    class Network(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding.from_pretrained(torch.tensor(p["E"]), freeze=False)
+            kinds = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+            self.cell = kinds[spec.cell](spec.width, spec.hidden, batch_first=True)
+            self.named = _linear(p["Wo"], p["bo"])
+            with torch.no_grad():
+                self.cell.weight_ih_l0.copy_(torch.from_numpy(p["Wx"].T))
+                self.cell.weight_hh_l0.copy_(torch.from_numpy(p["Wh"].T))
+                self.cell.bias_ih_l0.copy_(torch.from_numpy(p["b"]))
+                self.cell.bias_hh_l0.zero_()
+            self.cell.bias_hh_l0.requires_grad_(False)  # the others have one bias
+
+        def forward(self, x: Any) -> Any:
+            return self.named(self.cell(self.table(x))[0])
+
+    return Network()

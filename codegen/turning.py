@@ -1,0 +1,80 @@
+"""Constants of a recurrence as its products read them fastest: rows of the right factor in a row.
+
+rewrite:  a step's product with a constant that lies transposed, out[m, n] = a[m, k] W[n, k]
+          -> V = W transposed, once around the recurrence, and out[m, n] = a[m, k] V[k, n] in it
+requires: as many steps as make up for it
+keeps:    values, bit for bit
+
+A product that reads its right factor by columns turns it each time; the way back through a cell,
+h_ct = z_ct W', does so in every step. The same weight, read as it lies by another product of the
+step, stays as it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from codegen.access import is_one
+from symgrad.graph.dtypes import is_float
+from symgrad.graph.folds import Fold, binder
+from symgrad.graph.graph import Graph
+from symgrad.graph.nodes import Einsum, Input, Node, einsum_node
+from symgrad.graph.passes import rewrites
+from symgrad.graph.provenance import own_provenance, provenance
+from symgrad.graph.traversal import rebuild, reconnect, replace
+
+# Steps from which on a constant is turned before them: turning it takes as long as it does inside a
+# product, and is read and written through memory besides.
+STEPS = 4
+
+
+@rewrites
+def turn_constants(outputs: Sequence[Node]) -> list[Node]:
+    """Turn such constants of all recurrences; see the module."""
+
+    def rule(node: Node, args: tuple[Node, ...]) -> Node:
+        node = reconnect(node, args)
+        return _turned(node) if isinstance(node, Fold) else node
+
+    return rebuild(outputs, rule)
+
+
+def _turned(fold: Fold) -> Fold:
+    with own_provenance():
+        outputs = turn_constants(fold.body.outputs)
+    length = fold.structure.length
+    consts = dict(zip(fold.binders[2], fold.consts, strict=True))
+    found: dict[Node, Node] = {}
+    added: dict[Input, Input] = {}  # a constant's binder -> that of the turned one
+    if type(length) is not int or length >= STEPS:
+        for node, leaf in _products(Graph(fold.body.inputs, tuple(outputs)), set(consts)):
+            if leaf not in added:
+                added[leaf] = binder(leaf.name, leaf.shape[::-1], leaf.dtype)
+            with provenance(node.origin, node.backward_of, node.where):
+                found[node] = einsum_node(
+                    [node.args[0], added[leaf]], [node.labels[0], node.labels[1][::-1]], node.out
+                )
+    with own_provenance():
+        outputs = replace(outputs, found) if found else outputs
+        turned = tuple(einsum_node([consts[leaf]], [(0, 1)], (1, 0)) for leaf in added)
+    if not found and all(a is b for a, b in zip(outputs, fold.body.outputs, strict=True)):
+        return fold
+    body = Graph((*fold.body.inputs, *added.values()), tuple(outputs))
+    args = (*fold.args, *turned)
+    return Fold(args, body, fold.structure, fold.carries, fold.sequences)
+
+
+def _products(body: Graph, consts: set[Input]) -> Iterator[tuple[Einsum, Input]]:
+    """Products of the form a[m.., k] W[n, k], where W is a constant, and W."""
+    for node in body.nodes:
+        if not isinstance(node, Einsum) or len(node.args) != 2 or not is_float(node.dtype):
+            continue
+        leaf = node.args[1]
+        if not isinstance(leaf, Input) or leaf not in consts or leaf.ndim != 2:
+            continue
+        n, k = node.labels[1]
+        rows = node.labels[0][:-1]
+        if node.labels[0][-1:] == (k,) and node.out == (*rows, n) and not any(
+            is_one(e) for e in leaf.shape
+        ):
+            yield node, leaf

@@ -1,0 +1,186 @@
+"""Products with rows of a table, read by index, when the table has fewer rows than are read.
+
+With O (n, v) the matrix that reads row i[k] of a table at k, E[i] is O E, a Gather, and O' a sum of
+rows by index, a Scatter. Products are associative:
+
+    E[i] W          = (O E) W    ->    O (E W)      = (E W)[i]
+    scatter(i, d W) = O' (d W)   ->    (O' d) W     = scatter(i, d) W
+    E[i]' d         = (O E)' d   ->    E' (O' d)    = E' scatter(i, d)
+
+Each product then has the v rows of the table, not the n rows that are read. An embedding that is
+followed by a projection becomes a look-up in the projected table, and its gradients sum rows first.
+
+keeps: values, the last two up to rounding, for rows are added first. The last one multiplies rows
+       of E that nothing read with zeros: it is for what differentiation made, as all rewrites that
+       hold for finite values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from symgrad.calculus.building import is_extent_one
+from symgrad.calculus.map_rules import derived
+from symgrad.calculus.residuals import typical
+from symgrad.graph.dims import size
+from symgrad.graph.dtypes import is_float
+from symgrad.graph.folds import Fold, with_outputs
+from symgrad.graph.nodes import Einsum, Gather, Node, Scatter, einsum_node
+from symgrad.graph.passes import rewrites
+from symgrad.graph.provenance import own_provenance
+from symgrad.graph.traversal import rebuild, reconnect
+
+# Multiplications of a product that take as long as reading or adding up one element by index, on a
+# Xeon with AVX-512.
+ELEMENT = 16
+
+
+@rewrites
+def read_tables(outputs: Sequence[Node]) -> list[Node]:
+    """rewrite: a product with rows read by index -> rows of the table's product; see the module."""
+
+    def rule(node: Node, args: tuple[Node, ...]) -> Node:
+        node = reconnect(node, args)
+        if isinstance(node, Fold):
+            with own_provenance():
+                return with_outputs(node, read_tables(node.body.outputs))
+        if isinstance(node, Einsum) and len(node.args) == 2 and is_float(node.dtype):
+            tried = (form(node, k) for k in (0, 1) for form in (_projected, _collected))
+            return next((made for made in tried if made is not None), node)
+        if isinstance(node, Scatter) and isinstance(node.args[0], Einsum):
+            made = _scattered(node)
+            return node if made is None else made
+        return node
+
+    return rebuild(outputs, rule)
+
+
+def _pays(read: int, rows: int, inner: int, width: int) -> bool:
+    """Whether a product of `rows` rows is cheaper than one of those that are read.
+
+    Args:
+        inner, width: of the product; a row of the new look-up is `width` wide.
+    """
+    return (read - rows) * inner * width > read * width * ELEMENT
+
+
+def _count(node: Node, labels: Sequence[int], chosen: set[int]) -> int:
+    """Elements along the axes of some labels."""
+    own = [e for e, k in zip(node.shape, labels, strict=True) if k in chosen]
+    return typical(size(own))
+
+
+def _read_places(node: Gather | Scatter) -> set[int] | None:
+    """The labels of the indices; None where the table has one of them too."""
+    axes = node.source_axes if isinstance(node, Gather) else node.target_axes
+    places = {k for own in node.index_labels for k in own}
+    return None if places & set(axes) or not places else places
+
+
+def _rows_of(node: Gather | Scatter) -> int:
+    """How many rows the table has."""
+    axes, shape = (
+        (node.source_axes, node.args[0].shape) if isinstance(node, Gather)
+        else (node.target_axes, node.shape)
+    )
+    return typical(size(e for e, k in zip(shape, axes, strict=True) if k < 0))
+
+
+def _projected(node: Einsum, k: int) -> Node | None:
+    # E[i] W -> (E W)[i]
+    read, other = node.args[k], node.args[1 - k]
+    if not isinstance(read, Gather) or (places := _read_places(read)) is None:
+        return None
+    name = dict(zip(read.out, node.labels[k], strict=True))
+    index = {name[p] for p in places}
+    if not index <= set(node.out) or index & set(node.labels[1 - k]):
+        return None
+    kept = [m for m in node.out if m not in index]
+    inner = _count(read, node.labels[k], set(node.labels[k]) - set(node.out))
+    if not any(not is_extent_one(node.extents[m]) for m in node.summed) or not _pays(
+        _count(read, node.labels[k], index), _rows_of(read), inner,
+        typical(size(node.extents[m] for m in kept)),
+    ):
+        return None
+    base = len(node.extents)
+    source, *indices = read.args
+    rows = tuple(base + ~m for m in read.source_axes if m < 0)
+    table = einsum_node(
+        [source, other],
+        [[name[m] if m >= 0 else base + ~m for m in read.source_axes], node.labels[1 - k]],
+        (*rows, *kept),
+    )
+    return Gather(
+        (table, *indices), (*(~(m - base) for m in rows), *kept),
+        tuple(tuple(name[m] for m in own) for own in read.index_labels), node.out, read.wrap,
+    )
+
+
+def _collected(node: Einsum, k: int) -> Node | None:
+    # E[i]' d -> E' scatter(i, d)
+    read, other = node.args[k], node.args[1 - k]
+    if not derived(node) or not isinstance(read, Gather):
+        return None
+    if (places := _read_places(read)) is None:
+        return None
+    name = dict(zip(read.out, node.labels[k], strict=True))
+    index, labels = {name[p] for p in places}, node.labels[1 - k]
+    if index & set(node.out) or not index <= set(labels):
+        return None
+    width = typical(size(e for e, m in zip(other.shape, labels, strict=True) if m not in index))
+    read_, inner = _count(other, labels, index), _count(read, node.labels[k], set(node.out))
+    if not _pays(read_, _rows_of(read), inner, width):
+        return None
+    base = len(node.extents)
+    source, *indices = read.args
+    kept = [m for m in labels if m not in index]
+    rows = [(base + ~m, e) for m, e in zip(read.source_axes, source.shape, strict=True) if m < 0]
+    extents = dict(zip(labels, other.shape, strict=True))
+    summed = Scatter(
+        (other, *indices), labels,
+        tuple(tuple(name[m] for m in own) for own in read.index_labels),
+        (*(~(m - base) for m, _ in rows), *kept),
+        (*(e for _, e in rows), *(extents[m] for m in kept)), read.wrap,
+    )
+    return einsum_node(
+        [source, summed],
+        [[name[m] if m >= 0 else base + ~m for m in read.source_axes],
+         [*(m for m, _ in rows), *kept]],
+        node.out, dict(enumerate(node.extents)),
+    )
+
+
+def _scattered(node: Scatter) -> Node | None:
+    # scatter(i, d W) -> scatter(i, d) W
+    product, *indices = node.args
+    assert isinstance(product, Einsum)
+    if len(product.args) != 2 or (places := _read_places(node)) is None:
+        return None
+    name = dict(zip(node.update_labels, product.out, strict=True))
+    index = {name[p] for p in places}
+    targets = {name[m] for m in node.target_axes if m >= 0}
+    for k in (0, 1):
+        labels, fixed = product.labels[k], product.labels[1 - k]
+        if not index <= set(labels) or index & set(fixed):
+            continue
+        if set(product.out) - index - targets or not set(labels) & set(fixed):
+            continue
+        kept = [m for m in labels if m not in index]
+        given = product.args[k]
+        width = typical(size(product.extents[m] for m in kept))
+        inner = typical(size(product.extents[m] for m in fixed if m not in labels))
+        if not _pays(_count(given, labels, index), _rows_of(node), inner, width):
+            continue
+        base = len(product.extents)
+        rows = [(base + ~m, e) for m, e in zip(node.target_axes, node.shape, strict=True) if m < 0]
+        summed = Scatter(
+            (given, *indices), labels,
+            tuple(tuple(name[m] for m in own) for own in node.index_labels),
+            (*(~(m - base) for m, _ in rows), *kept),
+            (*(e for _, e in rows), *(product.extents[m] for m in kept)), node.wrap,
+        )
+        out = [name[m] if m >= 0 else base + ~m for m in node.target_axes]
+        return einsum_node(
+            [summed, product.args[1 - k]], [[*(m for m, _ in rows), *kept], fixed], out
+        )
+    return None
