@@ -43,6 +43,8 @@ def formula(node: Node, name: Callable[[Node], str]) -> str:
         return _PLACEHOLDER.sub(lambda found: names[int(found[1])], _body(node.body))
     if isinstance(node, Einsum):
         letters = [chr(ord("a") + k % 26) for k in range(len(node.extents))]
+        if not any(node.labels) and len(node.out) == len(node.extents) > 0:
+            return f"{' * '.join(names)} at each place"
         spec = ",".join("".join(letters[k] for k in labels) for labels in node.labels)
         return f"einsum {spec}->{''.join(letters[k] for k in node.out)} ({', '.join(names)})"
     what = node.op if isinstance(node, Reduce) else type(node).__name__.lower()

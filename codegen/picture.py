@@ -13,8 +13,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from codegen.counting import traffic_of
+from codegen.loop_ir import WORKER, WORKERS
 from codegen.memory import Invoked, InvokedLoop, Plan
-from codegen.reporting import Entry, KernelReport, Report, duration, entries_of, grouped, quantity
+from codegen.reporting import (
+    Entry,
+    KernelReport,
+    Report,
+    duration,
+    entries_of,
+    grouped,
+    plan_for,
+    quantity,
+)
 from symgrad.diagram import palette
 from symgrad.diagram.dot_text import shorten
 from symgrad.diagram.records import Box, Cluster, ColorBar, Diagram, Edge, Legend, Swatch
@@ -42,11 +52,26 @@ class _Flow:
     back: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Where calls stand.
+
+    Fields:
+        place: the entry of the program's table that an entry of these calls' table means.
+        frame: of the recurrence around them, "" outside all.
+        times: how often they run.
+    """
+
+    place: Callable[[int], int]
+    frame: str
+    times: int
+
+
 def kernel_diagram(f: Compiled, report: Report) -> Diagram:
     """The schedule of a program, with the figures of a report on it."""
     dims = {d: report.dims[d.name] for d in f.dims} if report.dims or not f.dims else None
     entries = entries_of(f, dims)
-    return _Picture(f.stages.plan, entries, report, dims).diagram()
+    return _Picture(plan_for(f, dims), entries, report, dims).diagram()
 
 
 @dataclass(slots=True)
@@ -97,63 +122,61 @@ class _Picture:
         )
 
     # -- memory -----------------------------------------------------------------------------------
+    @property
+    def _known(self) -> dict[Dim, int] | None:
+        """The dims, and what a worker knows of its team."""
+        if self.dims is None:
+            return None
+        return {**self.dims, WORKER: 0, WORKERS: self.plan.workers}
+
     def _walk(self) -> None:
         """Which kernel reads what another one wrote, kernel by kernel, each loop twice."""
         wrote: dict[int, str] = {k: f"leaf{k}" for k in range(1, 1 + len(self.plan.leaves))}
         self.frame_of = [""] * len(self.entries)
-        self._block(self.plan.calls, lambda entry: entry, wrote, 0, "", 1)
+        self._block(self.plan.calls, _Scope(lambda entry: entry, "", 1), wrote, 0)
 
     def _block(
         self,
         calls: Sequence[Invoked | InvokedLoop],
-        place: Callable[[int], int],
+        scope: _Scope,
         wrote: dict[int, str],
         k: int,
-        frame: str,
-        times: int,
     ) -> int:
         """Calls from entry k on, with the places of their memory; the next entry."""
         for call in calls:
             if isinstance(call, InvokedLoop):
-                k = self._loop(call, place, wrote, k, frame, times)
+                k = self._loop(call, scope, wrote, k)
                 continue
-            self.frame_of[k] = frame
-            read, written = traffic_of(call.kernel, self.dims)
+            self.frame_of[k] = scope.frame
+            read, written = traffic_of(call.kernel, self._known)
             names = [b.name for b in call.kernel.buffers]
             for name, entry in zip(names, call.entries, strict=True):
-                where = place(entry)
+                where = scope.place(entry)
                 if name in read and where in wrote:
                     flow = _Flow(wrote[where], self.box_of[k], False)
                     if flow.tail != flow.head:
-                        self.flows[flow] = self.flows.get(flow, 0) + times * read[name]
+                        self.flows[flow] = self.flows.get(flow, 0) + scope.times * read[name]
             for name, entry in zip(names, call.entries, strict=True):
                 if name in written:
-                    wrote[place(entry)] = self.box_of[k]
+                    wrote[scope.place(entry)] = self.box_of[k]
             k += 1
         return k
 
-    def _loop(
-        self,
-        call: InvokedLoop,
-        place: Callable[[int], int],
-        wrote: dict[int, str],
-        k: int,
-        frame: str,
-        times: int,
-    ) -> int:
+    def _loop(self, call: InvokedLoop, scope: _Scope, wrote: dict[int, str], k: int) -> int:
         loop = call.loop
 
         def inner(entry: int) -> int:
-            return place(call.entries[loop.places[entry].operand])
+            return scope.place(call.entries[loop.places[entry].operand])
 
-        number = f"{frame}_{k}"
+        number = f"{scope.frame}_{k}"
         steps = 0 if self.dims is None else value(loop.length, self.dims)
         many = loop.length if self.dims is None else steps
         label = f"{many} turns" if loop.turns else f"{many} steps"
-        self.frames[number] = Cluster(number, label, (), 1, frame)
-        end = self._block(loop.calls, inner, wrote, k, number, times * max(steps, 1))
+        self.frames[number] = Cluster(number, label, (), 1, scope.frame)
+        step = _Scope(inner, number, scope.times * max(steps, 1))
+        end = self._block(loop.calls, step, wrote, k)
         known = dict(self.flows)
-        self._block(loop.calls, inner, dict(wrote), k, number, times * max(steps, 1))
+        self._block(loop.calls, step, dict(wrote), k)
         again = {flow: n for flow, n in self.flows.items() if flow not in known}
         self.flows = known  # what the second step reads elsewhere, the first step left for it
         self.flows |= {_Flow(f.tail, f.head, True): n for f, n in again.items()}
@@ -194,6 +217,8 @@ class _Picture:
             parts.append(f"{share:.0%}")
         if row is not None and row.bound:
             parts.append(row.bound + (f" {row.roofline:.0%} of roof" if row.roofline else ""))
+        if first.workers > 1:
+            parts.append(f"{first.workers} workers")
         times = f"  ×{calls}" if calls > 1 else ""
         nodes = [n for k in members for n in self.entries[k].call.nodes]
         backward = bool(nodes) and all(n.backward_of is not None for n in nodes)

@@ -445,13 +445,13 @@ def quantity(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time with its unit.
+    """A time with its unit; what the clock cannot tell from nothing has none.
 
     >>> [duration(s) for s in (1e-9, 3.21e-8, 4.5e-6, 0.0123, 2.0)]
-    ['<5 ns', '32.1 ns', '4.5 us', '12.3 ms', '2 s']
+    ['below the clock', '32.1 ns', '4.5 us', '12.3 ms', '2 s']
     """
     if seconds < LAUNCH:
-        return f"<{LAUNCH * 1e9:.0f} ns"
+        return "below the clock"
     for unit, size in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * size:
             return f"{seconds / size:.3g} {unit}"

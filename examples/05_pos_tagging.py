@@ -81,7 +81,7 @@ class Size:
 
 
 LARGE = Size(
-    word=100, letter=32, filters=100, units=160, layers=2, rows=32, epochs=(12, 4), rate=2e-3,
+    word=100, letter=32, filters=100, units=160, layers=2, rows=32, epochs=(16, 5), rate=2e-3,
     drop=0.4, least=2, longest=8,
 )
 SMALL = Size(
@@ -327,6 +327,7 @@ def plot_taggers(
         percent = 100 * np.array(curve)
         lines.plot(np.arange(len(curve)) + 1, percent, "o-", color=color, ms=3, label=name)
     lines.set(xlabel="epoch", ylabel="% right, development part", title="Learning")
+    lines.xaxis.get_major_locator().set_params(integer=True)
     lines.legend(loc="lower right")
     for axes in (bars, lines):
         axes.grid(alpha=0.3)
@@ -353,7 +354,7 @@ def plot_confusion(table: np.ndarray, tags: list[str], out: Path) -> None:
 
 def main() -> None:
     """Run the chapter."""
-    parser = command_line(__file__, "Tagging with context.", quick="fewer epochs")
+    parser = command_line(__file__, "Tagging with context.", quick="200 sentences, fewer epochs")
     parser.add_argument("--data", type=Path, help="folder of a treebank in CoNLL-U")
     parser.add_argument("--epochs", type=int, help="how often the last tagger reads the corpus")
     parser.add_argument("--threads", type=int, default=2, help="processors to share the work")
@@ -363,7 +364,8 @@ def main() -> None:
     if arguments.data:
         size, parts = LARGE, treebank(arguments.data)
     if arguments.quick:
-        size = replace(size, epochs=(1, 1) if arguments.data else (20, 20))
+        size = replace(SMALL, epochs=(20, 20))
+        parts = [sentences[:200] for sentences in parts]
     if arguments.epochs:
         size = replace(size, epochs=(arguments.epochs, size.epochs[1]))
     training, development, test = parts

@@ -311,7 +311,12 @@ def learning(out: Path, quick: bool) -> None:
         axes.set_xticks(lags, [str(lag) for lag in lags])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
+    marks = [mark for mark in (50, 100, 200, 400, 800) if mark <= steps]
+    right.set_yticks(marks, [str(mark) for mark in marks])
     left.legend(loc="lower left")
+    if not quick:
+        print("\nWhere gradients come back, a longer lag is hardly harder. Where they do not,")
+        print("nothing is learned, or by luck: the RNN has it sometimes, whatever the lag.")
     save(figure, out / "recall.png")
 
 

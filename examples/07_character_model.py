@@ -67,7 +67,7 @@ class Size:
     drop: float
 
 
-LARGE = Size(units=384, feature=64, rows=32, steps=100, epochs=8, rate=5e-3, drop=0.25)
+LARGE = Size(units=384, feature=64, rows=32, steps=100, epochs=8, rate=5e-3, drop=0.3)
 SMALL = Size(units=64, feature=16, rows=16, steps=50, epochs=20, rate=1e-2, drop=0.1)
 
 
@@ -384,14 +384,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="how often the text is read")
     parser.add_argument("--threads", type=int, default=2, help="processors to share the work")
     arguments = parser.parse_args()
-    entropy = None
+    size, entropy = SMALL, None
     if arguments.data:
         path = arguments.data / "input.txt"
         if not path.is_file():
             raise SystemExit(f"--data: no file {path}")
-        size, raw = LARGE, path.read_text(encoding="utf-8")
+        raw = path.read_text(encoding="utf-8")
+        size, raw = (SMALL, raw[:30_000]) if arguments.quick else (LARGE, raw)
     else:
-        size, (raw, entropy) = SMALL, small_language(30_000 if arguments.quick else 100_000)
+        raw, entropy = small_language(30_000 if arguments.quick else 100_000)
     if arguments.quick or arguments.epochs:
         size = replace(size, epochs=arguments.epochs or 16)
     text = Text(raw)

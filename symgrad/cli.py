@@ -22,7 +22,9 @@ Arguments = argparse.Namespace
 def _demo(arguments: Arguments) -> int:
     from symgrad.demo import run
 
-    result = run(Path(arguments.out), quick=arguments.quick, quiet=arguments.json)
+    result = run(
+        Path(arguments.out), arguments.quick, quiet=arguments.json, threads=arguments.threads
+    )
     if arguments.json:
         print(json.dumps(result.as_json()))
     else:
@@ -105,6 +107,13 @@ def parser() -> argparse.ArgumentParser:
         "--out", default="symgrad-demo", metavar="DIR", help="where to write (default %(default)s)"
     )
     demo.add_argument("--quick", action="store_true", help="fewer epochs and smaller pictures")
+    demo.add_argument(
+        "--threads",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="that training may use; work as small as this stays on one (default %(default)s)",
+    )
     demo.set_defaults(run=_demo)
 
     doctor = commands.add_parser(

@@ -219,13 +219,21 @@ def compile_step(network: Network, optimizer: Optimizer) -> Compiled:
     return sg.compile(outputs, updates=updates, training=True)
 
 
-def fit(network: Network, digits: Digits, epochs: int, seed: int = 0, quiet: bool = True) -> Fitted:
+def fit(
+    network: Network,
+    digits: Digits,
+    epochs: int,
+    seed: int = 0,
+    quiet: bool = True,
+    threads: int = 1,
+) -> Fitted:
     """Train the network on the training rows and measure it on the test rows."""
     trainer = sg.Trainer(
         network.objective,
         optimizer=make_optimizer(len(digits.x_train), epochs),
         metrics={"loss_of_rows": network.loss, "accuracy": network.accuracy},
         seed=seed,
+        threads=threads,
     )
     test = {"x": digits.x_test, "y": digits.y_test}
     history = trainer.fit(
@@ -312,14 +320,16 @@ def _prepare(out: Path) -> None:
     tempfile.TemporaryFile(dir=out).close()
 
 
-def run(out: Path, quick: bool = False, quiet: bool = False) -> Result:
+def run(out: Path, quick: bool = False, quiet: bool = False, threads: int = 1) -> Result:
     """Train the network, draw it, and write everything into a folder.
 
     Args:
         out: the folder; made where it is missing.
         quick: fewer epochs and smaller pictures.
         quiet: print nothing and show no progress.
-    Raises: OSError when the folder cannot be written, ImportError when an extra is missing.
+        threads: that training may use.
+    Raises: OSError when the folder cannot be written, CompileError for a number of threads that
+        cannot be, ImportError when an extra is missing.
     """
     say: Callable[[str], None] = (lambda line: None) if quiet else partial(print, flush=True)
     _prepare(out)
@@ -330,7 +340,7 @@ def run(out: Path, quick: bool = False, quiet: bool = False) -> Result:
     say(f"compiling a network of 64-{HIDDEN}-10 neurons and its gradient")
     step = compile_step(network, make_optimizer(len(digits.x_train), epochs))
     say(f"training on {len(digits.x_train)} images of handwritten digits, {epochs} times each")
-    fitted = fit(network, digits, epochs, quiet=quiet)
+    fitted = fit(network, digits, epochs, quiet=quiet, threads=threads)
 
     values = {
         "x": digits.x_train[:BATCH],

@@ -143,7 +143,9 @@ def test_demo_from_the_command_line(tmp_path, outside) -> None:
     """One run for all that a newcomer sees: it learns, speaks JSON only, and writes its folder."""
     out = tmp_path / "deep" / "folder"
     done = command(
-        "demo", "--quick", "--json", "--out", str(out), folder=tmp_path, environment=outside
+        *("demo", "--quick", "--json", "--threads", "2", "--out", str(out)),
+        folder=tmp_path,
+        environment=outside,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -199,6 +201,13 @@ def test_digits_are_split_without_overlap() -> None:
     np.testing.assert_array_equal(again.y_test, digits.y_test)
     rows = np.concatenate([digits.x_train, digits.x_test])
     assert len(np.unique(rows, axis=0)) == 1797
+
+
+@pytest.mark.parametrize("given", ["-1", "two", "1.5"])
+def test_threads_of_the_demo_are_a_number(tmp_path, capsys, given: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["demo", "--threads", given, "--out", str(tmp_path)])
+    assert "--threads: must" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path, capsys) -> None:

@@ -82,7 +82,8 @@ def test_a_recurrence_is_a_frame_and_reads_its_own_last_step() -> None:
     (back,) = [e for e in picture.edges if e.loop]
     assert back.tail in inside and back.head in inside
     assert between(picture, "W", "einsum")[0].label == f"{9 * 36} B"
-    assert "cluster_" in picture.dot and "9 steps" in picture.dot
+    assert "cluster_" in picture.dot and "title_" in picture.dot  # edges go around a title
+    assert picture.dot.count("9 steps") == 2  # the title, and the frame's tooltip
 
 
 def test_large_programs_are_folded() -> None:

@@ -214,6 +214,25 @@ def test_gradients_of_rows_of_different_lengths_and_of_truncated_ones() -> None:
     assert np.abs(a[:, 1] - b[:, 1]).max() > 1e-3
 
 
+def test_open_gates_and_the_identity_carry_gradients_unchanged() -> None:
+    x, h, c = (sg.input(k, s, "float64") for k, s in (("x", (T, 3)), ("h", (4,)), ("c", (4,))))
+    lstm = nn.LSTM(4, recurrent_init=0.0)  # no gate listens to h: dc[T]/dc[0] = prod f
+    _, (_, last) = lstm.run(x, (h, c))
+    W, _, b = lstm.parameters
+    product = sg.prod(sg.sigmoid(x @ W[:, 4:8] + b[4:8]), axis=0)
+    rnn = nn.RNN(4, sg.relu, recurrent_init=sg.init.identity())  # positive states: dh[T]/dh[0] = 1
+    end = rnn.run(sg.square(x), sg.exp(h))[1]
+    f = sg.compile([sg.jacobian(last, c), product, sg.jacobian(end, h)])
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(50, 3)), "h": rng.normal(size=4), "c": rng.normal(size=4)}
+    data |= {"lstm_1/b": np.repeat([0.0, 40.0, 0.0, 0.0], 4), "rnn_1/W": rng.random((3, 4))}
+    J, _, same = f(**data)
+    np.testing.assert_allclose(J, np.eye(4), atol=1e-12)  # 50 forget gates of 1 - 4e-18
+    np.testing.assert_allclose(same, np.diag(np.exp(data["h"])), rtol=1e-12)
+    J, wanted, _ = f(**{k: v for k, v in data.items() if k != "lstm_1/b"})
+    np.testing.assert_allclose(J, np.diag(wanted), rtol=1e-12)
+
+
 # -- what parameters start from --------------------------------------------------------------------
 def test_initial_values() -> None:
     x = sg.input("x", (B, T, 3))
@@ -230,6 +249,8 @@ def test_initial_values() -> None:
     other(x)
     assert (sg.graph.leaves.initial_value(other.parameters[0]) == 0.5).all()
     assert not sg.graph.leaves.initial_value(other.parameters[2]).any()
+    each = sg.graph.leaves.initial_value(other.parameters[1])
+    np.testing.assert_array_equal(each, np.tile(np.eye(4), 4))
 
 
 def test_names() -> None:

@@ -22,6 +22,7 @@ from codegen.timing import MEETINGS
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import LeafError
 from tests.ir_interpreter import interpreted
+from tests.team_interpreter import everything_shared
 
 RNG = np.random.default_rng(5)
 B = Dim("B")
@@ -290,3 +291,28 @@ def test_the_report_of_a_trainer() -> None:
     assert trainer.epoch == 0 and not trainer.history.loss
     with pytest.raises(sg.DataError, match="report"):
         trainer.report({"x": data["x"], "y": data["y"][:7]})
+
+
+def test_the_report_of_a_team() -> None:
+    """What runs is listed and timed: kernels that are shared, their balance, and waiting."""
+    x, W = sg.input("x", (B, 40)), sg.parameter("W", (40, 40), init=0.1)
+    y = sg.tanh(x @ W)
+    with everything_shared():
+        f = sg.compile([y - y.mean(0), y[0] + 1.0], threads=2)
+        report = f.report(x=RNG.normal(size=(64, 40)))
+        picture = sg.draw(f, level="kernels")
+        assert report.workers == 2 and len(report.waiting) == 2
+        assert report.seconds is not None and all(w >= 0 for w in report.waiting)
+        plan = f.stages.team.plan  # type: ignore[union-attr]
+        assert len(report.times) == len(plan.calls) == sum(r.calls for r in report.kernels)
+        timed = f.timed(f.stages.team)
+        plain, laps, cells = timed.prepared(*f._bound({"x": RNG.normal(size=(64, 40))}))
+        for call in (plain, laps):
+            assert call.run() == 0
+    for a, b in zip(plain.outputs, laps.outputs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    shared = [r for r in report.kernels if r.workers == 2]
+    assert shared and all(0 < r.balance <= 1 for r in shared if r.balance is not None)
+    assert (cells[1 + MEETINGS + 1 :, :, 1] == 1).all()  # each worker, each kernel, once
+    assert "run by 2 workers" in report and "wait for each other" in report
+    assert any("2 workers" in box.detail for box in picture.boxes)

@@ -113,7 +113,8 @@ def dot_text(diagram: Diagram) -> str:
     )
     by_id = {box.id: box for box in diagram.boxes}
     clustered: set[str] = set()
-    drawn = {cluster.id: _cluster(cluster, by_id) for cluster in diagram.clusters}
+    beside = diagram.direction == "TB"  # edges from above would cross a title at the top
+    drawn = {cluster.id: _cluster(cluster, by_id, beside) for cluster in diagram.clusters}
     for cluster in reversed(diagram.clusters):  # inner ones come after those around them
         clustered.update(cluster.boxes)
         if cluster.parent:
@@ -131,12 +132,14 @@ def dot_text(diagram: Diagram) -> str:
     return str(graph.source)
 
 
-def _cluster(cluster: Cluster, boxes: dict[str, Box]) -> graphviz.Digraph:
+def _cluster(cluster: Cluster, boxes: dict[str, Box], beside: bool) -> graphviz.Digraph:
+    """A frame; its title stands at the top, or as a box of its own, around which edges go."""
     label = cluster.label if cluster.times == 1 else f"{cluster.label}  ×{cluster.times}"
+    title = f"<{_markup(label, 12, MUTED, bold=True)}>"
     inner = graphviz.Digraph(
         f"cluster_{cluster.id}",
         graph_attr={
-            "label": f"<{_markup(label, 12, MUTED, bold=True)}>",
+            "label": "" if beside else title,
             "labelloc": "t",
             "labeljust": "l",
             "style": "rounded,filled",
@@ -147,6 +150,8 @@ def _cluster(cluster: Cluster, boxes: dict[str, Box]) -> graphviz.Digraph:
             "tooltip": _plain(label),
         },
     )
+    if beside:
+        inner.node(f"title_{cluster.id}", title, shape="plaintext", style="", margin="0")
     halves = sorted({boxes[name].half for name in cluster.boxes})
     for half in halves:
         # An invisible cluster of its own keeps each half together.

@@ -55,13 +55,19 @@ class Blocks:
         return np.concatenate([self.init(part, rng, dtype) for _ in range(self.count)], axis=-1)
 
 
+def _for_each(gates: int, init: Init) -> Init:
+    """An initialiser fills the matrix of each gate; arrays and scalars are of all gates."""
+    return Blocks(init, gates) if callable(init) and gates > 1 else init
+
+
 class Recurrent(Layer):
     """What recurrent layers share. A subclass gives `gates` and `step`.
 
     Args:
         units:          the extent of the result's last axis.
-        init:           of W (n, gates * units); default: Glorot and Bengio 2010, for each gate.
-        recurrent_init: of U (units, gates * units); default: orthogonal for each gate, Saxe et al.
+        init:           of W (n, gates * units); default: uniform, Glorot and Bengio 2010. An
+                        initialiser fills the columns of each gate on its own.
+        recurrent_init: of U (units, gates * units), likewise; default: orthogonal, Saxe et al.
                         2014.
         name:           see `Layer`.
     """
@@ -73,9 +79,9 @@ class Recurrent(Layer):
     ) -> None:
         super().__init__(name)
         self.units = _count(type(self).__name__, "units", units)
-        self.init = Blocks(glorot_uniform(), self.gates) if init is None else init
-        self.recurrent_init = (
-            Blocks(orthogonal(), self.gates) if recurrent_init is None else recurrent_init
+        self.init = _for_each(self.gates, glorot_uniform() if init is None else init)
+        self.recurrent_init = _for_each(
+            self.gates, orthogonal() if recurrent_init is None else recurrent_init
         )
 
     def start(self, rows: Shape = (), dtype: DTypeLike = DEFAULT) -> Carry:

@@ -3,6 +3,18 @@
 A tagger answers at every step, a classifier at the last one, a language model with the next
 element. `lengths` (*rows) says how many of the T steps of each row there are; the others, padding,
 count nowhere.
+
+From a sequence to another one, an encoder and a decoder, Sutskever et al. 2014 (arXiv 1409.3215):
+
+    _, thought = encoder.run(table(source))                             # what was read, as a carry
+    ys, _ = decoder.run(table(shifted(target, begin)), thought)         # taught with the answer
+    loss = sequence_cross_entropy(out(ys), target)
+
+    def step(carry, token):                                             # on its own
+        carry, y = decoder.step(carry, table(token))
+        return carry, out(y)
+
+    answer, _ = generate(step, thought, first, steps, temperature=0.0)  # greedy decoding
 """
 
 from __future__ import annotations
