@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from codegen.loading import Loaded
 from codegen.program import Table
 from codegen.state import Array
 from symgrad.graph.dims import Dim
-
-_PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
 class HostInvocation:
     """The memory of one thread's calls: the table of addresses, the extents, the workspace."""
 
-    def __init__(self, plan: Table, dims: Sequence[Dim], address: int) -> None:
+    def __init__(self, plan: Table, dims: Sequence[Dim], loaded: Loaded) -> None:
         self.plan = plan
         self.order = tuple(dims)
         self.table: npt.NDArray[np.int64] = np.zeros(plan.length, np.int64)
@@ -31,7 +29,7 @@ class HostInvocation:
             self.table[first + k] = constant.ctypes.data
         self.first_result = plan.first_result
         self.workspace = np.empty(0, np.uint8)
-        self._program = _PROGRAM(address)
+        self._program = loaded.function()
         self._addresses = (self.table.ctypes.data, self.dims.ctypes.data)
         sizing = plan.layout.dims
         self._sizing = [k for k, d in enumerate(self.order) if d in sizing]

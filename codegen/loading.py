@@ -8,6 +8,7 @@ that finds it there neither runs the source nor loads Numba.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -17,9 +18,11 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from weakref import WeakValueDictionary
 
 from codegen import cache
 from codegen.runtime import library
@@ -29,12 +32,12 @@ from codegen.runtime.linking import BLAS_PREFIX, Linked, blas_symbol, linked
 library.fetch = cache.kept
 
 _lock = threading.RLock()
-_loaded: dict[str, Loaded] = {}
+_loaded: MutableMapping[str, Loaded] = WeakValueDictionary()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Loaded:
-    """A compiled program.
+    """A compiled program; its machine code goes when nothing holds this record.
 
     Fields:
         address:    of the C function int64 program(int64 table, int64 dims).
@@ -50,6 +53,13 @@ class Loaded:
     from_cache: bool
     seconds: float
 
+    def function(self, arguments: int = 2) -> Callable[..., int]:
+        """The program as a function of whole numbers, which holds the code."""
+        kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
+        made = kind(self.address)
+        made.program = self  # type: ignore[attr-defined]
+        return made
+
 
 def load(source: str, key: str, *, slp: bool = True) -> Loaded:
     """Compile the module `source`, or fetch it from the cache.
@@ -64,7 +74,8 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
     """
     name = module_name(source, key, slp=slp)
     with _lock:
-        if name not in _loaded:
+        loaded = _loaded.get(name)
+        if loaded is None:
             start = time.perf_counter()
             path = _written(name, source)
             kept = None if path is None else cache.read_sealed(_code_file(path))
@@ -76,14 +87,16 @@ def load(source: str, key: str, *, slp: bool = True) -> Loaded:
                     cache.write_sealed(_code_file(path), code)
             made = linked(code)
             seconds = time.perf_counter() - start
-            _loaded[name] = Loaded(made.address, made, path, kept is not None, seconds)
-        return _loaded[name]
+            loaded = Loaded(made.address, made, path, kept is not None, seconds)
+            _loaded[name] = loaded
+        return loaded
 
 
 def find(name: str) -> Loaded | None:
     """The program whose module had this name, from this process or the cache, or None."""
     with _lock:
-        place = None if name in _loaded else cache.folder().path
+        loaded = _loaded.get(name)
+        place = None if loaded is not None else cache.folder().path
         if place is not None:
             start = time.perf_counter()
             path = place / f"{name}.py"
@@ -92,8 +105,8 @@ def find(name: str) -> Loaded | None:
                 _tell_symbols(kept)
                 made = linked(kept)
                 seconds = time.perf_counter() - start
-                _loaded[name] = Loaded(made.address, made, path, True, seconds)
-        return _loaded.get(name)
+                loaded = _loaded[name] = Loaded(made.address, made, path, True, seconds)
+        return loaded
 
 
 def _tell_symbols(code: bytes) -> None:
@@ -146,11 +159,12 @@ def _compiled(name: str, source: str, path: Path | None, slp: bool) -> bytes:
     """The machine code of the program that the module `name` defines."""
     from codegen.runtime.object_files import program_code  # loads Numba
 
-    module = run_module(name, source, f"<{name}>" if path is None else str(path))
+    file = f"<{name}>" if path is None else str(path)
+    module = run_module(name, source, file)
     try:
         return program_code(module.program, slp)
     finally:
-        del sys.modules[name]
+        del sys.modules[name], linecache.cache[file]
 
 
 def run_module(name: str, source: str, filename: str) -> ModuleType:

@@ -91,7 +91,7 @@ def _made(request: Request, clock: Clock) -> Made:
 def _loaded(request: Request, made: Made, clock: Clock) -> Loaded | None:
     """The code of a program, or that of its team: the other one is compiled when it is needed."""
     if made.team is not None and made.team.is_worth():
-        clock("load", made.team.address)
+        clock("load", made.team.code)
         return None
     key = made.schedule.graph.key
     return clock("load", lambda: request.back.load_program(made.source, key))

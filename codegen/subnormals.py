@@ -7,7 +7,6 @@ subnormal, and stay so. As on GPUs and in XLA, such results are 0 instead.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -29,8 +28,7 @@ def program(on, unused):
 def _switch() -> Callable[[int, int], int]:
     from codegen.loading import load
 
-    kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-    return kind(load(SOURCE, "subnormals").address)
+    return load(SOURCE, "subnormals").function()
 
 
 @contextmanager

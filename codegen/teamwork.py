@@ -85,11 +85,11 @@ class TeamProgram:
         """Meetings in one turn of the innermost recurrence that meets most."""
         return max(_meetings_inside(self.plan.calls))
 
-    def address(self) -> int:
-        """Where the program is, compiled if it was not yet."""
+    def code(self) -> Loaded:
+        """The program's code, compiled if it was not yet."""
         if self.loaded is None:
             self.loaded = self.load()
-        return self.loaded.address
+        return self.loaded
 
     def __str__(self) -> str:
         used = "a team" if self.is_worth() else "one worker"
@@ -179,11 +179,11 @@ def _shares(kernel: Kernel) -> str:
 
 
 class TeamMemory(HostInvocation):
-    """The memory of a program for a team, which lies at an address."""
+    """The memory of a program for a team."""
 
-    def __init__(self, plan: Plan, dims: Sequence[Dim], address: int) -> None:
-        super().__init__(plan, dims, address)
-        self.address, self.workers = address, plan.workers
+    def __init__(self, plan: Plan, dims: Sequence[Dim], loaded: Loaded) -> None:
+        super().__init__(plan, dims, loaded)
+        self.address, self.workers = loaded.address, plan.workers
 
     def run(self) -> int:
         """Run the program by all workers."""
@@ -225,7 +225,7 @@ class TeamInvocation:
         if self.program.is_worth(self._given):
             if self._team is None:
                 program = self.program
-                self._team = TeamMemory(program.plan, self.order, program.address())
+                self._team = TeamMemory(program.plan, self.order, program.code())
             chosen = self._team
         else:
             chosen = self._serial_memory()

@@ -238,14 +238,14 @@ class Timed:
         """Memory for the program as it is."""
         f, team = self.f, self.team
         if team is not None:
-            return TeamMemory(team.plan, f.dims, team.address())
+            return TeamMemory(team.plan, f.dims, team.code())
         return f.target.prepare(f.stages.plan, f.dims, f.loaded, state)
 
     def laps(self, state: State) -> Invocation:
         """Memory for its timed form."""
         f = self.f
         if self.team is not None:
-            return TeamMemory(self.plan, f.dims, self.loaded.address)
+            return TeamMemory(self.plan, f.dims, self.loaded)
         return f.target.prepare(self.plan, f.dims, self.loaded, state)
 
     def measure(

@@ -11,7 +11,6 @@ at the end of the interpreter they are told to end.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import threading
 from contextlib import suppress
@@ -63,8 +62,7 @@ def _control() -> _Control:
     """The compiled functions: (SERVE, mailbox, patience), (POST, ..), (LEAD, ..)."""
     from codegen.loading import load
 
-    kind = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 6)
-    call = kind(load(SOURCE, "workers").address)
+    call = load(SOURCE, "workers").function(6)
 
     def control(what: int, /, *arguments: int) -> int:
         status: int = call(what, *arguments, *[0] * (5 - len(arguments)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +115,7 @@ def outcome(process: subprocess.Popen[str]) -> tuple[bool, bool, Path]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache folder for this test, in a process that has loaded nothing."""
-    monkeypatch.setattr(loading, "_loaded", {})
+    monkeypatch.setattr(loading, "_loaded", weakref.WeakValueDictionary())
     monkeypatch.setenv("SYMGRAD_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -202,6 +204,28 @@ def test_loading_twice_gives_the_same_record(fresh: Path) -> None:
     assert loading.module_name(SOURCE, "key") != loading.module_name(SOURCE, "another key")
 
 
+def test_machine_code_goes_when_nothing_can_call_it(fresh: Path) -> None:
+    """A function that is dropped takes its code along, unless a call of it is still prepared."""
+    import symgrad as sg
+
+    x = sg.input("x", (3,))
+    values = np.float32([1.0, 2.0, 3.0])
+    for _ in range(3):
+        f = sg.compile([sg.tanh(x) * 7.0])
+        code = weakref.ref(f.loaded)
+        call = f.prepared({"x": values}, {})
+        del f
+        gc.collect()
+        assert code() is not None and call.run() == 0
+        assert np.allclose(call.outputs[0], np.tanh(values) * 7)
+        del call
+        gc.collect()
+        assert code() is None
+    first = loading.load(SOURCE, "key").function()
+    gc.collect()
+    assert run(ctypes.cast(first, ctypes.c_void_p).value or 0)
+
+
 def test_source_that_does_not_compile_raises_and_leaves_no_module(fresh: Path) -> None:
     wrong = SOURCE.replace("a * f(0.5) + tanh(b) * a - f(1.0)", "1.5")
     with pytest.raises(TypingError, match="float64 value into float32 memory"):
@@ -216,7 +240,8 @@ def test_without_a_folder_programs_are_compiled_in_memory(
     with pytest.warns(UserWarning, match=r"not kept: none\. .*Set SYMGRAD_CACHE_DIR"):
         loaded = loading.load(SOURCE, "in memory")
     assert loaded.path is None and not loaded.from_cache and run(loaded.address)
-    assert run(loading.load(SOURCE, "in memory again").address)  # it is said once
+    loaded = loading.load(SOURCE, "in memory again")  # it is said once
+    assert run(loaded.address)
 
 
 def test_a_full_disk_does_not_matter(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

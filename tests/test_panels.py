@@ -22,6 +22,7 @@ def take_turns_from(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Rows that would be too short to be worth it take turns too; programs are made anew."""
     monkeypatch.setattr(turns, "FEWEST_ROWS", rows)
     monkeypatch.setattr(panels, "LEAST_BYTES", 0)
+    monkeypatch.setattr(panels, "LEAST_SHARE", 0.0)
     monkeypatch.setattr(records, "_compiler", lambda: f"turns of {rows} rows")
 
 
@@ -182,3 +183,30 @@ def test_short_rows_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     take_turns_from(monkeypatch, LENGTH + 1)
     nodes, _ = network(np.float32, sg.dim("B"))
     assert not loops_in_turn(sg.compile(nodes))
+
+
+def test_what_is_kept_anyway_takes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way forward whose arrays are all wanted, and one of which only the end is."""
+    monkeypatch.setattr(panels, "LEAST_SHARE", 0.5)
+    B = sg.dim("B")
+    x = sg.input("x", (B, LENGTH, WIDTH))
+    W, V = sg.input("W", (WIDTH, HIDDEN)), sg.input("V", (HIDDEN, WIDTH))
+    inner = sg.tanh(x @ W)
+    assert not loops_in_turn(sg.compile([x @ W, inner, inner @ V]))
+    assert loops_in_turn(sg.compile(inner @ V))
+
+
+def test_weights_that_do_not_fit_part_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many layers together as have weights of so many bytes."""
+    rng = np.random.default_rng(0)
+    x = sg.input("x", (sg.dim("B"), LENGTH, WIDTH))
+    values = {"x": rng.normal(size=(4, LENGTH, WIDTH)).astype("f")}
+    h = x
+    for k in range(6):
+        W = sg.input(f"W{k}", (WIDTH, WIDTH))
+        values[f"W{k}"] = rng.normal(size=(WIDTH, WIDTH)).astype("f")
+        h = sg.tanh(h @ W)
+    monkeypatch.setattr(panels, "MOST_WEIGHTS", 2 * 4 * WIDTH**2)
+    f = sg.compile([h])
+    assert len(loops_in_turn(f)) == 3
+    judged(f, [h], values, 1e-5)

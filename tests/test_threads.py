@@ -65,7 +65,8 @@ def program(table, dims, team, worker):
 
 def meet_often(size: int, rounds: int) -> int:
     """How a program ends in which each worker reads what the others wrote before each meeting."""
-    address = load(MEETINGS, "meetings").address
+    program = load(MEETINGS, "meetings")  # as long as it is held, its code is there
+    address = program.address
     own = np.zeros(64, np.int64)
     table, dims = np.array([own.ctypes.data]), np.array([rounds, size])
     return workers.team().run(size, address, table.ctypes.data, dims.ctypes.data)
@@ -129,7 +130,8 @@ def test_workers_on_one_core_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_the_system_tells_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teams, "TELLS_CORES", False)
-    address = load(MEETINGS + "# nobody knows where it is\n", "meetings").address
+    program = load(MEETINGS + "# nobody knows where it is\n", "meetings")
+    address = program.address
     own = np.zeros(64, np.int64)
     table, dims = np.array([own.ctypes.data]), np.array([300, 3])
     assert workers.team().run(3, address, table.ctypes.data, dims.ctypes.data) == 0
@@ -172,7 +174,8 @@ def test_a_child_process_has_workers_of_its_own(outside: dict[str, str]) -> None
 def test_rows_are_shared_whole_and_fairly(rows: int, size: int) -> None:
     own = np.zeros(2 * (size + 1), np.int64)
     table, dims = np.array([own.ctypes.data]), np.array([rows, size])
-    address = load(FIRSTS, "firsts").address
+    program = load(FIRSTS, "firsts")
+    address = program.address
     assert workers.team().run(1, address, table.ctypes.data, dims.ctypes.data) == 0
     firsts = own[: size + 1].tolist()
     assert firsts == [first_row(rows, w, size) for w in range(size + 1)]

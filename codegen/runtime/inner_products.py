@@ -55,7 +55,8 @@ def short(element: Element, k: int) -> str:
         row = lanes.at(a, a_row * i)
         terms = [f.read(lanes.at(row, a_column * p), e.scalar, e.size) for p in range(k)]
         total = _scalar_sum(lanes, terms, factors)
-        _flush_scalars(lanes, [total], [lanes.at(c, c_row * i)], (alpha, beta))
+        scaled = f.emit(e.scalar, f"fmul {total}, {alpha.text}")
+        _flush_scalars(lanes, [scaled], [lanes.at(c, c_row * i)], beta)
     return str(f)
 
 
@@ -94,7 +95,7 @@ def dense_columns(element: Element, n: int) -> str:
             columns.append(column)
         target = lanes.at(c, i * c_row)
         places = [lanes.at(target, c_column * j) for j in range(n)]
-        _flush_scalars(lanes, _totals(lanes, columns), places, (alpha, beta))
+        _flush_scalars(lanes, _totals(lanes, columns, alpha), places, beta)
     return str(f)
 
 
@@ -176,11 +177,11 @@ def dot(element: Element, rows: int, columns: int) -> str:
             return [lanes.fused(x, y, s) for (x, y), s in zip(pairs, sums, strict=True)]
 
         at_once = max(1, UNDER_WAY // (rows * columns))
-        totals = _totals(lanes, _inner_sums(lanes, step, rows * columns, k, at_once))
+        totals = _totals(lanes, _inner_sums(lanes, step, rows * columns, k, at_once), alpha)
         corner = lanes.at(c, t * rows * c_row)
         shape = [(r, j) for r in range(rows) for j in range(columns)]
         places = [lanes.at(corner, c_row * r + c_column * j) for r, j in shape]
-        _flush_scalars(lanes, totals, places, (alpha, beta))
+        _flush_scalars(lanes, totals, places, beta)
     return str(f)
 
 
@@ -189,9 +190,7 @@ def dot(element: Element, rows: int, columns: int) -> str:
 Step = Callable[[Value, int, list[Value], "Value | None"], list[Value]]
 
 
-def _inner_sums(
-    lanes: Lanes, step: Step, count: int, k: Value, at_once: int = 1
-) -> list[Value]:
+def _inner_sums(lanes: Lanes, step: Step, count: int, k: Value, at_once: int = 1) -> list[Value]:
     """`count` vectors to which the products of all places of k have been added.
 
     at_once: how many vectors of places are looked at together.
@@ -270,18 +269,20 @@ def exact(element: Element) -> str:
     result = f.emit("double", f"call reassoc double {name}({start}, {total})")
     if e.short == "f32":
         result = f.emit("float", f"fptrunc {result} to float")
-    _flush_scalars(lanes, [result], [c], (alpha, beta))
+    scaled = f.emit(e.scalar, f"fmul {result}, {alpha.text}")
+    _flush_scalars(lanes, [scaled], [c], beta)
     return str(f)
 
 
-def _totals(lanes: Lanes, sums: list[Value]) -> list[Value]:
-    """The sum of the lanes of every vector, as scalars.
+def _totals(lanes: Lanes, sums: list[Value], alpha: Value) -> list[Value]:
+    """The sum of the lanes of every vector, times alpha, as scalars.
 
     Two vectors make one: lanes whose number has a bit set hold sums of the second. After as many
     steps as a vector has halves, each lane is the total of another vector.
     """
     f, e = lanes.routine, lanes.element
     totals: list[Value] = []
+    factor = lanes.spread(alpha)
     for first in range(0, len(sums), e.lanes):
         group = sums[first : first + e.lanes]
         count, bit = len(group), 1
@@ -296,19 +297,16 @@ def _totals(lanes: Lanes, sums: list[Value]) -> list[Value]:
                 kept, moved = shuffled(f, x, y, low), shuffled(f, x, y, high)
                 group.append(f.emit(x.kind, f"fadd {kept}, {moved.text}"))
             bit *= 2
+        scaled = f.emit(e.vector, f"fmul {group[0]}, {factor.text}")
         totals += [
-            f.emit(e.scalar, f"extractelement {group[0]}, i32 {lane}") for lane in range(count)
+            f.emit(e.scalar, f"extractelement {scaled}, i32 {lane}") for lane in range(count)
         ]
     return totals
 
 
-def _flush_scalars(
-    lanes: Lanes, totals: list[Value], places: list[Value], factors: tuple[Value, Value]
-) -> None:
-    """Write alpha * total + beta * place to each place, which is not read when beta is 0."""
+def _flush_scalars(lanes: Lanes, scaled: list[Value], places: list[Value], beta: Value) -> None:
+    """Write x + beta * place to each place, which is not read when beta is 0."""
     f, e = lanes.routine, lanes.element
-    alpha, beta = factors
-    scaled = [f.emit(t.kind, f"fmul {t}, {alpha.text}") for t in totals]
     name = f.fresh()
     nothing = f.emit("i1", f"fcmp oeq {beta}, 0.0")
     f.branch(nothing, f"{name}.write", f"{name}.add")

@@ -18,7 +18,9 @@ MOST_ROWS = 8
 # from the second cache, 3 % faster on Sapphire Rapids).
 MOST_VECTORS = 3
 # Bytes of a line of memory.
-LINE = 64
+LINE_BYTES = 64
+# Vectors of columns of tiles of so few rows: they need no copy of B, and have sums to spare.
+FLAT_VECTORS, FLAT_ROWS = 4, 2
 # Multiply-adds that must be under way to keep two units with a latency of four cycles busy.
 UNDER_WAY = 8
 
@@ -119,7 +121,7 @@ class Element(NamedTuple):
     def most_rows(self, vectors: int) -> int:
         """How many rows a tile of so many vectors of columns may have, by the registers."""
         free = self.isa.registers - vectors - (1 if self.isa.fused else 2)
-        return min(MOST_ROWS, free // vectors)
+        return min(MOST_ROWS if vectors <= MOST_VECTORS else FLAT_ROWS, free // vectors)
 
     @property
     def most_vectors(self) -> int:
@@ -128,7 +130,7 @@ class Element(NamedTuple):
 
     def shapes(self) -> Iterator[tuple[int, int]]:
         """Rows and vectors of all tiles."""
-        for vectors in range(1, self.most_vectors + 1):
+        for vectors in range(1, FLAT_VECTORS + 1):
             for rows in range(1, self.most_rows(vectors) + 1):
                 yield rows, vectors
 

@@ -37,7 +37,6 @@ from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.core.extending import _Intrinsic
-from numba.extending import intrinsic
 
 from codegen.runtime.lanes import Row, converted, each, element_of
 from codegen.runtime.loops import interleave, interleaved
@@ -91,8 +90,24 @@ class Scalar(NamedTuple):
     number: int | float | None = None
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The intrinsic that calls `function`, which is compiled when a program first calls it.
+class Kernel:
+    """A function that programs call as they call an intrinsic of Numba, which it is none of.
+
+    Numba never forgets an intrinsic; a kernel goes with the program that it was made for.
+    """
+
+    _prefer_literal = False
+
+    def __init__(self, definition: Callable[..., Typed]) -> None:
+        self._defn = definition
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Raises: TypeError, since only compiled programs call kernels."""
+        raise TypeError("a kernel is called by other kernels only; see codegen/runtime/kernels.py")
+
+
+def kernel(function: Callable[..., Any]) -> Kernel:
+    """What calls `function`, which is compiled when a program first calls it.
 
     Calls of it are never inlined: alias scopes are numbered for each kernel anew.
 
@@ -108,7 +123,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
             name = f"{function.__module__}.{function.__name__}({', '.join(map(str, kinds))})"
             called = builder.module.globals.get(name)
             if called is None:
-                tree = _definition(function)  # not kept: Numba never forgets an intrinsic
+                tree = _definition(function)
                 called = _Writer(context, builder.module, name, function, tree, signature).write()
             value = builder.call(called, arguments)
             return value if returns else context.get_dummy_value()
@@ -119,8 +134,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     context = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     typer.__signature__ = inspect.Signature([context, *parameters])
     typer.__name__ = function.__name__
-    made: Callable[..., Any] = intrinsic(typer)
-    return made
+    return Kernel(typer)
 
 
 _trees: dict[str, tuple[list[str], dict[int, ast.FunctionDef]]] = {}
@@ -479,13 +493,15 @@ class _Writer:
     def make_Call(self, node: ast.Call) -> Scalar:
         called = self.globals.get(node.func.id) if isinstance(node.func, ast.Name) else None
         given = [self.value(argument) for argument in node.args]
-        if isinstance(called, _Intrinsic):
+        if isinstance(called, (_Intrinsic, Kernel)):
             return self.intrinsic(node, called, given)
         if called in NUMPY_TYPES and len(given) == 1:
             return self.converted(given[0], each(given[0].kind, NUMPY_TYPES[called]))
         raise self.refuse(node, "not a call of an intrinsic, a kernel or a dtype")
 
-    def intrinsic(self, node: ast.Call, called: _Intrinsic, given: Sequence[Scalar]) -> Scalar:
+    def intrinsic(
+        self, node: ast.Call, called: _Intrinsic | Kernel, given: Sequence[Scalar]
+    ) -> Scalar:
         literal = called._prefer_literal
         kinds = [
             types.literal(x.number) if literal and type(x.number) is int else x.kind for x in given

@@ -15,12 +15,13 @@ from codegen.runtime.copying import copying_text
 from codegen.runtime.inner_products import inner_products_text
 from codegen.runtime.instruction_sets import Element, InstructionSet, available
 from codegen.runtime.microkernels import tiles_text
-from codegen.runtime.products import ROUTINES, product_symbol, products_text
+from codegen.runtime.packed import ROUTINES, packed_text, product_symbol
+from codegen.runtime.products import products_text
 
 
 def library_text(element: Element) -> str:
     """The module of all functions of one element type."""
-    parts = (copying_text, tiles_text, inner_products_text, products_text)
+    parts = (copying_text, tiles_text, inner_products_text, products_text, packed_text)
     return "\n".join([element.declarations(), *(part(element) for part in parts)])
 
 

@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 from codegen.runtime.instruction_sets import Element, instruction_set
 from codegen.runtime.library import link
 from codegen.runtime.linking import blas_symbol
-from codegen.runtime.products import packed_size, product_symbol
+from codegen.runtime.packed import packed_size, product_symbol
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -217,9 +217,7 @@ def _strides(
     return builder.select(turned, one, stride), builder.select(turned, stride, one)
 
 
-def _call_own(
-    builder: ir.IRBuilder, short: str, routine: str, given: Sequence[ir.Value]
-) -> None:
+def _call_own(builder: ir.IRBuilder, short: str, routine: str, given: Sequence[ir.Value]) -> None:
     """Call a routine of our library by name."""
     kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
     link(short, instruction_set())

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from codegen.runtime.ahead import TURN, Ahead, finish_ahead
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.instruction_sets import LINE, Element, Lanes, added
+from codegen.runtime.instruction_sets import FLAT_VECTORS, LINE_BYTES, Element, Lanes, added
 
 # Turns of the largest tile after which lines of the next row of C are fetched.
 FETCHED = 8
@@ -44,7 +44,7 @@ def tiles_text(element: Element) -> str:
 
     Of the functions; of the rows that each width of a tile allows; of 2^32 over those, rounded up.
     """
-    most, tallest = element.most_vectors, element.most_rows(1)
+    most, tallest = FLAT_VECTORS, element.most_rows(1)
     known = set(element.shapes())
     table = [
         f"ptr @{tile_name(r, v)}" if (r, v) in known else "ptr null"
@@ -242,7 +242,7 @@ def _fetch_of_c(lanes: Lanes, c: Value, turn: Value) -> None:
     f = lanes.routine
     lines = 4
     row = lanes.at(c, turn // (TURN * FETCHED) * Value(f, "i64", "%c_row"))
-    place = (turn // TURN & f.number(lines - 1)) * LINE
+    place = (turn // TURN & f.number(lines - 1)) * LINE_BYTES
     line = f.step(row, "i8", place)
     f.call("@llvm.prefetch.p0", line, *(Value(f, "i32", str(x)) for x in (1, 3, 1)))
 

@@ -37,8 +37,8 @@ def program_code(program: Any, slp: bool = True) -> bytes:
 def optimized(program: Any, slp: bool = True) -> llvm.ModuleRef:
     """LLVM's code of such a kernel and of all that it calls."""
     target = target_machine()
-    with global_compiler_lock:
-        module = llvm.parse_assembly(_written(program))
+    with global_compiler_lock:  # types and constants go with the context: LLVM's own keeps them
+        module = llvm.parse_assembly(_written(program), llvm.create_context())
     module.data_layout = str(target.target_data)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)

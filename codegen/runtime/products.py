@@ -9,22 +9,28 @@ inner products.
 
 The rows of C are cut into tiles of nearly equal height and its columns into panels of nearly equal
 width, k into blocks of at most DEPTH, so that a panel of B stays in the nearest caches while the
-rows of A pass by (Goto and van de Geijn 2008).
+rows of A pass by (Goto and van de Geijn 2008). While a panel is multiplied, the next is copied.
 """
 
 from __future__ import annotations
 
 from codegen.runtime.ahead import AHEAD, Ahead
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.copying import PIECE
 from codegen.runtime.inner_products import DOT_COPIED, DOT_FEW, SHORT
-from codegen.runtime.instruction_sets import LINE, Element, Lanes
+from codegen.runtime.instruction_sets import (
+    FLAT_ROWS,
+    FLAT_VECTORS,
+    LINE_BYTES,
+    Element,
+    Lanes,
+)
 from codegen.runtime.microkernels import LARGEST, product_arguments, table_entry
+from codegen.runtime.packed import DEPTH, panel_depth, product_symbol
 
-# Rows of B that a panel holds, and rows of A that pass by it: together with two panels and the
-# places of C that are written, whose lines often compete for the same places of a cache, they fit a
-# second cache of 1 MiB or more (on Sapphire Rapids, 2 MiB, twice as many are 3 % slower).
-DEPTH, BLOCK = 512, 256
+# Rows of A that pass by a panel of B: together with two panels and the places of C that are
+# written, whose lines often compete for the same places of a cache, they fit a second cache of
+# 1 MiB or more (on Sapphire Rapids, 2 MiB, twice as many are 3 % slower).
+BLOCK = 256
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
 # Rows of C below which a panel is never copied where B can be read in place. And elements between
@@ -32,12 +38,17 @@ PACK_ROWS = 96
 FEW_ROWS, NARROW, WIDE = 32, 64, 512
 # How many rows or columns of C are few; how long their sums may be for their simple forms, of a
 # single one and of more.
-THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 3
+THIN, THIN_DEPTH, FEW_DEPTH = 3, 8, 8
+# Inner products with a single column are taken up to this length: copies cost more.
+SHORT_DEPTH = 64
 # Rows that are multiplied by columns whose elements lie beside each other, at most.
 DENSE_ROWS = 6
 # Sums of a small product with a transposed operand are halved up to this length, so that they round
 # no more than NumPy's, which are of vectors along k; and elements of C that it has at most.
 HALVED, SMALL = 64, 2048
+# Columns of A that lie further apart, in elements, and are read in place compete for places of the
+# nearest caches: panels then have half as many rows.
+APART = 256
 # Panels that make a copy of the rows of A worthwhile where their elements lie apart.
 PACK_PANELS = 6
 
@@ -50,62 +61,7 @@ SUM, TRANSPOSE, GATHER, SCATTER, TOTAL, ROW, CALL = 4, 2, 12, 8, 12, 32, 600
 
 def products_text(element: Element) -> str:
     """The functions of whole products."""
-    return _outer(element) + _product(element) + _panels(element) + _packed_product(element)
-
-
-# What programs call: the product; the copy of B into panels; the product with such a copy.
-ROUTINES = ("product", "pack", "packed")
-
-
-def product_symbol(element: Element, routine: str = ROUTINES[0]) -> str:
-    """The name under which programs call one of ROUTINES."""
-    return f"symgrad_{routine}_{element.short}_{element.isa.name}"
-
-
-def packed_size(element: Element, k: int, n: int) -> int:
-    """How many elements the panels of B: (k, n) take.
-
-    Rows are filled up to whole vectors, and behind the last there is room for the rows that a
-    transposed piece of 16 bytes may have too many.
-    """
-    spare = (PIECE // element.size - 1) * element.most_vectors
-    return (k * -(-n // element.lanes) + spare) * element.lanes
-
-
-def _panels(element: Element) -> str:
-    """Copy B: (k, n) into panels side by side, in the order in which a product reads them.
-
-    The columns of B are a block of k rows after the other, in it a panel after the other.
-    """
-    takes = [("n", "i64"), ("k", "i64"), ("b", "ptr"), ("b_row", "i64"), ("b_column", "i64")]
-    f = Routine(product_symbol(element, "pack"), [*takes, ("target", "ptr")])
-    n, k, b, b_row, b_column, target = f.arguments()
-    lanes = Lanes(f, element)
-    vectors = (n + (element.lanes - 1)) // element.lanes
-    with f.parts(k, DEPTH) as (p, deep), f.parts(vectors, element.most_vectors) as (start, v):
-        j, width = start * element.lanes, v * element.lanes
-        source = lanes.at(b, p * b_row + j * b_column)
-        panel = lanes.at(target, p * vectors * element.lanes + j * deep)
-        f.call("@pack", source, b_row, b_column, deep, (n - j).least(width), panel, width)
-    return str(f)
-
-
-def _packed_product(element: Element) -> str:
-    """C := alpha * A @ B + beta * C, where B is given by its panels."""
-    e = element
-    takes = [t for t in product_arguments(e.scalar) if t[0] not in ("b_row", "b_column")]
-    f = Routine(product_symbol(e, "packed"), takes)
-    m, n, k, a, a_row, a_column, b, c, c_row, c_column, alpha, beta = f.arguments()
-    with f.when((m < 1) | (n < 1)):
-        f.leave()
-    zero, one, yes = f.number(0), f.number(1), Value(f, "i1", "true")
-    with f.when(k < 1):
-        others = (a, a_row, a_column, b, one, one, c, c_row, c_column, alpha, beta)
-        f.call(f"@{product_symbol(e)}", m, n, zero, *others)
-        f.leave()
-    others = (a, a_row, a_column, b, one, one, c, c_row, c_column, alpha, beta)
-    f.call("@outer", m, n, k, *others, yes)
-    return str(f)
+    return _outer(element) + _product(element)
 
 
 def _product(element: Element) -> str:
@@ -237,7 +193,8 @@ def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
     copied = short_step.differs(1)
     work = _inner_cost(e, (tall, few, k), copied)
     most = copied.where(DOT_COPIED, f.number(DOT_FEW))
-    with f.when(long_step.equals(1) & (few <= most) & (work * 3 < best * 4)):
+    cheap = (work * 3 < best * 4) | ((few < 2) & (k <= SHORT_DEPTH))
+    with f.when(long_step.equals(1) & (few <= most) & cheap):
         left, right = (long, long_row), (short, short_step, short_row)
         f.call("@dots", tall, few, k, *left, *right, c, to_row, to_column, alpha, beta)
         f.leave()
@@ -299,6 +256,8 @@ def _outer(element: Element) -> str:
     spare = f.room(e.scalar, e.most_rows(1) * wide, e.isa.size)
     slot, ahead, ready = f.room("ptr"), f.room("i64", Ahead.FIELDS), f.room("i64")
     vectors = (n + (e.lanes - 1)) // e.lanes
+    flat = (m <= FLAT_ROWS) & packed.equals("false")
+    widest = flat.where(FLAT_VECTORS, f.number(most_vectors))
     # twice as many where that is no more of A, and B is transposed for each of them
     twice = b_column.differs(1) & (k <= DEPTH // 2)
     most = twice.where(2 * BLOCK, f.number(BLOCK))
@@ -314,9 +273,11 @@ def _outer(element: Element) -> str:
     with f.when(packed):  # nothing is copied
         Ahead(lanes, ahead).set([spare, spare, *[f.number(0)] * (Ahead.FIELDS - 2)])
     halved = b_row.equals(1) & b_column.differs(1) & (k >= e.lanes) & (k <= HALVED)
-    depth = (vectors > 1).where(DEPTH, f.number(DEPTH // 2))
+    depth = (vectors > 1).where(panel_depth(f, k), f.number(DEPTH // 2))
     depth = (halved & (m * n <= SMALL)).where((k + 1) // 2, depth)
-    depth = packed.where(DEPTH, depth)
+    apart = a_row.equals(1) & (a_column > APART) & packs.equals("false")
+    depth = apart.where(depth.least(DEPTH // 2), depth)
+    depth = packed.where(panel_depth(f, k), depth)
     with f.parts(k, depth) as (p, deep):
         kept = f.emit(e.scalar, f"select {p.equals(0)}, {beta}, {e.scalar} 1.0")
         add = f.emit("i1", f"fcmp oeq {kept}, 1.0")
@@ -326,7 +287,7 @@ def _outer(element: Element) -> str:
                 f.call("@pack", block, a_column, a_row, deep, height, buffer, room)
             block = packs.where(buffer, block)
             block_row, block_column = packs.where(1, a_row), packs.where(room, a_column)
-            with f.parts(vectors, most_vectors) as (start, v):
+            with f.parts(vectors, widest) as (start, v):
                 j = start * e.lanes
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
@@ -403,9 +364,9 @@ def _next_panel(
     across = (n - j).least(v * e.lanes)
     more = p < k
     copied = more & b_column.equals(1) & across.equals(v * e.lanes)
-    lines = deep // (LINE // e.size)
+    lines = deep // (LINE_BYTES // e.size)
     fetched = more & b_column.differs(1) & b_row.equals(1) & (lines > 0)
-    inner = copied.where(e.isa.size, f.number(LINE))
+    inner = copied.where(e.isa.size, f.number(LINE_BYTES))
     length = copied.where(v, lines)
     rows = copied.where(deep, fetched.where(across, f.number(0)))
     row = copied.where(b_row, b_column) * e.size

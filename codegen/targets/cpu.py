@@ -71,7 +71,7 @@ def load_program(source: str, key: str) -> Loaded:
 
 def prepare(plan: Table, dims: Sequence[Dim], loaded: Loaded, state: State) -> HostInvocation:
     """The memory of one thread's calls."""
-    return HostInvocation(plan, dims, loaded.address)
+    return HostInvocation(plan, dims, loaded)
 
 
 def hold(leaves: Sequence[Input], values: Sequence[Array]) -> State:

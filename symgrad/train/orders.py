@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,7 @@ class Orders:
             raise DataError(f"fit: at most {MOST_ROWS} rows are supported, got {n}.")
         from codegen.loading import load  # loads Numba, which a trainer needs only when it trains
 
-        kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-        self._fill = kind(load(SOURCE, "orders").address)
+        self._fill = load(SOURCE, "orders").function()
         self.n, self.shuffle = n, shuffle
         self._seed = np.uint64(seed % 2**64).astype(np.int64)
         self._order = np.empty(n, np.int32)
