@@ -1,9 +1,9 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
 
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
-`import`, `compile` for the wait before the first step, `programs` for the memory of one more
-program, `checkpoints` for the memory of a gradient through many steps, `vector_math` for the scalar
-functions, `threads` for the same training on one core and on several (`--threads N`, two unless
+`kernels`, `import`, `compile` for the wait before the first step, `programs` for the memory of one
+more program, `checkpoints` for the memory of a gradient through many steps, `vector_math` for the
+scalar functions, `threads` for the same training on one core and on several (`--threads N`, two unless
 told), `gemm` for matrix products, or `loops` for everything but those: it ends with status 1 where
 a loop is slow without a known reason.
 """
@@ -20,6 +20,7 @@ from tests.bench.workloads import SPECIFICATIONS
 GROWTH = {
     "chain": growth.chain,
     "layers": growth.layers,
+    "kernels": growth.kernels,
     "import": growth.importing,
     "compile": compiling.compiling,
     "checkpoints": checkpoints.curve,

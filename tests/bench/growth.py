@@ -74,6 +74,28 @@ def layers(depths: tuple[int, ...] = (10, 100, 1000)) -> str:
     return "\n".join(lines)
 
 
+def kernels(counts: tuple[int, ...] = (10, 50, 100, 200)) -> str:
+    """Seconds to compile programs of so many kernels, no two of which are alike."""
+    import symgrad as sg
+
+    lines = ["kernels | passes s | machine code s | all s | ms per kernel"]
+    for count in counts:
+        sums = []
+        for k in range(count):  # over rows of another width each, so that none are fused
+            x = sg.input(f"x{k}", (sg.dim("B"), 7 + k))
+            sums.append((sg.tanh(x * (1.0 + k / 7)) * x).sum(axis=1))
+        start = time.perf_counter()
+        f = sg.compile(sums)
+        seconds = time.perf_counter() - start
+        code = f.stages.seconds.get("load", 0.0)
+        different = f.stages.source.count("@kernel") - 1
+        lines.append(
+            f"{different:>7} | {seconds - code:8.2f} | {code:14.2f} | {seconds:5.2f} | "
+            f"{seconds / different * 1e3:13.1f}"
+        )
+    return "\n".join(lines)
+
+
 def importing(repeats: int = 7) -> str:
     """Seconds of wall time of a process that imports symgrad, and of one that imports SymPy."""
     programs = {
