@@ -3,9 +3,9 @@
 NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
 `kernels`, `import`, `compile` for the wait before the first step, `programs` for the memory of one
 more program, `checkpoints` for the memory of a gradient through many steps, `vector_math` for the
-scalar functions, `threads` for the same training on one core and on several (`--threads N`, two unless
-told), `gemm` for matrix products, or `loops` for everything but those: it ends with status 1 where
-a loop is slow without a known reason.
+scalar functions, `threads` for the same training on one core and on several (`--threads N`, two
+unless told), `gemm` for matrix products, or `loops` for everything but those: it ends with status 1
+where a loop is slow without a known reason.
 """
 
 from __future__ import annotations
