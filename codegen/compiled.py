@@ -71,6 +71,7 @@ class Compiled:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._timed: dict[TeamProgram | None, Timed] = {}
+        self.measured: Report | None = None
         kept = set(self._updated)
         self._held_places = [(k, leaf) for k, leaf in enumerate(self._leaves) if leaf in kept]
 
