@@ -50,7 +50,7 @@ class LoweredLoop:
     """The calls of a recurrence's body; `places` tells where each entry of its table lies.
 
     bound: the operand that tells how many steps do anything; None: all of them.
-    turns: it is no recurrence, but kernels that take turns over rows (`codegen/panels.py`).
+    turns: it is no recurrence, but kernels that take turns over rows (`codegen/batch_fusion.py`).
     """
 
     operands: tuple[Operand, ...]

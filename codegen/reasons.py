@@ -100,7 +100,7 @@ def _plain_name(node: Node) -> str:
 def told_turns(
     calls: Sequence[Invoked | InvokedLoop], schedule: Schedule, prefix: str = ""
 ) -> Iterator[str]:
-    """Which stages take turns (`codegen/panels.py`), those of recurrences too."""
+    """Which stages take turns (`codegen/batch_fusion.py`), those of recurrences too."""
     folds = iter([(k, s) for k, s in enumerate(schedule.stages, 1) if isinstance(s, FoldStage)])
     for call in calls:
         if not isinstance(call, InvokedLoop):

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from codegen.access import root_of
+from codegen.batch_fusion import take_turns
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage, lower_zeros
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.nests import merge_nests
-from codegen.panels import take_turns
 from codegen.schedule import FoldStage, Schedule
 from codegen.sharing import share
 from codegen.tiling import tile
@@ -35,7 +35,7 @@ def lower(
 
     Args:
         row_memory: see `lower_stage`; also neighbours become one kernel or take turns, see `nests`
-                    and `panels`.
+                    and `batch_fusion`.
         workers:    for a team of so many at most.
     """
     done: list[Lowered | LoweredLoop] = []
