@@ -40,7 +40,7 @@ class _OfTeam(Dim):
 
 
 WORKER, WORKERS = _OfTeam("worker"), _OfTeam("workers")
-#: The number of a turn, from 0, where kernels take turns over rows (`codegen/panels.py`).
+#: The number of a turn, from 0, where kernels take turns over rows (`codegen/batch_fusion.py`).
 TURN = _OfTeam("turn")
 #: Rows that are shared between workers, and how many iterations each of them is.
 Parts: TypeAlias = tuple[Extent, Extent]

@@ -100,7 +100,7 @@ def _plain_name(node: Node) -> str:
 def told_turns(
     calls: Sequence[Invoked | InvokedLoop], schedule: Schedule, prefix: str = ""
 ) -> Iterator[str]:
-    """Which stages take turns (`codegen/panels.py`), those of recurrences too."""
+    """Which stages take turns (`codegen/batch_fusion.py`), those of recurrences too."""
     folds = iter([(k, s) for k, s in enumerate(schedule.stages, 1) if isinstance(s, FoldStage)])
     for call in calls:
         if not isinstance(call, InvokedLoop):
@@ -212,6 +212,8 @@ class _Reasons:
         sums = [m for m in stage.members if m in stage.accumulated]
         if sums:
             yield f"{self.list(sums)} add{'s' * (len(sums) == 1)} up in memory as the loop goes"
+        if stage.joined:
+            yield f"writes {self.list(stage.joined)} piece by piece, each where it belongs"
 
     def apart(self, k: int, stage: LoopStage) -> Iterator[str]:
         """Why a stage does not hold its neighbours."""

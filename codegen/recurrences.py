@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from codegen.access import root_of
+from codegen.batch_fusion import Finishing, take_turns
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage, lower_zeros
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.nests import merge_nests
-from codegen.panels import take_turns
 from codegen.schedule import FoldStage, Schedule
 from codegen.sharing import share
 from codegen.tiling import tile
@@ -35,7 +35,7 @@ def lower(
 
     Args:
         row_memory: see `lower_stage`; also neighbours become one kernel or take turns, see `nests`
-                    and `panels`.
+                    and `batch_fusion`.
         workers:    for a team of so many at most.
     """
     done: list[Lowered | LoweredLoop] = []
@@ -45,19 +45,19 @@ def lower(
         else:
             done.append(lower_stage(schedule, stage, number, row_memory))
 
-    def finish(lows: Sequence[Lowered]) -> list[Lowered]:
-        """Kernels tuned, shared, and with their formulas."""
+    def tuned(lows: Sequence[Lowered]) -> list[Lowered]:
+        """Kernels tuned, and with their formulas."""
         lows = [replace(low, kernel=tune(low.kernel)) for low in lows]
         if row_memory:
             lows = [replace(low, kernel=tile(low.kernel)) for low in lows]
-        if workers > 1:
-            lows = [share(low, workers) for low in lows]
         return with_formulas(schedule, lows)
 
+    def finish(lows: Sequence[Lowered]) -> list[Lowered]:
+        """The same, and shared."""
+        return [share(low, workers) if workers > 1 else low for low in tuned(lows)]
+
     if row_memory:
-        done = merge_nests(schedule, done)
-    if row_memory and workers == 1:
-        return take_turns(schedule, done, finish)
+        return take_turns(schedule, merge_nests(schedule, done), Finishing(tuned, finish, workers))
     return [low if isinstance(low, LoweredLoop) else finish([low])[0] for low in done]
 
 

@@ -10,16 +10,16 @@ from codegen.access import root_of
 from codegen.contractions import order_contractions
 from codegen.fusion import in_memory, make_schedule
 from codegen.memory import Plan, plan_memory
+from codegen.output_reuse import read_outputs
 from codegen.pieces import join_pieces
 from codegen.places import places_by_value
 from codegen.program import Place, Program
 from codegen.recurrences import lower
 from codegen.request import Clock, Request
-from codegen.residuals import read_outputs
 from codegen.slicing import slice_first
 from codegen.stages import Made
 from codegen.teamwork import TeamProgram, make_team
-from codegen.turning import turn_constants
+from codegen.transposing import transpose_constants
 from symgrad.calculus.hoisting import hoist, read_inside
 from symgrad.calculus.look_ups import read_tables
 from symgrad.calculus.loop_parts import Moved
@@ -52,7 +52,7 @@ def make(request: Request, clock: Clock) -> Made:
     wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
-    wanted = clock("turn constants", lambda: turn_constants(wanted))
+    wanted = clock("transpose constants", lambda: transpose_constants(wanted))
     wanted = clock("slice first", lambda: slice_first(wanted))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
     updated = {leaf for leaf, _ in request.updates}

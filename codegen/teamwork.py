@@ -158,7 +158,8 @@ def _lines(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[str]:
             yield "all meet"
         if isinstance(call, InvokedLoop):
             kind = "turns" if call.loop.turns else "steps"
-            yield f"{call.loop.length} {kind}:"
+            shared = ", shared" if call.loop.rows is not None else ""
+            yield f"{call.loop.length} {kind}{shared}:"
             yield from _told(call.loop.calls, "  ")
         else:
             own = call.kernel.name if call.nodes else call.kernel.formula  # as in `f.report()`
@@ -184,6 +185,8 @@ def _shares(kernel: Kernel) -> str:
         elif isinstance(s, ir.Call) and s.shared == "n":
             found[f"columns of {s.n}"] = None
     inside = sum(isinstance(s, Wait) for s in kernel.body)
+    if not found:
+        return "each worker its own"
     met = f"; all meet {inside} x inside" if inside else ""
     return f"shared: {', '.join(found)}{met}"
 

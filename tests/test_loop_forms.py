@@ -1,4 +1,4 @@
-"""How a recurrence's step is written for its loops and products: cut first, constants turned."""
+"""How a recurrence's step is written for loops and products: cut first, constants transposed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import symgrad as sg
 from codegen.fusion import make_schedule
 from codegen.schedule import FoldStage, LoopStage, ProductStage
 from codegen.slicing import slice_first
-from codegen.turning import turn_constants
+from codegen.transposing import transpose_constants
 from symgrad.calculus.simplification import simplify
 from symgrad.graph.checker import check
 from symgrad.graph.evaluator import evaluate
@@ -95,18 +95,20 @@ def test_slices_of_broadcast_arguments() -> None:
     assert all(isinstance(n.args[0], Reindex) for n in toposort(after) if isinstance(n, Gather))
 
 
-@pytest.mark.parametrize(("steps", "turned"), [(3, 0), (4, 1), ("T", 1)])
-def test_a_constant_that_is_read_by_columns_is_turned_once(steps: int | str, turned: int) -> None:
+@pytest.mark.parametrize(("steps", "transposed"), [(3, 0), (4, 1), ("T", 1)])
+def test_a_constant_that_is_read_by_columns_is_transposed_once(
+    steps: int | str, transposed: int
+) -> None:
     number, extent = (5, sg.dim(steps)) if isinstance(steps, str) else (steps, steps)
     x, u, h = input("x", (extent, 2, 3), "float64"), real("u", 3, 3), real("h", 2, 3)
     last, _ = scan(lambda h, x: (V["tanh"](h @ u + x), ()), h, x)
     before = list(simplify([last, *sg.grad(weighed(last, 1), [u, h])]))
-    after = turn_constants(before)
+    after = transpose_constants(before)
     data = np.random.default_rng(3).normal(size=(number, 2, 3))
     equal(before, after, {**sample([u, h], 2), x: data}, exact=False)
     folds = [n for n in toposort(after) if isinstance(n, Fold)]
     consts = [sum(u in toposort([c]) for c in fold.consts) for fold in folds]
-    assert sorted(consts) == [1, 1 + turned]
+    assert sorted(consts) == [1, 1 + transposed]
 
 
 def test_compiled_gates() -> None:

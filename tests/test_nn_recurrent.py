@@ -159,8 +159,11 @@ def test_stacked_layers_drop_between_and_step_by_step() -> None:
     dropped = sg.evaluate([ys, carry[0]], value, training=True)
     assert np.abs(dropped[0] - a).max() > 1e-3  # what the second layer reads is dropped
     np.testing.assert_array_equal(dropped[1], sg.evaluate(carry[0], value))
-    again = layer.run(x, carry)[0]
-    assert sg.evaluate(again, value).shape == (2, 5, 3)
+    _, half = layer.run(x[:, :2])
+    rest, after = layer.run(x[:, 2:], half)
+    b, e = sg.evaluate([rest, after[1][1]], value)
+    np.testing.assert_allclose(b, a[:, 2:], rtol=1e-13)
+    np.testing.assert_allclose(e, d, rtol=1e-13)
 
 
 def test_rows_of_different_lengths_are_as_if_each_stood_alone() -> None:
@@ -212,6 +215,13 @@ def test_gradients_of_rows_of_different_lengths_and_of_truncated_ones() -> None:
     np.testing.assert_array_equal(b, c)
     np.testing.assert_allclose(a[:, 4], b[:, 4], rtol=1e-12)
     assert np.abs(a[:, 1] - b[:, 1]).max() > 1e-3
+    deep, both = nn.Stacked([nn.GRU(2), nn.RNN(2)]), nn.Bidirectional(nn.RNN(2))
+    for layer in (deep, both):
+        cut, whole = (sg.grad(layer.run(x, truncate=k)[0].sum(), x) for k in (2, None))
+        a, b = sg.evaluate([cut, whole], sample([x, *layer.parameters]))
+        late = a[:, 4] - b[:, 4]  # the last step is read on the way back alone
+        assert np.abs(a[:, 1] - b[:, 1]).max() > 1e-3
+        assert (np.abs(late).max() > 1e-3) == (layer is both)
 
 
 def test_open_gates_and_the_identity_carry_gradients_unchanged() -> None:

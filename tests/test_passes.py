@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from codegen.contractions import order_contractions
+from codegen.output_reuse import read_outputs
 from codegen.pieces import join_pieces
 from codegen.pipeline import compile
-from codegen.residuals import read_outputs
 from codegen.slicing import slice_first
-from codegen.turning import turn_constants
+from codegen.transposing import transpose_constants
 from symgrad.calculus.fold_merging import merge_folds
 from symgrad.calculus.hoisting import hoist, read_inside
 from symgrad.calculus.jvp import jvp
@@ -60,7 +60,7 @@ REWRITES: dict[str, Pass] = {
     "read_tables": read_tables,
     "read_inside": read_inside,
     "slice_first": slice_first,
-    "turn_constants": turn_constants,
+    "transpose_constants": transpose_constants,
 }
 
 

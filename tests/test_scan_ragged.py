@@ -187,6 +187,52 @@ def test_steps_in_which_no_row_lives_are_left_out():
                 np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
 
+def products(table, x, words, u, w, v, n, **options):
+    """A recurrence whose products leave it, and whose ys are 0/0 where a carry is 0."""
+
+    def step(h, now):
+        x, word = now
+        h = sg.tanh(x @ u + sg.take(table, word, axis=0) @ u + h @ w)
+        z = h @ v
+        z = z / sg.sqrt((z * z).sum(axis=1, keepdims=True))
+        return h, sg.log_softmax(z @ w, axis=1)
+
+    return sg.scan(step, sg.ones((n.shape[0], 2), "float64"), (x, words), lengths=n, **options)
+
+
+def test_products_leave_a_bounded_recurrence():
+    """At its beginning and its end; in steps left out they are what the mask says: nothing."""
+    T, B, kind = sg.dim("T"), sg.dim("B"), "float64"
+    shapes = {"table": (7, 3), "u": (3, 2), "w": (2, 2), "v": (2, 2)}
+    p = {name: sg.input(name, shape, kind) for name, shape in shapes.items()}
+    x, words = sg.input("x", (T, B, 3), kind), sg.input("words", (T, B), "int32")
+    n, wrt = sg.input("n", (B,), "int32"), [*p.values(), x]
+    outputs = []
+    for options in ({}, {"reverse": True}):
+        last, ys = products(x=x, words=words, n=n, **p, **options)
+        first = sg.grad((last * last).sum() + (ys * ys).sum(), wrt)
+        outputs += [last, ys, *first]
+        outputs += sg.grad(sum((g * g * k).sum() for k, g in enumerate(first, 1)), wrt[1:])
+    f = sg.compile(outputs)
+    told = str(f.stages)
+    for moved in ("sunk of T steps", "hoisted of T steps"):
+        assert moved in told
+    cases = [([2, 0, 1], 5), ([5, 1, 2], 5), ([0, 0], 4), ([1, 0, 1, 1], 1), ([0], 0)]
+    for lengths, steps in cases:
+        rng = np.random.default_rng(3)
+        rows = len(lengths)
+        values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+        values |= {"x": rng.normal(size=(steps, rows, 3)), "n": lengths,
+                   "words": rng.integers(0, 7, (steps, rows))}
+        wanted = sg.evaluate(outputs, values)
+        assert all(np.isfinite(a).all() for a in wanted)
+        for b, length in enumerate(lengths):
+            values["x"][length:, b], values["words"][length:, b] = np.nan, 99
+        for _ in range(2):
+            for a, b in zip(f(**values), wanted, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
 def test_workers_read_one_bound():
     outputs = program()
     with everything_shared():

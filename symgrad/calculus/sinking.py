@@ -10,6 +10,9 @@ requires: the carry is read by its own sum alone; what leaves holds no recurrenc
 keeps:    values up to rounding, for the terms of a sum over steps are added in another order; NaN
           and infinity. A sum that a user wrote and that does not begin at zero stays inside: 0.0,
           the sum of no steps, is no neutral number to -0.0.
+
+What a bounded recurrence emits is 0 in the steps that it leaves out, and so must be what is
+computed of it: g(0) may be anything, even NaN, and is replaced by 0 there.
 """
 
 from __future__ import annotations
@@ -33,13 +36,28 @@ from symgrad.calculus.loop_parts import (
 from symgrad.calculus.map_rules import derived
 from symgrad.calculus.residuals import typical
 from symgrad.calculus.stacking import Stack, can_stack, scattered, stacked, with_steps
+from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent, Shape, size
 from symgrad.graph.folds import Fold
 from symgrad.graph.functions import P
-from symgrad.graph.nodes import Constant, Einsum, Input, Map, Node, Scatter, einsum_node, map_node
+from symgrad.graph.leaves import arange
+from symgrad.graph.nodes import (
+    Constant,
+    Einsum,
+    Gather,
+    Input,
+    Map,
+    Node,
+    Reindex,
+    Scatter,
+    einsum_node,
+    map_node,
+)
 from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import provenance
 from symgrad.graph.traversal import toposort
+
+_ENDED = fn.select(P[0], P[1], 0)
 
 
 @rewrites
@@ -247,6 +265,8 @@ class _Border:
             [n for n in self.order if n in self.outside or n not in self.steps], given, length
         )
         found = {places[b]: node for b, node in final.items()}
+        if parts.structure.bounded:
+            around |= self._ended(around)
         found |= {k: stack[k] if k in stack else around[y][0] for k, y in ys.items()}
         for leaf, terms in self.sums.items():
             parts_of = []
@@ -257,6 +277,24 @@ class _Border:
             if not starts_at_zero(inits[leaf]):
                 parts_of.insert(0, inits[leaf])
             found[places[leaf]] = total(parts_of)
+        return found
+
+    def _ended(self, around: Mapping[Node, Stack]) -> dict[Node, Stack]:
+        """What stands outside of a bounded recurrence, and is not 0 by itself in steps left out."""
+        bound = self.fold.bound
+        assert bound is not None
+        steps = arange(self.parts.length) < bound
+        none = {*self.emitted}
+        found: dict[Node, Stack] = {}
+        for node in self.order:
+            if node not in self.outside or not around[node][1]:
+                continue
+            if all(a in none or a not in self.steps for a in node.args) and _keeps_zero(node, none):
+                none.add(node)
+            else:
+                x = around[node][0]
+                flags = steps[(..., *[None] * (x.ndim - 1))]
+                found[node] = Map((flags, x), _ENDED, x.shape, x.dtype), True
         return found
 
     def _summed(self, term: Term, leaf: Input, around: Mapping[Node, Stack]) -> Node:
@@ -273,6 +311,16 @@ class _Border:
         else:
             made = _over_steps([around[f] for f in term.factors], leaf.shape, length)
         return made if term.weight == 1 else map_node(term.weight * P[0], [made], leaf.dtype)
+
+
+def _keeps_zero(node: Node, none: Collection[Node]) -> bool:
+    """Whether a node is 0 where its arguments are that differ from step to step."""
+    if isinstance(node, (Gather, Scatter)):
+        return node.args[0] in none
+    return isinstance(node, (Einsum, Reindex)) and (
+        any(a in none for a in node.args) if isinstance(node, Einsum)
+        else all(a in none for a in node.args)
+    )
 
 
 def _over_steps(factors: Sequence[Stack], shape: Shape, length: Extent) -> Node:

@@ -44,8 +44,9 @@ class Chain:
     checkpoint: its derivatives keep the carry of each step, and nothing else of it: that is
                 computed again. No values are stacked for the sake of speed.
     bounded:    the first constant, an int64 scalar, is a number m <= T: steps t >= m leave every
-                carry as it is, and what they emit is zero, or read in such steps only. That is so
-                by what the body computes; a target may leave these steps out.
+                carry as it is, and what they emit is zero, or read in such steps only, or read by
+                sums to which such steps give nothing. That is so by what the body computes; a
+                target may leave these steps out, and has zeros where others read of them.
     """
 
     length: Extent

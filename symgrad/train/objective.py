@@ -36,8 +36,8 @@ class Objective:
         outputs:    "loss", the metrics, by name: float scalars, means over the batch.
         norm:       of the gradient before clipping.
         updates:    leaf -> what it becomes.
-    state:      those of the updates that only carry something to the next step; an epoch starts
-                with their first values.
+        state:      those of the updates that only carry something to the next step; an epoch
+                    starts with their first values.
         trained:    the parameters that move.
         leaves:     every leaf of outputs and updates, in order of first use.
         batch:      the dim of the rows.

@@ -44,6 +44,13 @@ CONTESTANTS: dict[str, dict[str, tuple[str, ...]]] = {
         "torch": ("torch_eager",),
         "pytensor": (),
     },
+    "tagger": {
+        "symgrad": ("symgrad_fit",),
+        "numpy": (),
+        "jax": ("jax_scan", "jax_step"),
+        "torch": ("torch_eager", "torch_packed"),
+        "pytensor": (),
+    },
     "hessian": {
         "symgrad": ("symgrad_hessian",),
         "numpy": ("numpy_hessian",),

@@ -268,6 +268,80 @@ class Recurrent:
         return data
 
 
+@dataclass(frozen=True, slots=True)
+class Tagger:
+    """A network that tags the words of sentences of different lengths, padded to the longest.
+
+        f[t] = LSTM over E[x[0 .. t]];   b[t] = LSTM over E[x[n - 1 .. t]];   t < n, a row's length
+
+    and cross_entropy([f, b] Wo + bo, y), the mean over the words of a batch, trained by Adam. The
+    two LSTMs are those of `Recurrent`. A tag depends on a word and the one before it.
+
+    Attributes:
+        words: in the vocabulary; number 0 fills the padding.
+        width: of an embedded word.
+        hidden: width of the state in each direction.
+        length: of the longest sentence; lengths are drawn evenly from `shortest` to it.
+        tags: that a word may have.
+        batch: sentences per step.
+        rows: sentences, of random words.
+        rate: Adam's learning rate.
+        agree: epochs after which the losses are compared.
+    """
+
+    words: int = 5000
+    width: int = 64
+    hidden: int = 64
+    length: int = 30
+    shortest: int = 5
+    tags: int = 17
+    batch: int = 32
+    rows: int = 1024
+    rate: float = 1e-3
+    agree: int = 2
+    kind: str = "tagger"
+    optimizer: str = "adam"
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the matrix products in one step, padding left out.
+
+        Three of each product, for as many words as a batch has in the mean.
+        """
+        lstm = (self.width + self.hidden) * GATES["lstm"] * self.hidden
+        words = self.batch * (self.shortest + self.length)
+        return words * 3 * (2 * lstm + 2 * self.hidden * self.tags)
+
+    def steps(self, data: Arrays) -> int:
+        """Steps in an epoch."""
+        return len(data["X"]) // self.batch
+
+    def __str__(self) -> str:
+        return (
+            f"a bidirectional LSTM of width 2 x {self.hidden} over {self.words} embedded words, "
+            f"{self.batch} sentences of {self.shortest} to {self.length}, {self.optimizer}"
+        )
+
+    def make(self) -> Arrays:
+        """X, y (rows, length), lengths (rows,) int32, float32 parameters, orders (epochs, rows)."""
+        generator = np.random.default_rng(20)
+        lengths = generator.integers(self.shortest, self.length + 1, self.rows)
+        is_word = np.arange(self.length) < lengths[:, None]
+        x = generator.integers(1, self.words, (self.rows, self.length)) * is_word
+        before = np.pad(x, ((0, 0), (1, 0)))[:, :-1]
+        data = {"X": x, "y": (x + before) % self.tags * is_word, "lengths": lengths}
+        data = {name: array.astype(np.int32) for name, array in data.items()}
+        n, gates = self.hidden, GATES["lstm"] * self.hidden
+        data["E"] = generator.normal(size=(self.words, self.width)).astype(np.float32)
+        cell = {"Wx": (self.width, gates), "Wh": (n, gates), "b": (gates,)}
+        shapes = {f"{name}_{way}": shape for way in "fb" for name, shape in cell.items()}
+        for name, shape in (shapes | {"Wo": (2 * n, self.tags), "bo": (self.tags,)}).items():
+            bound = 1 / math.sqrt(n)
+            data[name] = generator.uniform(-bound, bound, shape).astype(np.float32)
+        data["orders"] = np.stack([row_order(epoch, self.rows) for epoch in range(ORDERS)])
+        return data
+
+
 def markov_text(generator: np.random.Generator, symbols: int, rows: int, length: int) -> np.ndarray:
     """Sequences (rows, length) int32 from a random Markov chain with four followers of a symbol."""
     follows = generator.integers(0, symbols, (symbols, 4))
@@ -278,7 +352,7 @@ def markov_text(generator: np.random.Generator, symbols: int, rows: int, length:
     return text
 
 
-Specification = Training | Hessian | Attention | Recurrent
+Specification = Training | Hessian | Attention | Recurrent | Tagger
 SPECIFICATIONS: dict[str, Specification] = {
     "mlp_small": Training((64, 32, 10), 32, "tanh", "sgd", 0.1),
     "mlp_mid": Training((64, 256, 256, 10), 128, "relu", "adam", 1e-3, agree=3),
@@ -287,6 +361,7 @@ SPECIFICATIONS: dict[str, Specification] = {
     "rnn": Recurrent("rnn"),
     "gru": Recurrent("gru"),
     "lstm": Recurrent("lstm"),
+    "tagger": Tagger(),
     "logreg_hessian": Hessian(1000, 100),
 }
 
@@ -324,6 +399,13 @@ class Workload:
         return specification
 
     @property
+    def tagger(self) -> Tagger:
+        """The specification of a tagger."""
+        specification = self.specification
+        assert isinstance(specification, Tagger)
+        return specification
+
+    @property
     def steps(self) -> int:
         """Steps in an epoch."""
         return self.specification.steps(self.data)
@@ -338,7 +420,7 @@ class Workload:
     @property
     def parameters(self) -> Arrays:
         """The initial parameters that have names; weights have the shape (in, out)."""
-        return {k: v for k, v in self.data.items() if k not in ("X", "y", "orders")}
+        return {k: v for k, v in self.data.items() if k not in ("X", "y", "lengths", "orders")}
 
     @property
     def orders(self) -> list[np.ndarray]:

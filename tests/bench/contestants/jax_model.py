@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.contestants import jax_attention, jax_recurrent
-from tests.bench.workloads import Attention, Recurrent, Workload
+from tests.bench.contestants import jax_attention, jax_recurrent, jax_tagger
+from tests.bench.workloads import Attention, Recurrent, Tagger, Workload
 
 
 def configure() -> None:
@@ -21,20 +21,31 @@ def configure() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def inputs_of(workload: Workload) -> Any:
+    """x on the device, with the lengths of its rows where there are any."""
+    import jax
+
+    data = workload.data
+    both = (data["X"], data["lengths"]) if "lengths" in data else data["X"]
+    return jax.device_put(both)
+
+
 def prepare(workload: Workload) -> tuple[Callable[..., Any], Any]:
-    """Return `step(state, x, y, rows) -> (state, loss)` and the initial state."""
+    """Return `step(state, x, y, rows) -> (state, loss)` and the initial state; see `inputs_of`."""
     configure()
     import jax
     import jax.numpy as jnp
 
     spec = workload.specification
-    is_named = isinstance(spec, Attention | Recurrent)
+    is_named = isinstance(spec, Attention | Recurrent | Tagger)
 
     def loss_of(parameters: Any, x: Any, y: Any) -> Any:
         if isinstance(spec, Attention):
             return jax_attention.loss_of(spec, parameters, x, y)
         if isinstance(spec, Recurrent):
             return jax_recurrent.loss_of(spec, parameters, x, y)
+        if isinstance(spec, Tagger):
+            return jax_tagger.loss_of(spec, parameters, x, y)
         activation = {"tanh": jnp.tanh, "relu": jax.nn.relu}[spec.activation]
         *hidden, (w, b) = parameters
         for v, c in hidden:
@@ -59,7 +70,8 @@ def prepare(workload: Workload) -> tuple[Callable[..., Any], Any]:
     update = {"sgd": sgd, "adam": adam}[spec.optimizer]
 
     def step(state: Any, x: Any, y: Any, rows: Any) -> tuple[Any, Any]:
-        loss, gradient = jax.value_and_grad(loss_of)(state[0], x[rows], y[rows])
+        batch = jax.tree.map(lambda array: array[rows], x)
+        loss, gradient = jax.value_and_grad(loss_of)(state[0], batch, y[rows])
         if isinstance(spec, Recurrent):
             norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
             scale = spec.clip / jnp.maximum(norm, spec.clip)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.bench.contestants.jax_model import prepare
+from tests.bench.contestants.jax_model import inputs_of, prepare
 from tests.bench.workloads import Workload
 
 
@@ -15,7 +15,7 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     import jax
 
     step, state = prepare(workload)
-    x, y = jax.device_put(workload.data["X"]), jax.device_put(workload.data["y"])
+    x, y = inputs_of(workload), jax.device_put(workload.data["y"])
     batches = [[jax.device_put(rows) for rows in order] for order in workload.orders]
     compiled = jax.jit(step, donate_argnums=0)
     done = 0

@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.bench.contestants.symgrad_attention import attention_loss
 from tests.bench.contestants.symgrad_recurrent import recurrent_loss
-from tests.bench.workloads import Attention, Hessian, Recurrent, Workload
+from tests.bench.contestants.symgrad_tagger import tagger_loss
+from tests.bench.workloads import Attention, Hessian, Recurrent, Tagger, Workload
 
 
 def run(workload: Workload) -> Callable[[int], list[float]]:
@@ -21,11 +22,13 @@ def loss_of(workload: Workload) -> Any:
         return attention_loss(workload)
     if isinstance(workload.specification, Recurrent):
         return recurrent_loss(workload)
+    if isinstance(workload.specification, Tagger):
+        return tagger_loss(workload)
     return _dense_loss(workload)
 
 
 def trainer_of(workload: Workload, loss: Any, threads: int = 1) -> Any:
-    """A trainer of a loss of x and y, as the workload wants it."""
+    """A trainer of a loss, as the workload wants it."""
     import symgrad as sg
 
     spec = workload.specification
@@ -36,11 +39,12 @@ def trainer_of(workload: Workload, loss: Any, threads: int = 1) -> Any:
 
 
 def trained(workload: Workload, loss: Any) -> Callable[[int], list[float]]:
-    """Return a function that trains a loss of x and y."""
+    """Return a function that trains a loss of x and y, and of lengths where there are any."""
     spec = workload.specification
     assert not isinstance(spec, Hessian)
     trainer = trainer_of(workload, loss)
-    data = {"x": workload.data["X"], "y": workload.data["y"]}
+    names = {"x": "X", "y": "y", "lengths": "lengths"}
+    data = {name: workload.data[own] for name, own in names.items() if own in workload.data}
 
     def train(epochs: int) -> list[float]:
         history = trainer.fit(data, epochs=epochs, batch_size=spec.batch, progress=False)

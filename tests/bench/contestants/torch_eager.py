@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.workloads import Recurrent, Workload
+from tests.bench.contestants import torch_tagger
+from tests.bench.workloads import Recurrent, Tagger, Workload
 
 
-def run(workload: Workload) -> Callable[[int], list[float]]:
-    """Return a function that trains that many epochs and gives their mean losses."""
+def run(workload: Workload, packed: bool = False) -> Callable[[int], list[float]]:
+    """Return a function that trains that many epochs and gives their mean losses.
+
+    Args:
+        packed: a tagger reads packed sequences, see `torch_tagger`.
+    """
     import torch
 
     torch.set_num_threads(1)
     spec = workload.specification
     make = {"attention": _block, "recurrent": _recurrent}.get(spec.kind, _dense)
-    model = make(workload)
+    is_tagger = isinstance(spec, Tagger)
+    model = torch_tagger.tagger(workload, packed) if is_tagger else make(workload)
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     optimizer = optimizers[spec.optimizer](model.parameters(), lr=spec.rate, fused=True)
-    x = torch.from_numpy(workload.data["X"])
-    y = torch.from_numpy(workload.data["y"]).long()
+    inputs = [torch.from_numpy(workload.data[k]) for k in ("X", "lengths") if k in workload.data]
+    labels = torch_tagger.labels(workload) if is_tagger else workload.data["y"]
+    y = torch.from_numpy(labels).long()
     orders = [torch.from_numpy(order).long() for order in workload.orders]
     done = 0
 
@@ -30,7 +37,7 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
             losses = []
             for rows in orders[done % len(orders)]:
                 optimizer.zero_grad(set_to_none=True)
-                logits = model(x[rows])
+                logits = model(*(array[rows] for array in inputs))
                 loss = torch.nn.functional.cross_entropy(
                     logits.reshape(-1, logits.shape[-1]), y[rows].reshape(-1)
                 )

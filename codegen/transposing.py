@@ -3,11 +3,11 @@
 rewrite:  a step's product with a constant that lies transposed, out[m, n] = a[m, k] W[n, k]
           -> V = W transposed, once around the recurrence, and out[m, n] = a[m, k] V[k, n] in it
 requires: as many steps as make up for it
-keeps:    values, bit for bit
+keeps:    values up to rounding: a product may add its terms in another order
 
-A product that reads its right factor by columns turns it each time; the way back through a cell,
-h_ct = z_ct W', does so in every step. The same weight, read as it lies by another product of the
-step, stays as it is there.
+A product that reads its right factor by columns transposes it each time; the way back through a
+cell, h_ct = z_ct W', does so in every step. The same weight, read as it lies by another product of
+the step, stays as it is there.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import rebuild, reconnect, replace
 
-# Steps from which on a constant is turned before them: turning it takes as long as it does inside a
-# product, and is read and written through memory besides.
+# Steps from which on a constant is transposed before them: that takes as long as it does inside a
+# product, and goes through memory besides.
 STEPS = 4
 
 
 @rewrites
-def turn_constants(outputs: Sequence[Node]) -> list[Node]:
-    """Turn such constants of all recurrences; see the module."""
+def transpose_constants(outputs: Sequence[Node]) -> list[Node]:
+    """Transpose such constants of all recurrences; see the module."""
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)
-        return _turned(node) if isinstance(node, Fold) else node
+        return _transposed(node) if isinstance(node, Fold) else node
 
     return rebuild(outputs, rule)
 
 
-def _turned(fold: Fold) -> Fold:
+def _transposed(fold: Fold) -> Fold:
     with own_provenance():
-        outputs = turn_constants(fold.body.outputs)
+        outputs = transpose_constants(fold.body.outputs)
     length = fold.structure.length
     consts = dict(zip(fold.binders[2], fold.consts, strict=True))
     found: dict[Node, Node] = {}
-    added: dict[Input, Input] = {}  # a constant's binder -> that of the turned one
+    added: dict[Input, Input] = {}  # a constant's binder -> that of the transposed one
     if type(length) is not int or length >= STEPS:
         for node, leaf in _products(Graph(fold.body.inputs, tuple(outputs)), set(consts)):
             if leaf not in added:

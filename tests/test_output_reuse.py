@@ -7,8 +7,8 @@ import pytest
 
 import symgrad as sg
 from codegen.contractions import order_contractions
+from codegen.output_reuse import read_outputs
 from codegen.pipeline import compile
-from codegen.residuals import read_outputs
 from codegen.schedule import LoopStage
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
