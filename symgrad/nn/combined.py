@@ -13,7 +13,7 @@ from symgrad.graph.nodes import Input, Node
 from symgrad.graph.shapes import concatenate
 from symgrad.graph.streams import as_number, dropout
 from symgrad.nn.layers import Layer, Sequential
-from symgrad.nn.recurrent import Carry, Recurrent, _sequences
+from symgrad.nn.recurrent import Carry, Recurrent, as_sequences
 
 
 class Bidirectional(Layer):
@@ -69,7 +69,7 @@ class Bidirectional(Layer):
             initial: two carries.
             reverse: let the two change their directions.
         """
-        node = _sequences(self, x)
+        node = as_sequences(self, x)
         with self._building(node):
             first, second = (None, None) if initial is None else initial
             for layer in (self.forward, self.backward):
@@ -144,7 +144,7 @@ class Stacked(Sequential):
         truncate: int | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of all layers, one layer after the other; see `Recurrent.run`."""
-        node = result = _sequences(self, x)
+        node = result = as_sequences(self, x)
         with self._building(node):
             starts = (None,) * len(self.layers) if initial is None else initial
             after = []
