@@ -115,9 +115,12 @@ class Stacked(Sequential):
         self.layers: tuple[Recurrent | Bidirectional, ...]
         for layer in self.layers:
             if not isinstance(layer, (Recurrent, Bidirectional)):
-                raise SymgradError(f"Stacked: needs recurrent layers, got {layer!r:.60}.")
+                raise SymgradError(
+                    f"Stacked: needs recurrent layers, such as LSTM(128), got {layer!r:.60}. "
+                    "Others go into a Sequential around it."
+                )
         if not self.layers:
-            raise SymgradError("Stacked: needs at least one layer.")
+            raise SymgradError("Stacked: needs at least one layer, such as LSTM(128).")
         if not 0.0 <= as_number("Stacked: rate", rate) < 1.0:
             raise SymgradError(f"Stacked: rate must be in [0, 1), got {rate!r}.")
         self.rate = float(rate)
