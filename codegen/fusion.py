@@ -17,6 +17,7 @@ from codegen.access import (
     reads,
     root_of,
 )
+from codegen.joining import may_join
 from codegen.loop_ir import Affine
 from codegen.products import Product, compact, homes_of, is_product, layout_of, matched
 from codegen.schedule import (
@@ -181,7 +182,8 @@ class _Scheduler:
             elif (isinstance(node, Reindex) and not can_inline(node)) or (
                 isinstance(node, Reduce) and node.op in RUNNING and not runs_along_rows(node)
             ):
-                self._alone(MoveStage(node), node)
+                if not self._joins(node):
+                    self._alone(MoveStage(node), node)
             elif self._may_wait(node) and (length := self._chain(node)) < MOST_MEMBERS:
                 self.waiting[node] = length
             else:
@@ -275,6 +277,26 @@ class _Scheduler:
         if not isinstance(root, (Input, Constant)):
             self.stored.add(root)
 
+    def _joins(self, node: Reindex | Reduce) -> bool:
+        """Whether one stage of loops makes all pieces of an array; then it writes the array."""
+        if not isinstance(node, Reindex) or not may_join(node):
+            return False
+        if not all(_is_pointwise(arg) and not self.inline(arg) for arg in node.args):
+            return False
+        for arg in node.args:
+            if arg in self.waiting:
+                self._place(arg)
+        number, *others = {self.stage_of.get(arg) for arg in node.args}
+        if number is None or others:
+            return False
+        stage = self.stages[number]
+        if not isinstance(stage, LoopStage) or not stage.is_full(node.args[0].shape):
+            return False
+        stage.joined.append(node)
+        self.stage_of[node] = number
+        self.stored.add(node)
+        return True
+
     def _alone(self, stage: Stage, node: Node) -> None:
         """A stage of its own; what it reads is computed before."""
         for arg in node.args:
@@ -361,7 +383,7 @@ class _Scheduler:
         full = stage.is_full(domain)
         read = [(root, index) for root, index in roots if self.stage_of.get(root) == number]
         for root, _ in read:
-            if root in stage.accumulated:
+            if root in stage.accumulated or any(root is node for node in stage.joined):
                 return "{node} is whole when the loops of {stage} end", root
         if not full and not (stage.is_split and _is_row(domain, stage)):
             return "{stage} has other loops", node

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from codegen import loop_ir as ir
 from codegen.access import Index, is_one, reads
+from codegen.joining import part_offset
 from codegen.loop_ir import Affine, Apply, Let, Load, Statement, Store, variable
 from codegen.schedule import (
     LoopStage,
@@ -24,7 +25,7 @@ from codegen.schedule import (
 from codegen.values import Lowered, Operand, Temporary, Values, nest, offset_of
 from symgrad.graph.dims import size
 from symgrad.graph.dtypes import INT32, DType, is_bool, is_float
-from symgrad.graph.nodes import Gather, Map, Node, Reduce, Scatter
+from symgrad.graph.nodes import Gather, Map, Node, Piece, Reduce, Reindex, Scatter
 from symgrad.graph.scalars import operations
 
 # Scalar functions so cheap that a second evaluation costs less than a round trip through memory.
@@ -76,6 +77,10 @@ class Loops(Values):
         inner = frozenset(axis_name(k) for k in range(stage.split, len(stage.domain)))
         super().__init__(schedule, number, inner)
         self.level = levels_of(schedule, stage)
+        self.parts: dict[Node, list[tuple[Reindex, Piece]]] = {}
+        for joined in stage.joined:
+            for arg, piece in zip(joined.args, joined.pieces, strict=True):
+                self.parts.setdefault(arg, []).append((joined, piece))
         self.reduced: dict[Node, str] = {}
         self.pass_number = 0
         self.after: list[Statement] = []
@@ -94,7 +99,7 @@ class Loops(Values):
         """The pass in which a member must be written out, None when nothing asks for it."""
         if node in self.stage.trailing:
             return self.level[node] - 1
-        wanted = node in self.plan.stored or node in self.temporaries
+        wanted = self.is_written(node) or node in self.temporaries
         return self.level[node] if wanted or node in self.stage.accumulated else None
 
     def _temporaries(self) -> dict[Node, Temporary]:
@@ -126,8 +131,12 @@ class Loops(Values):
         """Whether a member is written or reduced in an inner loop."""
         if node in self.stage.trailing:
             return True
-        wanted = node in self.plan.stored or node in self.stage.accumulated
+        wanted = self.is_written(node) or node in self.stage.accumulated
         return wanted and not self.is_row(node)
+
+    def is_written(self, node: Node) -> bool:
+        """Whether a member goes to memory of its own or to its part of an array."""
+        return node in self.plan.stored or node in self.parts
 
     # -- reading members ---------------------------------------------------------------------------
     def member(self, node: Node, index: Index) -> str:
@@ -173,7 +182,7 @@ class Loops(Values):
             *nest(self.stage.domain[: self.stage.split], 0, tuple(self.blocks[1])),
             *self.after,
         ]
-        return self.finish(self.stage.members, "", self.writes)
+        return self.finish(self.stage.nodes, "", self.writes)
 
     def write_pass(self, sinks: Sequence[Node]) -> None:
         """One inner loop that writes out all of these."""
@@ -228,6 +237,8 @@ class Loops(Values):
             self.emit_store(temporary, offset, name)
         if node in self.plan.stored:
             self.store(node, name, self.where(node))
+        for target, piece in self.parts.get(node, ()):
+            self.emit_store(target, part_offset(target, piece), name)
 
     def store(self, node: Node, name: str, index: Index) -> None:
         """Write a value to a node's memory."""

@@ -212,6 +212,8 @@ class _Reasons:
         sums = [m for m in stage.members if m in stage.accumulated]
         if sums:
             yield f"{self.list(sums)} add{'s' * (len(sums) == 1)} up in memory as the loop goes"
+        if stage.joined:
+            yield f"writes {self.list(stage.joined)} piece by piece, each where it belongs"
 
     def apart(self, k: int, stage: LoopStage) -> Iterator[str]:
         """Why a stage does not hold its neighbours."""

@@ -52,6 +52,7 @@ class LoopStage:
 
     trailing:    members that reduce within a row.
     accumulated: members that reduce into memory.
+    joined:      arrays that consist of members, which are written there; see `joining`.
     apart:       why it is a stage of its own.
     """
 
@@ -60,13 +61,14 @@ class LoopStage:
     members: list[Node] = field(default_factory=list)
     trailing: set[Node] = field(default_factory=set)
     accumulated: set[Node] = field(default_factory=set)
+    joined: list[Reindex] = field(default_factory=list)
     is_split: bool = False
     apart: tuple[Apart, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """What it computes."""
-        return tuple(self.members)
+        return (*self.members, *self.joined)
 
     def is_full(self, domain: Shape) -> bool:
         """Whether a domain is the stage's whole one."""

@@ -150,7 +150,8 @@ def _told(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
         if call.meet:
             yield f"{pad}all meet"
         if isinstance(call, InvokedLoop):
-            yield f"{pad}{call.loop.length} steps:"
+            shared = ", shared" if call.loop.rows is not None else ""
+            yield f"{pad}{call.loop.length} {'turns' if call.loop.turns else 'steps'}{shared}:"
             yield from _told(call.loop.calls, pad + "  ")
         else:
             yield f"{pad}{call.kernel.name:<10} {told_of(call)}"
@@ -174,6 +175,8 @@ def _shares(kernel: Kernel) -> str:
         elif isinstance(s, ir.Call) and s.shared == "n":
             found[f"columns of {s.n}"] = None
     inside = sum(isinstance(s, Wait) for s in kernel.body)
+    if not found:
+        return "each worker its own"
     met = f"; all meet {inside} x inside" if inside else ""
     return f"shared: {', '.join(found)}{met}"
 
