@@ -267,6 +267,12 @@ class TeamInvocation:
         """Write results into these arrays."""
         self.current.set_outputs(outputs)
 
+    def forget(self) -> None:
+        """Let go of leaves and results; the workspaces stay for a later use."""
+        for memory in (self._serial, self._team):
+            if memory is not None:
+                memory.forget()
+
     def run(self) -> int:
         """Run the program; a team that finds a bad index leaves it to one worker to tell which."""
         status = self.current.run()
