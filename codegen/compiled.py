@@ -72,6 +72,7 @@ class Compiled:
         self._local = threading.local()
         self._spare: list[Invocation] = []
         self._timed: dict[TeamProgram | None, Timed] = {}
+        self.measured: Report | None = None
         kept = set(self._updated)
         self._held_places = [(k, leaf) for k, leaf in enumerate(self._leaves) if leaf in kept]
 
