@@ -12,6 +12,9 @@ and more. From layer to layer, and all the way back, it stays in the caches, whi
 whole batch would go to memory and back between any two kernels. What nothing else reads needs the
 memory of a single row. Sums over the batch are begun in the first turn and go on in the others.
 
+The workers of a team share the turns, with memory for a row and sums of their own
+(`codegen/turn_sums.py`).
+
 Weights are read in every turn, and products turn or copy them: a row must be long enough to be
 worth that, and the weights must stay in the cache beside it. Where most of what kernels make is
 kept for others, nothing is gained.
@@ -20,11 +23,12 @@ kept for others, nothing is gained.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 from codegen.access import root_of
 from codegen.loop_ir import (
+    FEW_ROWS,
     Buffer,
     For,
     Kernel,
@@ -36,11 +40,13 @@ from codegen.loop_ir import (
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
 from codegen.schedule import Schedule
 from codegen.tune import collapse
+from codegen.turn_sums import begun, copies_of, ended, on_copies, operations_of
 from codegen.turns import Sum, Turn, is_inside, turn_of
 from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
 from codegen.work import typical
+from codegen.workspace import Block, Layout, Slot
 from symgrad.graph.dims import Extent, same, size
-from symgrad.graph.nodes import Constant, Input
+from symgrad.graph.nodes import Constant, Input, Node
 
 #: Bytes that kernels touch in a turn: with less, a whole batch may as well stay in the cache.
 #: And bytes of weights that may be read in each: half of a second cache of 2 MiB.
@@ -55,30 +61,48 @@ MOST_TRIES = 8
 Finish: TypeAlias = Callable[[Sequence[Lowered]], list[Lowered]]
 
 
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """How kernels are tuned and get their formulas: those that take turns, and the others.
+
+    workers: of a team, which share the turns, and the other kernels each by itself.
+    """
+
+    inside: Finish
+    others: Finish
+    workers: int = 1
+
+
 def take_turns(
-    schedule: Schedule, kernels: Sequence[Lowered | LoweredLoop], finish: Finish
+    schedule: Schedule, kernels: Sequence[Lowered | LoweredLoop], finish: Finishing
 ) -> list[Lowered | LoweredLoop]:
     """Let kernels take turns where that gains; see the module.
 
     Kernels that stand among them come before all of them, or after, where they can.
-
-    Args:
-        finish: tunes kernels, and writes their formulas.
     """
-    turns = {id(low): turn_of(low) for low in kernels if isinstance(low, Lowered)}
+    workers = finish.workers
+    turns = {id(low): _turn_for(low, workers) for low in kernels if isinstance(low, Lowered)}
     done: list[Lowered | LoweredLoop] = []
     rest = list(kernels)
     for extent in _promising(list(turns.values())):
         while (found := _group(rest, turns, extent)) is not None:
             ahead, group, left = found
-            joined = _Joined(schedule, group, kernels)
+            joined = _Joined(schedule, group, kernels, workers)
             if joined.share_kept_near < LEAST_SHARE:
                 break
-            done.extend(_finished(ahead, finish))
-            clear, loop = joined.run(finish)
-            done += [*clear, loop]
+            done.extend(_finished(ahead, finish.others))
+            done += joined.run(finish.inside)
             rest = left
-    return [*done, *_finished(rest, finish)]
+    return [*done, *_finished(rest, finish.others)]
+
+
+def _turn_for(low: Lowered, workers: int) -> Turn | None:
+    """A kernel as turns; None where it has none, or none that so many workers may share."""
+    turn = turn_of(low)
+    if turn is None or workers == 1:
+        return turn
+    shared = typical(turn.extent) >= max(FEW_ROWS, workers)
+    return turn if shared and operations_of(turn, workers) is not None else None
 
 
 def _finished(
@@ -221,8 +245,13 @@ class _Joined:
         schedule: Schedule,
         turns: Sequence[Turn],
         kernels: Sequence[Lowered | LoweredLoop],
+        workers: int,
     ) -> None:
-        self.schedule, self.turns = schedule, turns
+        self.schedule, self.turns, self.workers = schedule, turns, workers
+        self.copies: dict[Operand, Temporary] = {}
+        if workers > 1:
+            for turn in turns:
+                self.copies |= copies_of(turn, workers)
         own = {id(turn.low) for turn in turns}
         self.kept: set[Operand] = {root_of(o) for o in schedule.graph.outputs}
         self.kept.update(o for low in kernels if id(low) not in own for o in low.operands)
@@ -255,42 +284,85 @@ class _Joined:
         near = sum(n for operand, n in written.items() if operand in self.rows)
         return near / max(sum(written.values()), 1)
 
-    def run(self, finish: Finish) -> tuple[list[Lowered], LoweredLoop]:
-        """What begins the sums, and the loop."""
-        lows = finish([self.lowered(turn) for turn in self.turns])
+    def run(self, finish: Finish) -> list[Lowered | LoweredLoop]:
+        """What begins the sums, the loop, and in a team what makes the workers' sums one."""
+        sums, like = [s for turn in self.turns for s in turn.sums], self.turns[0].low.kernel
+        loop = self.loop(finish([self.lowered(turn) for turn in self.turns]))
+        if not sums:
+            return [loop]
+        if self.workers == 1:
+            return [_cleared(sums, like), loop]
+        operations: dict[Node, str] = {}
+        for turn in self.turns:
+            operations |= operations_of(turn, self.workers) or {}
+        end = ended(sums, operations, self.copies, like)
+        return [begun(sums, self.copies, like), loop, end]
+
+    def loop(self, lows: list[Lowered]) -> LoweredLoop:
+        """The loop of these kernels."""
         steps: dict[Operand, Extent] = {}
         for turn in self.turns:
             for operand in turn.low.operands:
                 if operand not in self.rows and not _is_own(operand):
-                    steps[operand] = turn.steps.get(operand, 0)
+                    own = self.copies.get(operand, operand)
+                    steps[own] = turn.steps.get(operand, 0)
         given = [o for o in steps if not isinstance(o, Constant)]
         leaves = cast(list[Input], given)  # what it is given, as a program is given its leaves
         plan = plan_memory(self.schedule, lows, (), (), leaves, may_fail=False)
         operands: dict[Operand, int] = {}
 
-        def place(operand: Operand, step: Extent) -> InnerPlace:
-            return InnerPlace(operands.setdefault(operand, len(operands)), step)
+        def place(operand: Operand, step: Extent, each: int = 0) -> InnerPlace:
+            return InnerPlace(operands.setdefault(operand, len(operands)), step, each)
 
         places = [InnerPlace(-1, 0), *(place(o, steps[o]) for o in given)]
         places += [place(c, steps[c]) for c in plan.constants]
-        places += [place(Scratch(plan.layout, slot.number), 0) for slot in plan.slots]
+        n = len(plan.slots)
+        layout = _for_each(plan.layout, self.workers)
+        slots = [Scratch(layout, k) for k in range(self.workers * n)]
+        places += [place(slot, 0, n if self.workers > 1 else 0) for slot in slots[:n]]
+        for slot in slots[n:]:
+            place(slot, 0)
         writes = frozenset(o for low in lows for o in low.writes if o in steps)
-        extent = self.turns[0].extent
-        loop = LoweredLoop(
-            *(tuple(operands), (), writes, extent, False, plan.calls, tuple(places)), turns=True
+        extent, rows = self.turns[0].extent, self.touched_by_row if self.workers > 1 else None
+        return LoweredLoop(
+            *(tuple(operands), (), writes, extent, False, plan.calls, tuple(places)),
+            turns=True,
+            rows=rows,
         )
-        sums = [s for turn in self.turns for s in turn.sums]
-        return ([_cleared(sums, self.turns[0].low.kernel)] if sums else []), loop
+
+    @property
+    def touched_by_row(self) -> frozenset[Operand]:
+        """The operands of which each turn touches nothing but its own row."""
+        return frozenset(
+            operand
+            for operand in {o for turn in self.turns for o in turn.low.operands}
+            if not _is_own(operand)
+            and all(
+                is_inside(turn, operand, turn.steps.get(operand, 0))
+                for turn in self.turns
+                if operand in turn.buffers
+            )
+        )
 
     def lowered(self, turn: Turn) -> Lowered:
         """The kernel of a turn."""
         low = turn.low
+        seen: dict[Operand, Operand] = {**self.rows, **self.copies}
         return replace(
             low,
-            kernel=replace(low.kernel, body=turn.body),
-            operands=tuple(self.rows.get(o, o) for o in low.operands),
-            writes=frozenset(self.rows.get(o, o) for o in low.writes),
+            kernel=replace(low.kernel, body=on_copies(turn) if self.workers > 1 else turn.body),
+            operands=tuple(seen.get(o, o) for o in low.operands),
+            writes=frozenset(seen.get(o, o) for o in low.writes),
         )
+
+
+def _for_each(layout: Layout, workers: int) -> Layout:
+    """The same memory for each worker; the slots of one follow those of the one before."""
+    if workers == 1:
+        return layout
+    blocks = tuple(Block(layout, [(0, 0)]) for _ in range(workers))
+    slots = [(w, slot.number) for w in range(workers) for slot in layout.slots]
+    return Layout(blocks, tuple(Slot(k, *slot) for k, slot in enumerate(slots)))
 
 
 def _is_own(operand: Operand) -> bool:

@@ -26,6 +26,7 @@ from codegen import loop_ir as ir
 from codegen.injectivity import nonnegative
 from codegen.loop_ir import WORKER, Affine, For, Kernel, Let, Load, Only, Statement, Store, Wait
 from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.values import Scratch, Temporary
 from codegen.work import MEETING, SMALL, TURN, typical, work_of
 from symgrad.graph.dims import Extent, size
 
@@ -162,7 +163,7 @@ class _Planner:
 
     def left(self, call: Invoked, where: _Where) -> bool:
         """Whether a small kernel needs no meeting where worker 0 does it."""
-        if typical(work_of(call.kernel.body)) >= SMALL:
+        if typical(work_of(call.kernel.body)) >= SMALL or not _is_shared(call.kernel):
             return False
         kernel = replace(call.kernel, alone="small")
         return not self.state.conflicts(self.placed(kernel, call, where)[1][0])
@@ -178,8 +179,32 @@ class _Planner:
             [replace(t, block=where(call.entries[t.block[0]])) for t in part] for part in segments
         ]
 
+    def turns(self, call: InvokedLoop, where: _Where) -> InvokedLoop:
+        """Kernels that take turns, of which each worker does its own."""
+        loop, touches = call.loop, dict[Touch, None]()
+        assert loop.rows is not None
+        for place in loop.places:
+            if place.operand < 0 or place.each:
+                continue
+            operand = loop.operands[place.operand]
+            assert not isinstance(operand, Scratch)
+            owner: Owner = "all"
+            if isinstance(operand, Temporary):
+                owner = Own(size((*operand.shape[1:], operand.dtype.itemsize)))
+            elif operand in loop.rows:
+                owner = Owned(loop.length, size((place.step, operand.dtype.itemsize)))
+            block = where(call.entries[place.operand])
+            touches[Touch(block, owner, operand in loop.writes)] = None
+        meet = self.state.conflicts(touches)
+        if meet:
+            self.state = _State()
+        self.state.add(touches)
+        return replace(call, meet=meet)
+
     def loop(self, call: InvokedLoop, where: _Where) -> InvokedLoop:
         """A recurrence: what one step touched may meet what the next one touches."""
+        if call.loop.rows is not None:
+            return self.turns(call, where)
         blocks: dict[int, Block] = {}
         for k, place in enumerate(call.loop.places):
             if place.operand >= 0:
@@ -213,6 +238,11 @@ class _Planner:
                 self.state = entering
                 return calls
             entering = entering.joined(self.state)
+
+
+def _is_shared(kernel: Kernel) -> bool:
+    """Whether workers share its loops; else each does all of them, for itself."""
+    return any(s.shared for s in ir.walk(kernel.body) if isinstance(s, (For, ir.Call)))
 
 
 def _meetings(calls: Sequence[Invoked | InvokedLoop]) -> int:

@@ -39,10 +39,14 @@ class Invoked:
 
 @dataclass(frozen=True, slots=True)
 class InnerPlace:
-    """Where an entry of a body's table lies: an operand of the loop, moved by `step` a step."""
+    """Where an entry of a body's table lies: an operand of the loop, moved by `step` a step.
+
+    each: in a team where every worker has its own: so many operands behind that of the one before.
+    """
 
     operand: int
     step: Extent
+    each: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +55,8 @@ class LoweredLoop:
 
     bound: the operand that tells how many steps do anything; None: all of them.
     turns: it is no recurrence, but kernels that take turns over rows (`codegen/batch_fusion.py`).
+    rows:  in a team whose workers share the turns: the operands of which a turn touches nothing but
+           its own row; None where every worker runs all steps.
     """
 
     operands: tuple[Operand, ...]
@@ -62,6 +68,7 @@ class LoweredLoop:
     places: tuple[InnerPlace, ...]
     bound: int | None = None
     turns: bool = False
+    rows: frozenset[Operand] | None = None
 
     #: It is no copy.
     copies: ClassVar[bool] = False

@@ -14,7 +14,7 @@ from itertools import groupby
 from codegen.call_table import TABLE_FROM, CallTable
 from codegen.kernel_printing import print_kernel
 from codegen.loop_ir import TURN, WORKER, WORKERS, For, Kernel, Parts, follows_turns
-from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.memory import InnerPlace, Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
     Function,
@@ -175,6 +175,8 @@ class _Printer:
         """A recurrence: its pointers move along the sequences."""
         loop, pad = call.loop, "    " * where.depth
         t, steps = f"t{where.depth - 1}", extent_text(loop.length, self.dim_names)
+        if loop.rows is not None:
+            steps = ", ".join(self.share((loop.length, 1)))
         counter = f"s{where.depth - 1}" if loop.reverse else t
         head = []
         bound = None if loop.bound is None else where.place(call.entries[loop.bound])
@@ -189,11 +191,13 @@ class _Printer:
 
         def place(entry: int) -> int | None:
             inner = loop.places[entry]
-            still = type(inner.step) is int and inner.step == 0
+            still = type(inner.step) is int and inner.step == 0 and not inner.each
             return where.place(call.entries[inner.operand]) if still else None
 
         def name(entry: int, dtype: DType) -> str:
             inner = loop.places[entry]
+            if inner.each:
+                return own(inner, dtype)
             base = where.name(call.entries[inner.operand], dtype)
             if type(inner.step) is int and inner.step == 0:
                 return base
@@ -203,6 +207,16 @@ class _Printer:
                 step = extent_text(inner.step, self.dim_names)
                 head.append(f"{pad}    {moved[entry, dtype]} = shift({base}, {t} * ({step}))")
             return moved[entry, dtype]
+
+        def own(inner: InnerPlace, dtype: DType) -> str:
+            first, second = (where.place(call.entries[inner.operand + k]) for k in (0, inner.each))
+            assert first is not None and second == first + inner.each, "workers' entries in order"
+            made = f"own_{memory_name(first, dtype)}"
+            line = f"{pad}{made} = pointer_{SHORT[dtype]}(table, {first} + worker * {inner.each})"
+            if line not in head:
+                self.uses.add(f"pointer_{SHORT[dtype]}")
+                head.insert(0, line)
+            return made
 
         outer, self.lines = self.lines, []
         if loop.turns:

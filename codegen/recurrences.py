@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from codegen.access import root_of
-from codegen.batch_fusion import take_turns
+from codegen.batch_fusion import Finishing, take_turns
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage, lower_zeros
 from codegen.memory import InnerPlace, LoweredLoop, plan_memory
@@ -45,19 +45,19 @@ def lower(
         else:
             done.append(lower_stage(schedule, stage, number, row_memory))
 
-    def finish(lows: Sequence[Lowered]) -> list[Lowered]:
-        """Kernels tuned, shared, and with their formulas."""
+    def tuned(lows: Sequence[Lowered]) -> list[Lowered]:
+        """Kernels tuned, and with their formulas."""
         lows = [replace(low, kernel=tune(low.kernel)) for low in lows]
         if row_memory:
             lows = [replace(low, kernel=tile(low.kernel)) for low in lows]
-        if workers > 1:
-            lows = [share(low, workers) for low in lows]
         return with_formulas(schedule, lows)
 
+    def finish(lows: Sequence[Lowered]) -> list[Lowered]:
+        """The same, and shared."""
+        return [share(low, workers) if workers > 1 else low for low in tuned(lows)]
+
     if row_memory:
-        done = merge_nests(schedule, done)
-    if row_memory and workers == 1:
-        return take_turns(schedule, done, finish)
+        return take_turns(schedule, merge_nests(schedule, done), Finishing(tuned, finish, workers))
     return [low if isinstance(low, LoweredLoop) else finish([low])[0] for low in done]
 
 

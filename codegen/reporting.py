@@ -58,6 +58,7 @@ class Entry:
         over:  the space that it walks over.
         times: how often a call of the program calls it; None where dims are not known.
         workers: how many share it.
+        apart:   whether each of them does some of the calls, and not a part of every call.
     """
 
     call: Invoked
@@ -66,6 +67,7 @@ class Entry:
     over: str
     times: int | None
     workers: int = 1
+    apart: bool = False
 
     @property
     def formula(self) -> str:
@@ -168,7 +170,8 @@ def _entries(
                 inside = call.loop.calls
                 for entry in _entries(inside, schedule, names, prefix, times * steps, dims):
                     part = f"1/{show((call.loop.length,))[1:-2]} of {entry.over}"
-                    yield replace(entry, over=part if entry.over else "")
+                    shared = call.loop.rows is not None
+                    yield replace(entry, over=part if entry.over else "", apart=shared)
                 continue
             k = next(folds)
             stage = schedule.stages[k]
@@ -220,17 +223,17 @@ def kernels_of(
     for members in grouped(entries)[0]:
         first = entries[members[0]]
         counts = counts_of(first.call.kernel, dims)
-        calls = sum(entries[k].times or 0 for k in members)
+        done = {k: _calls(entries[k], timing, k) for k in members}
+        calls = sum(done.values())
         seconds = None
         if timing is not None:
-            calls = sum(timing.calls[k] for k in members)
             seconds = sum(timing.kernels[k] for k in members)
         bound, least = "", 0.0
         if machine is not None:
             part, launch = counts.part(first.workers), timing.launch if timing else 0
             bound, least = bound_of(part, machine, max(launch, LAUNCH))
         for k in members:
-            floor[k] = (timing.calls[k] if timing else entries[k].times or 0) * least
+            floor[k] = done[k] * least
         rows.append(
             KernelReport(
                 first.formula,
@@ -247,6 +250,11 @@ def kernels_of(
             )
         )
     return tuple(rows), tuple(floor)
+
+
+def _calls(entry: Entry, timing: Timing | None, k: int) -> int:
+    """How often a kernel is called, by all workers where each does some of the calls."""
+    return (entry.times or 0) if timing is None or entry.apart else timing.calls[k]
 
 
 def _share(least: float, seconds: float | None, calls: int) -> float | None:
@@ -324,6 +332,8 @@ def make_report(
     report.seconds = None if timing is None else timing.whole
     report.workspace, report.live = workspace, live
     report.workers, report.waiting = plan.workers, timing.waiting if timing is not None else ()
+    if timing is not None:
+        f.measured = report
     return report
 
 

@@ -20,7 +20,7 @@ workers must meet is decided afterwards (`codegen/meetings.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from codegen import loop_ir as ir
@@ -54,7 +54,7 @@ from codegen.loop_ir import (
 from codegen.spreading import Spreader
 from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
 from codegen.work import SMALL, typical, work_of
-from symgrad.graph.dims import Extent, same, size
+from symgrad.graph.dims import Extent, Shape, same, size
 
 #: Elements between what two workers write, so that they share no cache line.
 APART = 64
@@ -243,7 +243,7 @@ class _Sharer:
         """A loop of which each worker does its part, and how the parts become one."""
         fills = len(loop.body) == 1 and isinstance(loop.body[0], Store)
         if fills and self._accumulated(loop.body[0]):
-            return [replace(loop, body=self.moved(loop.body))]
+            return [replace(loop, body=moved(loop.body, self.own))]
         (done,) = self.marked((loop,), split.var)
         after: list[Statement] = []
         for name, operation in split.copies.items():
@@ -267,52 +267,15 @@ class _Sharer:
             else s
             for s in body
         ]
-        return self.moved(done)
-
-    def moved(self, body: Sequence[Statement]) -> tuple[Statement, ...]:
-        """Statements that work on what the worker has of its own."""
-        done: list[Statement] = []
-        for s in body:
-            if isinstance(s, Store) and (place := self.own.get(s.buffer.name)):
-                s = replace(s, buffer=place[0], offset=s.offset + WORKER * place[1])
-            elif (
-                isinstance(s, Let)
-                and isinstance(v := s.value, Load)
-                and (place := self.own.get(v.buffer.name))
-            ):
-                s = replace(s, value=Load(place[0], v.offset + WORKER * place[1]))
-            elif isinstance(s, ir.Call):
-                s = self.moved_call(s)
-            done.append(s)
-        return tuple(done)
-
-    def moved_call(self, call: ir.Call) -> ir.Call:
-        """A product on what the worker has of its own."""
-        places = [
-            (b, o) if b.name not in self.own else (own[0], o + WORKER * own[1])
-            for b, o in zip((call.a, call.b, call.c), call.offsets, strict=True)
-            for own in [self.own.get(b.name, (b, 0))]
-        ]
-        (a, p), (b, q), (c, r) = places
-        return replace(call, a=a, b=b, c=c, offsets=(p, q, r))
+        return moved(done, self.own)
 
     def merged_copy(self, name: str, operation: str) -> list[Statement]:
         """b[z] := copy 0 [z];  b[z] := op(b[z], copy w [z]) for w = 1, 2, .."""
-        own, stride = self.own[name]
         buffer = next(b for b in self.buffers if b.name == name)
         operand = self.of[name]
         assert not isinstance(operand, Scratch)
-        n, parts = size(operand.shape), parts_of(operand.shape)
-        z, first, old, new, total = variable("z"), *(self.fresh() for _ in range(4))
-        start = (Let(first, buffer.dtype, Load(own, z)), Store(buffer, z, first))
-        step = (
-            Let(old, buffer.dtype, Load(buffer, z)),
-            Let(new, buffer.dtype, Load(own, z + variable("w") * stride + stride)),
-            Let(total, buffer.dtype, Apply(operation, (old, new))),
-            Store(buffer, z, total),
-        )
-        inner = For("z", n, step, parts, shared=True)
-        return [For("z", n, start, parts, shared=True), For("w", WORKERS - 1, (inner,))]
+        names = [self.fresh() for _ in range(4)]
+        return merged(buffer, self.own[name], operand.shape, operation, names)
 
     def totals_memory(self, total: Total) -> tuple[Buffer, Extent]:
         """Where the workers leave their accumulators of a dtype."""
@@ -349,6 +312,69 @@ class _Sharer:
         """A name that nothing has."""
         self.names += 1
         return f"w{self.names - 1}"
+
+
+def moved(
+    body: Iterable[Statement], own: Mapping[str, tuple[Buffer, Extent]]
+) -> tuple[Statement, ...]:
+    """Statements that work on what the worker has of its own.
+
+    Args:
+        own: by the names of buffers, the one that holds what all workers have, and how far that of
+             one lies behind that of the one before.
+    """
+    done: list[Statement] = []
+    for s in body:
+        if isinstance(s, Store) and (place := own.get(s.buffer.name)):
+            s = replace(s, buffer=place[0], offset=s.offset + WORKER * place[1])
+        elif (
+            isinstance(s, Let)
+            and isinstance(v := s.value, Load)
+            and (place := own.get(v.buffer.name))
+        ):
+            s = replace(s, value=Load(place[0], v.offset + WORKER * place[1]))
+        elif isinstance(s, ir.Call):
+            s = _moved_call(s, own)
+        done.append(s)
+    return tuple(done)
+
+
+def _moved_call(call: ir.Call, own: Mapping[str, tuple[Buffer, Extent]]) -> ir.Call:
+    """A product on what the worker has of its own."""
+    places = [
+        (b, o) if b.name not in own else (place[0], o + WORKER * place[1])
+        for b, o in zip((call.a, call.b, call.c), call.offsets, strict=True)
+        for place in [own.get(b.name, (b, 0))]
+    ]
+    (a, p), (b, q), (c, r) = places
+    return replace(call, a=a, b=b, c=c, offsets=(p, q, r))
+
+
+def merged(
+    buffer: Buffer,
+    copies: tuple[Buffer, Extent],
+    shape: Shape,
+    operation: str,
+    names: Sequence[str],
+) -> list[Statement]:
+    """b[z] := copy 0 [z];  b[z] := op(b[z], copy w [z]) for w = 1, 2, ..
+
+    Args:
+        copies: the buffer that holds those of all workers, and how far they are apart.
+        names:  four that nothing has.
+    """
+    own, stride = copies
+    n, parts = size(shape), parts_of(shape)
+    z, (first, old, new, total) = variable("z"), names
+    start = (Let(first, buffer.dtype, Load(own, z)), Store(buffer, z, first))
+    step = (
+        Let(old, buffer.dtype, Load(buffer, z)),
+        Let(new, buffer.dtype, Load(own, z + variable("w") * stride + stride)),
+        Let(total, buffer.dtype, Apply(operation, (old, new))),
+        Store(buffer, z, total),
+    )
+    inner = For("z", n, step, parts, shared=True)
+    return [For("z", n, start, parts, shared=True), For("w", WORKERS - 1, (inner,))]
 
 
 def _separate(accesses: Sequence[Access], var: str) -> bool:

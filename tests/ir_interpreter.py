@@ -202,15 +202,22 @@ def may_report(call: Invoked | InvokedLoop) -> bool:
 Place = Callable[[int, np.dtype[Any]], Block]
 
 
-def steps_of(call: InvokedLoop, place: Place, dims: Mapping[Dim, int]) -> Iterator[Place]:
-    """The steps of a recurrence in their order: for each, where the memory of its body lies."""
+def steps_of(
+    call: InvokedLoop, place: Place, dims: Mapping[Dim, int], own: range | None = None
+) -> Iterator[Place]:
+    """The steps of a recurrence in their order: for each, where the memory of its body lies.
+
+    Args:
+        own: those that the worker does; all of them without it.
+    """
     loop = call.loop
-    steps = range(value(loop.length, dims))
+    steps = range(value(loop.length, dims)) if own is None else own
     for t in reversed(steps) if loop.reverse else steps:
 
         def inner(entry: int, dtype: np.dtype[Any], t: int = t) -> Block:
             where = loop.places[entry]
-            base = place(call.entries[where.operand], dtype)
+            mine = where.operand + dims.get(ir.WORKER, 0) * where.each
+            base = place(call.entries[mine], dtype)
             return base.moved(t * value(where.step, dims) * dtype.itemsize)
 
         yield inner

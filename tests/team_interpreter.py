@@ -83,7 +83,7 @@ class Tracked(Typed):
 def _product(
     a: Tracked, at: int, b: Tracked, bt: int, c: Tracked, ct: int,
     transposed: tuple[bool, bool], lengths: tuple[int, int, int], m: int, n: int, k: int,
-    rows: slice, columns: slice,
+    rows: slice, columns: slice, adds: bool,
 ) -> None:  # fmt: skip
     def places(start: int, length: int, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
         return start + length * np.arange(shape[0])[:, None] + np.arange(shape[1])
@@ -104,7 +104,9 @@ def _product(
             else:
                 assert typed.block.written[own * width + byte].all(), "nothing was written"
     if target.size:
-        c.items[target] = a.items[left] @ b.items[right]
+        if adds:
+            c.note(target, False)
+        c.items[target] = a.items[left] @ b.items[right] + (c.items[target] if adds else 0)
 
 
 class TeamTranslator(Translator):
@@ -148,7 +150,7 @@ class TeamTranslator(Translator):
             columns = "slice({}, {})".format(*self.bounds((s.n, 1)))
         return (
             f"product({s.a.name}, {a}, {s.b.name}, {b}, {s.c.name}, {c}, "
-            f"{s.transposed}, {lengths}, {m}, {n}, {k}, {rows}, {columns})"
+            f"{s.transposed}, {lengths}, {m}, {n}, {k}, {rows}, {columns}, {s.adds})"
         )
 
 
@@ -217,7 +219,17 @@ class TeamRun:
             yield
         dims = self.dims[worker]
         if isinstance(call, InvokedLoop):
-            for inner in steps_of(call, place, dims):
+            steps = range(value(call.loop.length, dims))
+            if call.loop.rows is not None:
+                bounds = (first_row(len(steps), w, self.workers) for w in (worker, worker + 1))
+                steps = range(*bounds)
+            for turn, inner in zip(
+                reversed(steps) if call.loop.reverse else steps,
+                steps_of(call, place, dims, steps),
+                strict=True,
+            ):
+                if call.loop.turns:
+                    self.dims[worker] = {**dims, ir.TURN: turn}
                 for one in call.loop.calls:
                     yield from self.call(one, worker, inner)
             return

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import symgrad as sg
-from codegen import batch_fusion, records, turns
+from codegen import batch_fusion, records, turn_sums, turns
 from codegen.compiled import Compiled
 from codegen.memory import InvokedLoop
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.nodes import Node
 from tests.ir_interpreter import failures, interpreted
+from tests.team_interpreter import everything_shared, teams_interpreted
 
 LENGTH, WIDTH, HIDDEN, CLASSES = 5, 3, 7, 4
 
@@ -209,3 +210,85 @@ def test_weights_that_do_not_fit_part_the_turns(monkeypatch: pytest.MonkeyPatch)
     f = sg.compile([h])
     assert len(loops_in_turn(f)) == 3
     judged(f, [h], values, 1e-5)
+
+
+# -- teams -----------------------------------------------------------------------------------------
+@pytest.fixture
+def small_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of any size are added up apart."""
+    monkeypatch.setattr(turn_sums, "WORK_OVER_MERGING", 0)
+
+
+def shared_loops(f: Compiled) -> list[InvokedLoop]:
+    team = f.stages.team
+    assert team is not None
+    return [c for c in team.plan.calls if isinstance(c, InvokedLoop) and c.loop.rows is not None]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_share_the_turns_and_never_race(workers: int, small_sums: None) -> None:
+    """Batches of no row, of fewer rows than workers, and of rows that cannot be shared fairly."""
+    nodes, values = network(np.float64, sg.dim("B"))
+    with teams_interpreted(workers):
+        f = sg.compile(nodes, threads=workers)
+        (loop,) = shared_loops(f)
+        assert len(loop.loop.calls) > 10
+        for n in (1, 2, 7):
+            judged(f, nodes, labels(values, n), 1e-12)
+
+
+def test_sums_of_a_team(small_sums: None) -> None:
+    """Compiled: against the oracle, and the same bits from call to call."""
+    nodes, values = network(np.float32, sg.dim("B"))
+    with everything_shared():
+        f = sg.compile(nodes, threads=3)
+        assert shared_loops(f) and "sums end" in str(f.stages.team.source)
+        for n in (1, 3, 11):
+            given = labels(values, n)
+            judged(f, nodes, given, 2e-5)
+            for a, b in zip(f(**given), f(**given), strict=True):
+                assert a.tobytes() == b.tobytes()
+        given["x"][2, 3] = 17
+        with pytest.raises(sg.DataError, match=r"index 17 .*(.|\n)*at \(2, 3\) of"):
+            f(**given)
+
+
+def test_no_row_for_a_team(small_sums: None) -> None:
+    """Sums over nothing are zero; the next batch finds nothing of the last."""
+    x = sg.input("x", (sg.dim("B"), LENGTH, WIDTH))
+    W, V = sg.input("W", (WIDTH, HIDDEN)), sg.input("V", (HIDDEN, WIDTH))
+    total = sg.square(sg.tanh(x @ W) @ V).sum()
+    nodes = [total, *sg.grad(total, [W, V])]
+    values = {"W": np.ones((WIDTH, HIDDEN), "f"), "V": np.ones((HIDDEN, WIDTH), "f")}
+    with everything_shared():
+        f = sg.compile(nodes, threads=2)
+        assert shared_loops(f)
+        for n in (5, 0, 2, 0):
+            judged(f, nodes, {**values, "x": np.ones((n, LENGTH, WIDTH), "f")}, 1e-5)
+
+
+def test_a_team_in_training(small_sums: None) -> None:
+    """With dropout: the random numbers are those of one thread; the last minibatch is smaller."""
+    rng = np.random.default_rng(1)
+    data = {"x": rng.normal(size=(23, LENGTH, WIDTH)).astype("f")}
+    data["y"] = rng.integers(CLASSES, size=(23, LENGTH)).astype(np.int32)
+    B = sg.dim("B")
+
+    def losses(threads: int) -> list[float]:
+        x, y = sg.input("x", (B, LENGTH, WIDTH)), sg.input("y", (B, LENGTH), dtype="int32")
+        W = sg.parameter("W", (WIDTH, HIDDEN), sg.init.normal(0.0, 0.5))
+        V = sg.parameter("V", (HIDDEN, CLASSES), sg.init.normal(0.0, 0.5))
+        h = sg.dropout(sg.tanh(x @ W), 0.25)
+        loss = sg.cross_entropy(h @ V, y).mean()
+        trainer = sg.Trainer(loss, sg.optim.adam(0.1), seed=4, threads=threads)
+        found = list(trainer.fit(data, epochs=3, batch_size=9, progress=False).loss)
+        assert (trainer.program.stages.team is not None) == (threads > 1)
+        if threads > 1:
+            team = trainer.program.stages.team
+            assert team.used == threads and "own_" in team.source
+        return found
+
+    ours = losses(1)
+    with everything_shared():
+        np.testing.assert_allclose(losses(2), ours, 1e-5)
+        np.testing.assert_allclose(losses(3), ours, 1e-5)
