@@ -285,11 +285,13 @@ def _height(row: Row) -> int:
 
 
 def _table(rows: Sequence[Row]) -> str:
+    first = max((len(r.number) for r in rows), default=0)
+    first = max(first, len("stage"))
     space = max((len(r.over) for r in rows if r.formulas), default=4)
     wide = max((len(f) for r in rows for f in r.formulas), default=8)
-    lines = [f"stage  {'over':<{space}}  {'computes':<{wide}}  why"]
+    lines = [f"{'stage':>{first}}  {'over':<{space}}  {'computes':<{wide}}  why"]
     for row in rows:
         cells = zip_longest((row.number,), (row.over,), row.formulas, row.why, fillvalue="")
         for number, place, let, reason in cells:
-            lines.append(f"{number:>5}  {place:<{space}}  {let:<{wide}}  {reason}".rstrip())
+            lines.append(f"{number:>{first}}  {place:<{space}}  {let:<{wide}}  {reason}".rstrip())
     return "\n".join(lines)

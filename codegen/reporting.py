@@ -332,6 +332,8 @@ def make_report(
     report.seconds = None if timing is None else timing.whole
     report.workspace, report.live = workspace, live
     report.workers, report.waiting = plan.workers, timing.waiting if timing is not None else ()
+    if timing is not None:
+        f.measured = report
     return report
 
 

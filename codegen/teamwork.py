@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,16 +154,25 @@ def _meetings_inside(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[int]:
 
 
 def _told(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
-    """Which calls are shared, and why others are not."""
+    """Which calls are shared, and why others are not; copies that are alike are one line."""
+    for line, alike in groupby(_lines(calls)):
+        many = sum(1 for _ in alike)
+        yield f"{pad}{line}" + (f"  x {many}" if many > 1 else "")
+
+
+def _lines(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[str]:
     for call in calls:
         if call.meet:
-            yield f"{pad}all meet"
+            yield "all meet"
         if isinstance(call, InvokedLoop):
+            kind = "turns" if call.loop.turns else "steps"
             shared = ", shared" if call.loop.rows is not None else ""
-            yield f"{pad}{call.loop.length} {'turns' if call.loop.turns else 'steps'}{shared}:"
-            yield from _told(call.loop.calls, pad + "  ")
+            yield f"{call.loop.length} {kind}{shared}:"
+            yield from _told(call.loop.calls, "  ")
         else:
-            yield f"{pad}{call.kernel.name:<10} {told_of(call)}"
+            own = call.kernel.name if call.nodes else call.kernel.formula  # as in `f.report()`
+            name = own or "copy"
+            yield f"{name:<10} {told_of(call)}"
 
 
 def told_of(call: Invoked) -> str:
@@ -279,6 +289,12 @@ class TeamInvocation:
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
         self.current.set_outputs(outputs)
+
+    def forget(self) -> None:
+        """Let go of leaves and results; the workspaces stay for a later use."""
+        for memory in (self._serial, self._team):
+            if memory is not None:
+                memory.forget()
 
     def run(self) -> int:
         """Run the program; a team that finds a bad index leaves it to one worker to tell which."""

@@ -279,13 +279,14 @@ class Timed:
         own = slice(MEETINGS + 1, None)
         spent = seconds[own]
         last = np.median(timed_wholes) - times[ALONE:].sum(0) * TICK  # what is left, all wait
-        waiting = seconds[MEETINGS] + np.maximum(last, 0.0)
+        whole = float(np.median(wholes))
+        waiting = np.minimum(seconds[MEETINGS] + np.maximum(last, 0.0), whole)
         return Timing(
             tuple(spent.max(1).tolist()),
             tuple(map(tuple, spent.tolist())),
             tuple(counts[own].max(1).tolist()),
             tuple(waiting.tolist()) if self.team else (0.0,),
             max(smallest, 0) * TICK,
-            float(np.median(wholes)),
+            whole,
             len(rows),
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 import symgrad as sg
+from symgrad.calculus.fold_merging import merge_folds
 from symgrad.calculus.simplification import simplify, substitute
 from symgrad.graph.checker import check
+from symgrad.graph.dtypes import FLOAT64, INT64
 from symgrad.graph.evaluator import evaluate
-from symgrad.graph.folds import Fold, Proj
+from symgrad.graph.folds import Chain, Fold, Proj, binder
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import constant, input
 from symgrad.graph.nodes import Einsum, Map, Node
@@ -35,6 +37,20 @@ def simple(*outputs: Node, values=None) -> tuple[Node, ...]:
 
 def rnn(x: Node, w: Node, h: Node) -> tuple[Node, Node]:
     return scan(lambda c, x: ((new := V["tanh"](c @ w + x)), new), h, x)
+
+
+def test_recurrences_of_two_bounds_stay_two():
+    """Their carries are equal where both take steps; one of them ends earlier."""
+    x, h = real("x", 4, 3), real("h", 3)
+    m, n = input("m", (), "int64"), input("n", (), "int64")
+
+    def last(bound: Node) -> Node:
+        c, e, steps = binder("c", (3,), FLOAT64), binder("e", (3,), FLOAT64), binder("m", (), INT64)
+        body = Graph((c, e, steps), (V["tanh"](c + e),))
+        return Proj((Fold((h, x, bound), body, Chain(4, bounded=True), 1, 1),), 0)
+
+    assert len(folds(*merge_folds([last(m), last(m)]))) == 1
+    assert len(folds(*merge_folds([last(m), last(n)]))) == 2
 
 
 def test_the_primal_and_its_widened_copy_are_one():

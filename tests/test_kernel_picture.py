@@ -145,6 +145,8 @@ def test_names_of_a_user_are_escaped() -> None:
 def test_what_cannot_be_drawn() -> None:
     with interpreted():
         f = compile(sg.input("x", (3,)).sum())
+    with pytest.raises(sg.SymgradError, match=r"such as trainer\.program; got 3"):
+        sg.draw(3, level="kernels")  # type: ignore[arg-type]
     with pytest.raises(sg.SymgradError, match=r"needs expressions.*f\.stages\.graph"):
         sg.draw(f, level="nodes")
     with pytest.raises(sg.SymgradError, match="compiled function cannot be differentiated"):

@@ -139,6 +139,20 @@ def test_a_sequence_that_others_read_stays_one() -> None:
     equal([last], [moved], values)
 
 
+def test_indices_with_steps_along_another_axis_stay_outside() -> None:
+    words = input("words", (2, 13), "int32")
+    table, h = real("table", 5, 3), real("h", 2, 3)
+    seen = Gather((table, words), (~0, 2), ((1, 0),), (0, 1, 2), True)  # (13, 2, 3)
+    last, _ = scan(lambda h, x: (V["tanh"](h + x), ()), h, seen)
+    (kept,) = read_inside([last])
+    assert kept is last
+    values = {**sample([table, h], 2), words: WORDS[:13, :2].T}
+    state = values[h]
+    for t in range(13):
+        state = np.tanh(state + values[table][values[words][:, t]])
+    np.testing.assert_allclose(evaluate(kept, values), state, rtol=1e-12)
+
+
 def test_indices_are_checked_where_the_table_is_read() -> None:
     words = input("words", (40, 7), "int32")
     table, w = real("table", 5, 40), real("w", 40, 3)

@@ -225,6 +225,13 @@ def test_sums_that_stay_inside() -> None:
     out = scan(lambda c, xs: (c + V["einsum"]("bi,bj->ij", *xs), c), zero, (x, y))
     assert notes_of(*out) == []  # each sum so far is a result
 
+    def told(c: Node, xs: tuple[Node, Node]) -> tuple[Node, Node]:
+        new = c + V["einsum"]("bi,bj->ij", *xs)
+        return new, new
+
+    out = scan(told, zero, (x, y))
+    assert notes_of(*out) == []  # and so is each sum with its last term
+
 
 def test_terms_of_a_sum() -> None:
     c, a, b = binder("c", (3,), np.dtype("f8")), real("a", 3), real("b", 3)

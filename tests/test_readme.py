@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import re
 
 import pytest
 
+import symgrad as sg
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,6 +53,11 @@ def test_the_two_lines_stand_beside_their_windows_forms() -> None:
 )
 def test_links_lead_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\bsg((?:\.[A-Za-z]\w*)+)", README))))
+def test_names_exist(name: str) -> None:
+    operator.attrgetter(name[1:])(sg)
 
 
 @pytest.mark.parametrize(

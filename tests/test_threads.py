@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import symgrad as sg
 from codegen import sharing, teamwork, workers
 from codegen.compiled import Compiled
 from codegen.loading import load
+from codegen.pipeline import compile
 from codegen.runtime import teams
 from codegen.runtime.system import TELLS_CORES
 from codegen.runtime.team_words import LINE, SEEN_ON
@@ -23,6 +25,7 @@ from symgrad.graph.errors import CompileError, DataError
 from symgrad.graph.evaluator import evaluate
 from tests import test_codegen_folds, test_codegen_nodes
 from tests.codegen_cases import Case, call
+from tests.ir_interpreter import interpreted
 from tests.team_interpreter import everything_shared, first_row, teams_interpreted
 from tests.test_codegen_random import judge, program_of
 
@@ -407,6 +410,26 @@ def test_stages_tell_what_is_shared_and_why_not(programs: dict[int, Compiled]) -
     assert "shared: rows of B" in text and "all meet" in text
     assert "worker 0: no loop" in text
     assert "team" not in str(programs[1].stages) and programs[1].stages.team is None
+
+
+def test_stages_tell_copies_and_deep_numbers() -> None:
+    """Copies that begin a recurrence are one line of their own; numbers keep their column."""
+    x = sg.input("x", (5, B, 6))
+    carries = sg.input("a", (6,)), sg.input("b", (6,))
+
+    def step(carry: Any, h: Any) -> Any:
+        for k in range(6):
+            h = sg.tanh(h) / h.mean(0) if k % 2 else h * h.sum(0)
+        return (carry[0] + h.sum(0), carry[1] * h.sum(0)), ()
+
+    (a, b), _ = sg.scan(step, carries, x)
+    with interpreted(), everything_shared():
+        stages = compile([a, b], threads=2).stages
+    told = str(stages.team).splitlines()
+    assert "  copy       shared: rows of 6  x 2" in told
+    assert sum(line.startswith("  stage_1 ") for line in told) <= 1
+    rows = [line for line in str(stages).splitlines() if re.match(r" *1\.1\d?  ", line)]
+    assert len(rows) > 1 and len({line.index("(") for line in rows}) == 1
 
 
 def test_rows_of_a_table_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def _given(fold: Fold, colours: Sequence[int], numbers: _Numbers) -> dict[Node, 
 def merge_folds(outputs: Sequence[Node]) -> list[Node]:
     """rewrite: two Folds with a carry that is equal at every step -> one Fold with all results.
 
-    requires: one structure, and neither reads the other.
+    requires: one structure and one bound, and neither reads the other.
     keeps:    every result; what nothing reads is dropped by `tidy_folds`.
     """
     merged, numbers = list(outputs), _Numbers()

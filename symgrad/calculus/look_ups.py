@@ -17,12 +17,12 @@ keeps: values, the last two up to rounding, for rows are added first. The last o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from symgrad.calculus.building import is_extent_one
 from symgrad.calculus.map_rules import derived
 from symgrad.calculus.residuals import typical
-from symgrad.graph.dims import size
+from symgrad.graph.dims import Extent, Shape, size
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Gather, Node, Scatter, einsum_node
@@ -70,20 +70,45 @@ def _count(node: Node, labels: Sequence[int], chosen: set[int]) -> int:
     return typical(size(own))
 
 
+def _table(node: Gather | Scatter) -> tuple[tuple[int, ...], Shape]:
+    """The axes of the table that is read or added to, and its shape."""
+    if isinstance(node, Gather):
+        return node.source_axes, node.args[0].shape
+    return node.target_axes, node.shape
+
+
 def _read_places(node: Gather | Scatter) -> set[int] | None:
     """The labels of the indices; None where the table has one of them too."""
-    axes = node.source_axes if isinstance(node, Gather) else node.target_axes
+    axes, _ = _table(node)
     places = {k for own in node.index_labels for k in own}
     return None if places & set(axes) or not places else places
 
 
 def _rows_of(node: Gather | Scatter) -> int:
     """How many rows the table has."""
-    axes, shape = (
-        (node.source_axes, node.args[0].shape) if isinstance(node, Gather)
-        else (node.target_axes, node.shape)
-    )
+    axes, shape = _table(node)
     return typical(size(e for e, k in zip(shape, axes, strict=True) if k < 0))
+
+
+def _summed_rows(
+    node: Gather | Scatter, name: Mapping[int, int], given: Node, labels: Sequence[int],
+    extents: Mapping[int, Extent], base: int,
+) -> tuple[Node, list[int]]:
+    """scatter(i, given), with a node's indices, and its labels: rows have those from `base` on.
+
+    Args:
+        name:    the node's labels -> those of `given`.
+        extents: of the labels of `given`.
+    """
+    rows = [(m, e) for m, e in zip(*_table(node), strict=True) if m < 0]
+    indices = tuple(tuple(name[m] for m in own) for own in node.index_labels)
+    index = {m for own in indices for m in own}
+    kept = [m for m in labels if m not in index]
+    made = Scatter(
+        (given, *node.args[1:]), tuple(labels), indices, (*(m for m, _ in rows), *kept),
+        (*(e for _, e in rows), *(extents[m] for m in kept)), node.wrap,
+    )
+    return made, [*(base + ~m for m, _ in rows), *kept]
 
 
 def _projected(node: Einsum, k: int) -> Node | None:
@@ -132,27 +157,17 @@ def _collected(node: Einsum, k: int) -> Node | None:
     if not _pays(read_, _rows_of(read), inner, width):
         return None
     base = len(node.extents)
-    source, *indices = read.args
-    kept = [m for m in labels if m not in index]
-    rows = [(base + ~m, e) for m, e in zip(read.source_axes, source.shape, strict=True) if m < 0]
     extents = dict(zip(labels, other.shape, strict=True))
-    summed = Scatter(
-        (other, *indices), labels,
-        tuple(tuple(name[m] for m in own) for own in read.index_labels),
-        (*(~(m - base) for m, _ in rows), *kept),
-        (*(e for _, e in rows), *(extents[m] for m in kept)), read.wrap,
-    )
+    summed, sums = _summed_rows(read, name, other, labels, extents, base)
+    table = [name[m] if m >= 0 else base + ~m for m in read.source_axes]
     return einsum_node(
-        [source, summed],
-        [[name[m] if m >= 0 else base + ~m for m in read.source_axes],
-         [*(m for m, _ in rows), *kept]],
-        node.out, dict(enumerate(node.extents)),
+        [read.args[0], summed], [table, sums], node.out, dict(enumerate(node.extents))
     )
 
 
 def _scattered(node: Scatter) -> Node | None:
     # scatter(i, d W) -> scatter(i, d) W
-    product, *indices = node.args
+    product = node.args[0]
     assert isinstance(product, Einsum)
     if len(product.args) != 2 or (places := _read_places(node)) is None:
         return None
@@ -172,15 +187,8 @@ def _scattered(node: Scatter) -> Node | None:
         if not _pays(_count(given, labels, index), _rows_of(node), inner, width):
             continue
         base = len(product.extents)
-        rows = [(base + ~m, e) for m, e in zip(node.target_axes, node.shape, strict=True) if m < 0]
-        summed = Scatter(
-            (given, *indices), labels,
-            tuple(tuple(name[m] for m in own) for own in node.index_labels),
-            (*(~(m - base) for m, _ in rows), *kept),
-            (*(e for _, e in rows), *(product.extents[m] for m in kept)), node.wrap,
-        )
+        extents = dict(enumerate(product.extents))
+        summed, sums = _summed_rows(node, name, given, labels, extents, base)
         out = [name[m] if m >= 0 else base + ~m for m in node.target_axes]
-        return einsum_node(
-            [summed, product.args[1 - k]], [[*(m for m, _ in rows), *kept], fixed], out
-        )
+        return einsum_node([summed, product.args[1 - k]], [sums, fixed], out)
     return None

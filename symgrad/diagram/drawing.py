@@ -133,7 +133,8 @@ def outputs_of(expr: Expressions) -> tuple[list[Node], dict[Node, str]]:
     outputs = list(expr) if isinstance(expr, Iterable) else []
     if not outputs or not all(isinstance(o, Node) for o in outputs):
         raise SymgradError(
-            f"draw: expected an expression or a sequence of expressions, got {expr!r:.80}."
+            f"draw: expected an expression or a sequence of expressions, or a compiled function "
+            f"such as trainer.program; got {expr!r:.80}."
         )
     return outputs, {}
 

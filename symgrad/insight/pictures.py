@@ -39,8 +39,9 @@ def draw(
             is a cell, one step with its loop; "unrolled" draws its steps one after the other, the
             first two and the last one where they are many. "kernels" draws what runs: a box per
             kernel, coloured by its share of the time, with memory traffic on the edges. A compiled
-            function that has been called is measured on its last call; for expressions, which are
-            compiled first, the times are the least that the machine allows.
+            function that has been called is measured on its last call, that of a trainer by
+            `trainer.report(data)`; for expressions, which are compiled first, the times are the
+            least that the machine allows.
     Returns: a Diagram with `.dot`, `.svg` and `.save(path)`.
     Raises: SymgradError for an unknown level, GradError when `wrt` meets several expressions.
 
@@ -71,7 +72,8 @@ def draw(
     from codegen.pipeline import compile
 
     f: Compiled = expr if compiled else compile(_outputs(expr, wrt))  # type: ignore
-    return kernel_diagram(f, f.report())
+    report = f.report()
+    return kernel_diagram(f, report if report.times else f.measured or report)
 
 
 def _outputs(expr: Expressions, wrt: Node | Sequence[Node] | None) -> list[Node]:

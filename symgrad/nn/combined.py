@@ -13,7 +13,7 @@ from symgrad.graph.nodes import Input, Node
 from symgrad.graph.shapes import concatenate
 from symgrad.graph.streams import as_number, dropout
 from symgrad.nn.layers import Layer, Sequential
-from symgrad.nn.recurrent import Carry, Recurrent, _sequences
+from symgrad.nn.recurrent import Carry, Recurrent, as_sequences
 
 
 class Bidirectional(Layer):
@@ -69,7 +69,7 @@ class Bidirectional(Layer):
             initial: two carries.
             reverse: let the two change their directions.
         """
-        node = _sequences(self, x)
+        node = as_sequences(self, x)
         with self._building(node):
             first, second = (None, None) if initial is None else initial
             for layer in (self.forward, self.backward):
@@ -115,9 +115,12 @@ class Stacked(Sequential):
         self.layers: tuple[Recurrent | Bidirectional, ...]
         for layer in self.layers:
             if not isinstance(layer, (Recurrent, Bidirectional)):
-                raise SymgradError(f"Stacked: needs recurrent layers, got {layer!r:.60}.")
+                raise SymgradError(
+                    f"Stacked: needs recurrent layers, such as LSTM(128), got {layer!r:.60}. "
+                    "Others go into a Sequential around it."
+                )
         if not self.layers:
-            raise SymgradError("Stacked: needs at least one layer.")
+            raise SymgradError("Stacked: needs at least one layer, such as LSTM(128).")
         if not 0.0 <= as_number("Stacked: rate", rate) < 1.0:
             raise SymgradError(f"Stacked: rate must be in [0, 1), got {rate!r}.")
         self.rate = float(rate)
@@ -144,7 +147,7 @@ class Stacked(Sequential):
         truncate: int | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of all layers, one layer after the other; see `Recurrent.run`."""
-        node = result = _sequences(self, x)
+        node = result = as_sequences(self, x)
         with self._building(node):
             starts = (None,) * len(self.layers) if initial is None else initial
             after = []

@@ -200,13 +200,13 @@ class Dense(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.units = _count("Dense", "units", units)
-        self.activation = _function("Dense", activation) if activation is not None else None
+        self.units = checked_count("Dense", "units", units)
+        self.activation = checked_function("Dense", activation) if activation is not None else None
         self.bias, self.init, self.bias_init = bias, init, bias_init
 
     def apply(self, x: Node) -> Node:
         """`activation(x W + b)`."""
-        x = _floats(self, x, axes=1)
+        x = as_floats(self, x, axes=1)
         y = matmul(x, self.parameter("W", (x.shape[-1], self.units), self.init, x.dtype))
         if self.bias:
             y = y + self.parameter("b", (self.units,), self.bias_init, x.dtype)
@@ -242,8 +242,8 @@ class Embedding(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.count = _count("Embedding", "count", count)
-        self.units = _count("Embedding", "units", units)
+        self.count = checked_count("Embedding", "count", count)
+        self.units = checked_count("Embedding", "units", units)
         self.init = normal() if init is None else init
         self.dtype = as_dtype(dtype)
 
@@ -287,7 +287,7 @@ class LayerNorm(Layer):
 
     def apply(self, x: Node) -> Node:
         """`scale (x - m) / sqrt(v + epsilon) + shift`."""
-        x = _floats(self, x, axes=1)
+        x = as_floats(self, x, axes=1)
         distance = subtract(x, mean(x, axis=-1, keepdims=True))
         variance = mean(square(distance), axis=-1, keepdims=True)
         y = multiply(distance, rsqrt(variance + self.epsilon))
@@ -340,7 +340,7 @@ class Sequential(Layer):
         super().__init__(name)
         if not isinstance(layers, Iterable):
             raise SymgradError(f"Sequential: give a list of layers, got {layers!r:.60}.")
-        self.layers = tuple(_function("Sequential", layer) for layer in layers)
+        self.layers = tuple(checked_function("Sequential", layer) for layer in layers)
         if name is not None:
             self._place_layers(f"{name}/")
 
@@ -374,13 +374,15 @@ class Sequential(Layer):
 
 
 # -- checks ----------------------------------------------------------------------------------------
-def _count(asked: str, label: str, value: int) -> int:
+def checked_count(asked: str, label: str, value: int) -> int:
+    """Raises: ShapeError for what is no integer of at least 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
         raise ShapeError(f"{asked}: {label} must be an integer of at least 1, got {value!r}.")
     return int(value)
 
 
-def _function(asked: str, value: Function) -> Function:
+def checked_function(asked: str, value: Function) -> Function:
+    """Raises: SymgradError for what cannot be called."""
     if not callable(value):
         raise SymgradError(
             f"{asked}: expected a layer or a function of one expression, such as sg.tanh, "
@@ -389,7 +391,7 @@ def _function(asked: str, value: Function) -> Function:
     return value
 
 
-def _floats(layer: Layer, x: Node, axes: int) -> Node:
+def as_floats(layer: Layer, x: Node, axes: int) -> Node:
     """The argument as floats, with at least so many axes."""
     if x.ndim < axes:
         raise ShapeError(f"{layer.name}: needs at least {axes} axis\n  {describe(x)}")

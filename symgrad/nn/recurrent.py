@@ -33,7 +33,7 @@ from symgrad.graph.scanning import scan
 from symgrad.graph.shapes import moveaxis, split
 from symgrad.graph.streams import as_number
 from symgrad.init import Sizes, glorot_uniform, orthogonal
-from symgrad.nn.layers import Function, Layer, _count, _floats, _function
+from symgrad.nn.layers import Function, Layer, as_floats, checked_count, checked_function
 
 #: What a layer carries from step to step: h (*rows, units), or (h, c) of an LSTM; of layers that
 #: hold others, a tuple of theirs.
@@ -78,7 +78,7 @@ class Recurrent(Layer):
         self, units: int, init: Init = None, recurrent_init: Init = None, name: str | None = None
     ) -> None:
         super().__init__(name)
-        self.units = _count(type(self).__name__, "units", units)
+        self.units = checked_count(type(self).__name__, "units", units)
         self.init = _for_each(self.gates, glorot_uniform() if init is None else init)
         self.recurrent_init = _for_each(
             self.gates, orthogonal() if recurrent_init is None else recurrent_init
@@ -95,7 +95,7 @@ class Recurrent(Layer):
 
     def step(self, carry: Carry, x: ArrayLike) -> tuple[Carry, Node]:
         """One step: from the carry and x[t] (*rows, n) to the next carry and y[t]."""
-        features = _floats(self, as_node(x), axes=1)
+        features = as_floats(self, as_node(x), axes=1)
         with self._building(features):
             return self._step(carry, features)
 
@@ -120,7 +120,7 @@ class Recurrent(Layer):
         Returns: ys (*rows, T, units), carry.
         Raises: ShapeError when `x` has no axis of time, or the carry has another shape.
         """
-        node = _sequences(self, x)
+        node = as_sequences(self, x)
         with self._building(node):
             carry = self.start(node.shape[:-2], node.dtype) if initial is None else initial
             last, ys = scan(
@@ -175,7 +175,7 @@ class RNN(Recurrent):
         name: str | None = None,
     ) -> None:
         super().__init__(units, init, recurrent_init, name)
-        self.activation = _function("RNN", activation)
+        self.activation = checked_function("RNN", activation)
 
     def _step(self, carry: Carry, x: Node) -> tuple[Carry, Node]:
         W, U = self._weights(x)
@@ -304,7 +304,7 @@ class LSTM(Recurrent):
         return (y, after), y
 
 
-def _sequences(layer: Layer, x: ArrayLike) -> Node:
+def as_sequences(layer: Layer, x: ArrayLike) -> Node:
     """The argument as float sequences (*rows, T, n)."""
     node = as_node(x)
     if node.ndim < 2:

@@ -105,7 +105,8 @@ def last_step(ys: ArrayLike, lengths: ArrayLike) -> Node:
     if node.ndim < 2 or not _alike(node.shape[:-2], counts.shape):
         raise ShapeError(
             "last_step: needs ys (*rows, T, n) and lengths (*rows)\n"
-            f"  {describe(node)}\n  {describe(counts)}"
+            f"  {describe(node)}\n  {describe(counts)}\n"
+            "  Each row has one length, so both have the same axes of rows."
         )
     place = expand_dims(expand_dims(maximum(counts - 1, 0), -1), -1)
     wide = broadcast_to(place, (*counts.shape, 1, node.shape[-1]))
@@ -149,7 +150,10 @@ def sample(logits: ArrayLike, temperature: ArrayLike = 1.0) -> Node:
     """
     scores = as_node(logits)
     if not is_float(scores.dtype) or not scores.ndim:
-        raise DTypeError(f"sample: needs logits, floats of shape (*rows, K)\n  {describe(scores)}")
+        raise DTypeError(
+            f"sample: needs logits, floats of shape (*rows, K)\n  {describe(scores)}\n"
+            "  Give what a last layer computes, such as nn.Dense(K)(h)."
+        )
     noise = -log(-log(maximum(uniform(scores.shape, scores.dtype), _LEAST)))
     heat = as_node(temperature, scores.dtype)
     return cast(argmax(scores + heat * noise, axis=-1), INT32)
@@ -196,7 +200,9 @@ def generate(
 def _integers(asked: str, value: ArrayLike) -> Node:
     node = as_node(value)
     if not is_int(node.dtype):
-        raise DTypeError(f"{asked}: must be integers\n  {describe(node)}")
+        raise DTypeError(
+            f"{asked}: must be integers\n  {describe(node)}\n  Cast: x.astype('int32')."
+        )
     return node
 
 

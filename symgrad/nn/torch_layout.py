@@ -116,7 +116,10 @@ def _known(part: Recurrent) -> Recurrent:
         isinstance(part, GRU) and not part.reset_after
     ):
         what = "peepholes" if isinstance(part, LSTM) else "reset_after=False"
-        raise SymgradError(f"{part.name}: PyTorch has no layer with {what}.")
+        raise SymgradError(
+            f"{part.name}: PyTorch has no layer with {what}. Only layers without it have weights "
+            "to exchange; those of others are in trainer.parameters."
+        )
     return part
 
 

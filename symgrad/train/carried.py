@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.pipeline import checked_updates
-from symgrad.graph.dims import values
+from symgrad.graph.dims import free_dims, values
 from symgrad.graph.errors import LeafError
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Input, Node, describe
@@ -49,8 +49,16 @@ def checked_state(state: Mapping[Input, Node] | None) -> dict[Input, Node]:
     return found
 
 
-def first_state(leaf: Input, seed: int) -> npt.NDArray[np.generic]:
-    """What a leaf of the state holds at the start of an epoch: a parameter's init, or zeros."""
-    if leaf.kind == "parameter":
-        return initial_value(leaf, seed)
-    return np.zeros(values(leaf.shape, {}), leaf.dtype)
+def first_value(leaf: Input, seed: int) -> npt.NDArray[np.generic]:
+    """What a leaf that is kept holds before the first step: a parameter's init, else zeros.
+
+    Raises: LeafError when its shape is not in numbers.
+    """
+    if free_dims(leaf.shape):
+        raise LeafError(
+            f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}\n"
+            "  What has a value for each row is data: make it an input."
+        )
+    if leaf.kind in ("step", "input"):  # an input that is carried
+        return np.zeros(values(leaf.shape, {}), leaf.dtype)
+    return initial_value(leaf, seed)

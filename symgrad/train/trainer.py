@@ -14,17 +14,17 @@ import numpy.typing as npt
 
 from codegen.compiled import Compiled
 from codegen.pipeline import check_options, compile
-from symgrad.graph.dims import free_dims, listed, printable, quoted
+from symgrad.graph.dims import listed, printable, quoted
 from symgrad.graph.errors import DataError, LeafError, SymgradError
 from symgrad.graph.graph import Graph
-from symgrad.graph.leaves import as_node, initial_value, inputs, parameters
+from symgrad.graph.leaves import as_node, inputs, parameters
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import flatten
 from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
 from symgrad.train.callbacks import Callback, Listener, listeners_of
-from symgrad.train.carried import checked_state, first_state
+from symgrad.train.carried import checked_state, first_value
 from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count
 from symgrad.train.driver import Run, Stop
 from symgrad.train.epochs import Epochs, make_epochs
@@ -111,7 +111,7 @@ class Trainer:
         self.epoch = 0
         self._records: list[EpochRecord] = []
         self._pace, self._size = 0.0, 0
-        self._values = {leaf: _first_value(leaf, self.seed) for leaf in self.objective.kept}
+        self._values = {leaf: first_value(leaf, self.seed) for leaf in self.objective.kept}
         self._programs: dict[str, tuple[Epochs, Compiled]] = {}
         self._predictions: dict[tuple[Node, ...], Compiled] = {}
 
@@ -392,7 +392,7 @@ class Trainer:
 
     def _bound(self, key: str, bound: Bound, size: int) -> BoundEpochs:
         epochs, f = self._epochs(key)
-        first = {leaf: first_state(leaf, self.seed) for leaf in self.objective.state}
+        first = {leaf: first_value(leaf, self.seed) for leaf in self.objective.state}
         train = key == "train"
         values: MutableMapping[Input, Array] = self._values
         if not train:  # what is carried while measuring is not what training goes on with
@@ -481,18 +481,6 @@ def _rows_at_a_time(asked: str, batch_size: int | None, n: int) -> int:
     """Rows that are computed together where nothing is trained: at most all of them."""
     size = EVALUATION_ROWS if batch_size is None else batch_size
     return check_batch_size(asked, min(size, n) if is_count(size) else size, n)
-
-
-def _first_value(leaf: Input, seed: int) -> Array:
-    """What a leaf holds before the first step; the step count starts at 0."""
-    if free_dims(leaf.shape):
-        raise LeafError(
-            f"Trainer: a parameter that is kept must have a shape in numbers\n  {describe(leaf)}\n"
-            "  What has a value for each row is data: make it an input."
-        )
-    if leaf.kind in ("step", "input"):  # an input that is carried
-        return np.zeros(checkpoint.sizes(leaf), leaf.dtype)
-    return initial_value(leaf, seed)
 
 
 def _share(seconds: Array, spent: float, before: int, run: Run) -> None:

@@ -114,6 +114,8 @@ def sweep(
     rounds: int = 15,
 ) -> Iterator[Row]:
     """Measure every triple in every form."""
+    import scipy.linalg.cython_blas  # noqa: F401  BLAS has threads to set when it is loaded
+
     from codegen.blas import one_blas_thread
 
     with one_blas_thread():
