@@ -70,6 +70,7 @@ class Compiled:
         self._steps = 0
         self._lock = threading.RLock()
         self._local = threading.local()
+        self._spare: list[Invocation] = []
         self._timed: dict[TeamProgram | None, Timed] = {}
         self.measured: Report | None = None
         kept = set(self._updated)
@@ -232,7 +233,10 @@ class Compiled:
                 or its initial value.
             dims:   the extents.
         """
-        call = self._prepared()
+        try:
+            call = self._spare.pop()
+        except IndexError:
+            call = self._prepared()
         call.set_dims({**dims, **dm.told(self._dims, dims)})
         given = {**self._held(), **values}
         call.set_leaves(
@@ -245,6 +249,11 @@ class Compiled:
         )
         call.set_outputs(self._empty_results(dims))
         return call
+
+    def release(self, call: Invocation) -> None:
+        """Keep the memory of a prepared call that is over for the next one, without its arrays."""
+        call.forget()
+        self._spare[:] = [call]
 
     def rebind(
         self,

@@ -124,6 +124,15 @@ class DeviceInvocation:
         for k, output in enumerate(outputs, self.first_result):
             self.table[k] = cuda.device_array(max(output.size, 1), output.dtype)
 
+    def forget(self) -> None:
+        """Let go of leaves and results; the workspace stays for a later use."""
+        for k in (
+            *range(1, 1 + len(self.arrays)),
+            *range(self.first_result, self.first_result + len(self.outputs)),
+        ):
+            self.table.pop(k, None)
+        self.arrays, self.outputs = [], ()
+
     def run(self) -> int:
         """Run the program; what it returns is not zero when an index was out of range."""
         memory = []

@@ -71,6 +71,10 @@ class HostInvocation:
         for k, output in enumerate(outputs):
             self.table[self.first_result + k] = output.__array_interface__["data"][0]
 
+    def forget(self) -> None:
+        """Let go of leaves and results; the workspace stays for a later use."""
+        self.arrays, self.outputs = [], ()
+
     def extend(self, addresses: Sequence[int]) -> None:
         """Give the program further entries of the table, behind all others."""
         self.table = np.concatenate([self.table, np.array(addresses, np.int64)])

@@ -106,5 +106,8 @@ class Invocation(Protocol):
     def set_outputs(self, outputs: Sequence[Array]) -> None:
         """Write results into these arrays."""
 
+    def forget(self) -> None:
+        """Let go of leaves and results; the workspace stays for a later use."""
+
     def run(self) -> int:
         """Run the program; what it returns is not zero when an index was out of range."""

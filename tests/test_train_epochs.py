@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from typing import Any
 
 import numpy as np
@@ -219,3 +221,36 @@ def test_whole_and_partial_batches_share_their_kernels() -> None:
     calls = re.findall(r"^ {12}(kernel_\d+)\(", f.stages.source, re.M)  # in the loops over batches
     half = len(calls) // 2
     assert half > 5 and calls[:half] == calls[half:]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_next_fit_works_in_the_memory_of_the_last(threads: int) -> None:
+    x = sg.input("x", (B, 3), dtype="float64")
+    W = sg.parameter("W", (3, 7), sg.init.normal(), dtype="float64")
+
+    def made() -> Trainer:
+        return Trainer((sg.tanh(x @ W) ** 2).sum(1), optim.sgd(0.1), seed=1, threads=threads)
+
+    rng = np.random.default_rng(6)
+    arrays = [rng.standard_normal((n, 3)) for n in (N, 2 * N + 1)]
+    first, plain, nested = arrays[0].copy(), made(), made()
+    for array in (*arrays, arrays[0]):
+        plain.fit({"x": array}, epochs=1, batch_size=BATCH)
+    spare = plain.program._spare
+    (memory,) = spare
+    plain.fit({"x": first}, epochs=1, batch_size=BATCH)
+    assert len(spare) == 1 and spare[0] is memory
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is None  # the data of a fit are not kept
+
+    def between(record: Any) -> None:  # while another run of the program holds its memory
+        if len(nested.history.loss) == 1:
+            nested.evaluate({"x": arrays[1]})
+            nested.report({"x": arrays[1]}, batch_size=BATCH)
+
+    nested.fit({"x": arrays[0]}, epochs=3, batch_size=BATCH, callbacks=[between])
+    alone = made()
+    alone.fit({"x": arrays[0]}, epochs=3, batch_size=BATCH)
+    np.testing.assert_array_equal(nested.parameters["W"], alone.parameters["W"])

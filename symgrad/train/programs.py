@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ class BoundEpochs:
         given = self._given(order, last, np.zeros((self.outputs, 1)), True)
         names = {leaf.name: array for leaf, array in given.items()}
         self._call = f.prepared({**kept, **data, **names}, self._extents(order, last))
+        weakref.finalize(self, f.release, self._call).atexit = False
 
     def run(self, order: Array, rest: Array, begun: Array, fresh: bool) -> tuple[int, Array]:
         """Do steps over rows; when they fail, nothing has changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -139,6 +140,8 @@ def measure(name: str, peers: Sequence[str], rounds: int) -> list[Entry]:
     present = ["symgrad", *(peer for peer in peers if find_spec(peer))]
     contestants = [module for library in present for module in modules[library]]
     pin()
+    for package in ("symgrad", "codegen", "tests/bench"):  # bytecode, as an installation has it
+        compileall.compile_dir(ROOT / package, quiet=2)
     with tempfile.TemporaryDirectory(prefix="symgrad-bench-") as folder:
         file = Path(folder) / "workload.npz"
         workloads.save(workload, file)
