@@ -201,6 +201,19 @@ def test_large_products_stay_inside() -> None:
         assert len(notes_of(c)) == leaves
 
 
+def test_recurrences_stay_inside_with_what_reads_them() -> None:
+    x, w, h = real("x", 4, 3, 2), real("w", 2, 5), real("h", 3, 5)
+
+    def step(c: Node, x: Node) -> tuple[Node, tuple[()]]:
+        last, _ = scan(lambda s, e: (V["tanh"](s + e), ()), V["zeros"]((2,), "float64"), x)
+        return V["tanh"](c + V["stack"]([last, last, -last]) @ w), ()
+
+    c, _ = scan(step, h, x)
+    made, notes = moved([c])
+    equal([c], made, sample([x, w, h], 3))
+    assert not notes
+
+
 def test_sums_that_stay_inside() -> None:
     x, y, w = real("x", 4, 2, 3), real("y", 4, 2, 5), real("w", 3, 5)
 
