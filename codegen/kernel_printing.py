@@ -171,6 +171,10 @@ class _KernelPrinter(RowPrinter):
             first, end = self.bounds((call.n, 1))
             n = f"({end} - {first})"
             more = ("", f"{first} * {ldb}" if right else first, first)
+        elif call.shared == "k":
+            first, end = self.bounds(call.terms or (call.k, 1))
+            k = f"({end} - {first})"
+            more = (f"{first} * {lda}", f"{first} * {ldb}", "")
         buffers = []
         for buffer, offset, own in zip((call.a, call.b, call.c), call.offsets, more, strict=True):
             places = [*([self.affine(offset)] if offset != ZERO else []), *([own] if own else [])]

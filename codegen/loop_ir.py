@@ -252,7 +252,8 @@ class Call:
     rows:   how far apart the rows of A, B and C lie, as they are stored.
     parts:  what the rows of C consist of.
     terms:  what the terms of its sums consist of.
-    shared: "m" or "n" where each worker computes its own rows or columns of C.
+    shared: "m" or "n" where each worker computes its own rows or columns of C; "k" where it adds up
+            its own terms, in a C of its own.
     adds:   C[c] := C[c] + op(A[a]) @ op(B[b])
     """
 

@@ -396,6 +396,11 @@ def _product_owners(
             owners.append(_owner(last, width, loop, around) if loop else "all")
         elif around:
             owners.append("all")
+        elif call.shared == "k" and which == 2:
+            owners.append(_owner(offset, width, None, {}))
+        elif call.shared == "k":
+            terms = call.terms or (k, 1)
+            owners.append(_matrix_owner(terms, offset, length, shape[1], width, False))
         elif call.shared == "m":
             parts = call.parts or (m, 1)
             by_columns = (left, None, False)[which]

@@ -2,7 +2,8 @@
 
 All workers run the same kernels in the same order. A loop is shared where no two of its iterations
 touch one place that either writes (`codegen/injectivity.py`): each worker does the iterations of
-its own rows. A product is shared by the rows or the columns of its result. What crosses rows is
+its own rows. A product is shared by the rows or the columns of its result, or by the terms of its
+sums where they are long. What crosses rows is
 
     a row of memory that waits for the next pass   every worker has a row of its own
     an accumulator in a name                       every worker has its own; they are merged in the
@@ -55,6 +56,7 @@ from codegen.spreading import Spreader
 from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
 from codegen.work import SMALL, typical, work_of
 from symgrad.graph.dims import Extent, Shape, same, size
+from symgrad.graph.nodes import Node
 
 #: Elements between what two workers write, so that they share no cache line.
 APART = 64
@@ -62,6 +64,9 @@ APART = 64
 #: so that each worker turns its own part (256 x 1024 x 1024: 1.7 times as fast on two cores, by
 #: rows 1.0 times; Sapphire Rapids).
 FEW_FOR_TURNING = 256
+#: Sums of so many terms, and of so many more than the result has rows or columns, are shared by
+#: their terms: by columns each worker copies all of A^T (1.4 to 1.8 x on two cores; by terms 1.95).
+LONG, LONGER = 1024, 4
 #: A private copy of what a loop accumulates may have one element for so many iterations.
 ITERATIONS_PER_ELEMENT = 8
 
@@ -119,6 +124,8 @@ class _Sharer:
         for k, (s, split) in enumerate(zip(kernel.body[: last + 1], chosen, strict=False)):
             if isinstance(s, For) and split is not None:
                 body += self.shared_loop(s, split, ends=k == last)
+            elif isinstance(s, ir.Call) and self.is_by_terms(s):
+                body += self.by_terms(s)
             elif isinstance(s, (For, ir.Call)):
                 body.append(_shared_product(s))
             else:
@@ -237,6 +244,31 @@ class _Sharer:
         self.of[buffer.name] = own
         self.writes.add(own)
         return buffer
+
+    # -- products with long sums -------------------------------------------------------------------
+    def is_by_terms(self, call: ir.Call) -> bool:
+        """Whether workers share the terms of a product's sums, and not its rows or columns."""
+        if call.transposed != (True, False) or call.adds or call.offsets[2] != ir.Affine():
+            return False
+        places = size(self.operand_of(call.c).shape)
+        whole = same(size((call.m, call.n)), places) is True and same(call.rows[2], call.n) is True
+        long = typical(call.k) >= max(LONG, LONGER * max(typical(call.m), typical(call.n)))
+        return whole and long
+
+    def by_terms(self, call: ir.Call) -> list[Statement]:
+        """Each worker adds up its own terms; then what they have becomes one."""
+        shape = self.operand_of(call.c).shape
+        own, stride = self.added(call.c, size(shape)), size(shape) + APART
+        a, b, _ = call.offsets
+        part = replace(call, c=own, offsets=(a, b, ir.Affine() + WORKER * stride), shared="k")
+        names = [self.fresh() for _ in range(4)]
+        return [part, *merged(call.c, (own, stride), shape, "add", names)]
+
+    def operand_of(self, buffer: Buffer) -> Node | Temporary | RunningTotals:
+        """What a buffer is."""
+        operand = self.of[buffer.name]
+        assert not isinstance(operand, Scratch)
+        return operand
 
     # -- writing -----------------------------------------------------------------------------------
     def shared_loop(self, loop: For, split: _Split, ends: bool) -> list[Statement]:

@@ -40,11 +40,16 @@ REMEMBERED = 64
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Picoseconds of a program on one worker, shared and not, and meetings of a team."""
+    """Picoseconds of a program on one worker, shared and not, and meetings of a team.
+
+    rows: of each loop of kernels that take turns: so few that they do not come out even, or fewer
+          than workers, leave some of these without work.
+    """
 
     shared: Extent
     alone: Extent
     meetings: Extent
+    rows: tuple[Extent, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +72,7 @@ class TeamProgram:
 
     def is_worth(self, dims: Mapping[Dim, int] | None = None) -> bool:
         """Whether a team is faster than one worker, for these dims or for typical ones."""
-        work = (self.work.shared, self.work.alone, self.work.meetings)
+        work = (self.work.shared, self.work.alone, self.work.meetings, *self.work.rows)
         if dims is None:
             return self._worth(*map(typical, work))
         key = tuple(dims[d] for d in self.order)
@@ -77,8 +82,9 @@ class TeamProgram:
             self._decided[key] = self._worth(*(value(e, dims) for e in work))
         return self._decided[key]
 
-    def _worth(self, shared: int, alone: int, meetings: int) -> bool:
-        saved = EFFICIENCY * shared * (self.workers - 1) / self.workers
+    def _worth(self, shared: int, alone: int, meetings: int, *rows: int) -> bool:
+        longest = max([-(-n // self.workers) / n for n in rows if n], default=1 / self.workers)
+        saved = EFFICIENCY * shared * (1 - longest)
         return saved - meetings * MEETING - START > WORTH * (shared + alone)
 
     @property
@@ -106,7 +112,7 @@ def make_team(plan: Plan, back: Target, dims: tuple[Dim, ...], key: str) -> Team
     met = with_meetings(plan)
     source = back.print_program(met, dims, key)
     work = work_of_calls(met.calls)
-    order = free_dims((work.shared, work.alone, work.meetings))
+    order = free_dims((work.shared, work.alone, work.meetings, *work.rows))
     load = partial(back.load_program, source, key)
     return TeamProgram(plan.workers, met, source, load, work, order=order)
 
@@ -116,11 +122,13 @@ def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
     shared: Extent = 0
     alone: Extent = 0
     meetings: Extent = 1
+    rows: list[Extent] = []
     for call in calls:
         meetings = meetings + int(call.meet)
         if isinstance(call, InvokedLoop):
             inner = work_of_calls(call.loop.calls)
             length = call.loop.length
+            rows += [*inner.rows, *([length] if call.loop.rows is not None else [])]
             shared = shared + size((length, inner.shared))
             alone = alone + size((length, inner.alone))
             meetings = meetings + size((length, inner.meetings - 1))
@@ -130,7 +138,7 @@ def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
             shared = shared + work_of(call.kernel.body)
             alone = alone + CALL
             meetings = meetings + sum(isinstance(s, Wait) for s in call.kernel.body)
-    return Work(shared, alone, meetings)
+    return Work(shared, alone, meetings, tuple(rows))
 
 
 def _meetings_inside(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[int]:
@@ -184,6 +192,8 @@ def _shares(kernel: Kernel) -> str:
             found[f"rows of {(s.parts or (s.m, 1))[0]}"] = None
         elif isinstance(s, ir.Call) and s.shared == "n":
             found[f"columns of {s.n}"] = None
+        elif isinstance(s, ir.Call) and s.shared == "k":
+            found[f"terms of {(s.terms or (s.k, 1))[0]}"] = None
     inside = sum(isinstance(s, Wait) for s in kernel.body)
     if not found:
         return "each worker its own"

@@ -83,14 +83,14 @@ class Tracked(Typed):
 def _product(
     a: Tracked, at: int, b: Tracked, bt: int, c: Tracked, ct: int,
     transposed: tuple[bool, bool], lengths: tuple[int, int, int], m: int, n: int, k: int,
-    rows: slice, columns: slice, adds: bool,
+    rows: slice, columns: slice, terms: slice, adds: bool,
 ) -> None:  # fmt: skip
     def places(start: int, length: int, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
         return start + length * np.arange(shape[0])[:, None] + np.arange(shape[1])
 
     left = places(at, lengths[0], (k, m)).T if transposed[0] else places(at, lengths[0], (m, k))
     right = places(bt, lengths[1], (n, k)).T if transposed[1] else places(bt, lengths[1], (k, n))
-    left, right = left[rows], right[:, columns]
+    left, right = left[rows, terms], right[terms, columns]
     target = places(ct, lengths[2], (m, n))[rows, columns]
     for typed, own, writes in ((a, left, False), (b, right, False), (c, target, True)):
         if not own.size or not target.size:
@@ -143,14 +143,16 @@ class TeamTranslator(Translator):
         m, n, k = (value(e, self.dims) for e in (s.m, s.n, s.k))
         a, b, c = (self.affine(o) for o in s.offsets)
         lengths = tuple(value(e, self.dims) for e in s.rows)
-        rows = columns = "slice(None)"
+        rows = columns = terms = "slice(None)"
         if s.shared == "m":
             rows = "slice({}, {})".format(*self.bounds(s.parts or (s.m, 1)))
         elif s.shared == "n":
             columns = "slice({}, {})".format(*self.bounds((s.n, 1)))
+        elif s.shared == "k":
+            terms = "slice({}, {})".format(*self.bounds(s.terms or (s.k, 1)))
         return (
             f"product({s.a.name}, {a}, {s.b.name}, {b}, {s.c.name}, {c}, "
-            f"{s.transposed}, {lengths}, {m}, {n}, {k}, {rows}, {columns}, {s.adds})"
+            f"{s.transposed}, {lengths}, {m}, {n}, {k}, {rows}, {columns}, {terms}, {s.adds})"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -292,3 +293,23 @@ def test_a_team_in_training(small_sums: None) -> None:
     with everything_shared():
         np.testing.assert_allclose(losses(2), ours, 1e-5)
         np.testing.assert_allclose(losses(3), ours, 1e-5)
+
+
+def test_rows_that_leave_workers_without_work(small_sums: None) -> None:
+    """One row is for one worker, whatever it takes."""
+    nodes, _ = network(np.float32, sg.dim("B"))
+    team = sg.compile(nodes, threads=2).stages.team
+    assert team is not None and team.work.rows
+    (B,) = team.order
+    large = replace(team, work=replace(team.work, shared=team.work.shared * 10**6), _decided={})
+    assert [large.is_worth({B: n}) for n in (1, 2, 3, 8)] == [False, True, True, True]
+
+
+def test_sums_as_large_as_the_work_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are added up by all workers at their places, not apart and then merged."""
+    monkeypatch.setattr(turn_sums, "WORK_OVER_MERGING", 10**9)
+    nodes, values = network(np.float64, sg.dim("B"))
+    with teams_interpreted():
+        f = sg.compile(nodes, threads=2)
+        assert shared_loops(f) and "sums begin" not in f.stages.team.source
+        judged(f, nodes, labels(values, 5), 1e-12)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import symgrad as sg
-from codegen import teamwork, workers
+from codegen import sharing, teamwork, workers
 from codegen.compiled import Compiled
 from codegen.loading import load
 from codegen.pipeline import compile
@@ -22,6 +22,7 @@ from codegen.runtime import teams
 from codegen.runtime.system import TELLS_CORES
 from codegen.runtime.team_words import LINE, SEEN_ON
 from symgrad.graph.errors import CompileError, DataError
+from symgrad.graph.evaluator import evaluate
 from tests import test_codegen_folds, test_codegen_nodes
 from tests.codegen_cases import Case, call
 from tests.ir_interpreter import interpreted
@@ -255,6 +256,30 @@ x, y = sg.input("x", (B, 7)), sg.input("y", (B,), dtype="int32")
 W, b = sg.parameter("W", (7, K)), sg.parameter("b", (K,))
 table = sg.parameter("table", (11, 7))
 U = sg.parameter("U", (7, 7))
+
+
+def test_long_sums_are_shared_by_their_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A^T B with more terms than places, of no row too."""
+    monkeypatch.setattr(sharing, "LONG", 4)
+    monkeypatch.setattr(sharing, "LONGER", 1)
+    B = sg.dim("B")
+    x, y = sg.input("x", (B, 7, 3), "float64"), sg.input("y", (B, 7, 5), "float64")
+    nodes = [sg.einsum("btm,btn->mn", x, y), x.sum()]
+
+    def judge_all(f: Compiled) -> None:
+        assert f.stages.team is not None and "terms of B" in str(f.stages.team)
+        for rows in (0, 1, 2, 9):
+            values = {"x": RNG.normal(size=(rows, 7, 3)), "y": RNG.normal(size=(rows, 7, 5))}
+            for got, wanted in zip(f(**values), evaluate(nodes, values), strict=True):
+                np.testing.assert_allclose(got, wanted, 1e-12, 1e-12)
+            assert f(**values)[0].tobytes() == f(**values)[0].tobytes()
+
+    for threads in (2, 3):
+        with teams_interpreted(seed=threads):
+            judge_all(sg.compile(nodes, threads=threads))
+    with everything_shared():
+        judge_all(sg.compile(nodes, threads=2))
+
 
 
 def outputs() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from codegen.workers import cores
 from tests.bench import workloads
 from tests.bench.contestants.symgrad_fit import loss_of, trainer_of
 
-NAMES = ("mlp_small", "mlp_mid", "mlp_large", "attention")
+NAMES = ("mlp_small", "mlp_mid", "mlp_large", "attention", "gru", "lstm")
 #: Seconds of a block of epochs.
 BLOCK = 0.15
 COLUMNS = (
@@ -41,7 +41,8 @@ def scaling(pattern: str, threads: int, rounds: int) -> str:
 
 def _row(name: str, threads: int, rounds: int) -> tuple[str, ...]:
     workload = workloads.make(name)
-    spec = workload.attention if name == "attention" else workload.training
+    spec = workload.specification
+    assert not isinstance(spec, workloads.Hessian)
     data = {"x": workload.data["X"], "y": workload.data["y"]}
     losses: list[list[float]] = []
     blocks: list[Callable[[], float]] = []
