@@ -29,7 +29,15 @@ SWEEPS = 8
 
 @rewrites
 def slice_first(outputs: Sequence[Node]) -> list[Node]:
-    """Rewrite all such slices; see the module."""
+    """Rewrite all such slices; see the module.
+
+    >>> import symgrad as sg
+    >>> x, y = sg.input("x", (3, 4)), sg.input("y", (3, 4))
+    >>> z = x + y
+    >>> gated = sg.sigmoid(z[:, :2]) * sg.tanh(z[:, 2:])
+    >>> [graph.count("move") for graph in map(str, (gated, *slice_first([gated])))]
+    [2, 4]
+    """
 
     def inside(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)

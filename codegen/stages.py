@@ -38,7 +38,8 @@ class Stages:
     """What each pass of the compiler made, in order; printed, what is fused and why.
 
     graph:     as written.
-    rewritten: after stabilisation and simplification, with contractions pairwise.
+    rewritten: after all passes over the graph: stable, simple, what recurrences need not do step by
+               step around them, contractions pairwise.
     schedule:  fused stages.
     plan:      kernels in order, and where every buffer lies.
     source:    what was compiled.
@@ -47,7 +48,7 @@ class Stages:
     residuals: what recurrences that go back read of the way forward: saved or recomputed.
     moved:     what left recurrences.
 
-    Of a program that was found in the cache, all but the first is made when it is asked for.
+    Of a program that was found in the cache, what the passes make is made when it is asked for.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Stages:
 
     @property
     def rewritten(self) -> Graph:
-        """After stabilisation and simplification, with contractions pairwise."""
+        """After all passes over the graph."""
         return self._made.rewritten
 
     @property

@@ -30,7 +30,15 @@ STEPS = 4
 
 @rewrites
 def transpose_constants(outputs: Sequence[Node]) -> list[Node]:
-    """Transpose such constants of all recurrences; see the module."""
+    """Transpose such constants of all recurrences; see the module.
+
+    >>> import symgrad as sg
+    >>> x, h, U = sg.input("x", (7, 2, 3)), sg.input("h", (2, 3)), sg.input("U", (3, 3))
+    >>> last, _ = sg.scan(lambda h, x: (sg.tanh(h @ U.T + x), ()), h, x)
+    >>> (made,) = transpose_constants([sg.simplify(last)])
+    >>> [type(c).__name__ for c in made.args[0].consts]
+    ['Input', 'Einsum']
+    """
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)

@@ -100,6 +100,15 @@ def test_what_a_recurrence_inside_the_step_stacks_is_recomputed():
     assert "tanh" in str(inner.body)
 
 
+def test_random_numbers_are_drawn_again():
+    x, h = sg.input("x", (T, B)), sg.input("h", (B,))
+    last, _ = sg.scan(lambda c, x: (sg.tanh(c * sg.dropout(x, 0.5)), ()), h, x)
+    notes: list[Residual] = []
+    save_residuals([simplify(sg.grad(last.sum(), h))], notes)
+    (draw,) = [n for n in notes if "uniform" in n.what]
+    assert (draw.how, draw.saving) == ("recomputed", INFINITE) and "drawn" in draw.why
+
+
 def test_a_minimum_cut_is_the_best_of_all_choices():
     rng = np.random.default_rng(0)
     leaves = [sg.input(f"x{k}") for k in range(2)]

@@ -36,6 +36,14 @@ def hoist(outputs: Sequence[Node], notes: Notes | None = None) -> list[Node]:
 
     Args:
         notes: told what moved.
+
+    >>> import symgrad as sg
+    >>> x, W = sg.input("x", (7, 3, 5)), sg.input("W", (5, 2))
+    >>> c, _ = sg.scan(lambda c, x: (sg.tanh(c + x @ W), ()), sg.zeros((3, 2)), x)
+    >>> notes = []
+    >>> _ = hoist([c], notes)
+    >>> [(n.how, n.node.shape) for n in notes]
+    [('hoisted', (3, 2))]
     """
     kept: Notes = [] if notes is None else notes
     return rewrite_folds(

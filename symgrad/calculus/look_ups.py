@@ -37,7 +37,14 @@ ELEMENT = 16
 
 @rewrites
 def read_tables(outputs: Sequence[Node]) -> list[Node]:
-    """rewrite: a product with rows read by index -> rows of the table's product; see the module."""
+    """rewrite: a product with rows read by index -> rows of the table's product; see the module.
+
+    >>> import symgrad as sg
+    >>> E, W = sg.input("E", (4, 40)), sg.input("W", (40, 3))
+    >>> z = E[sg.input("words", (50, 7), "int32")] @ W
+    >>> type(z).__name__, type(read_tables([z])[0]).__name__
+    ('Einsum', 'Gather')
+    """
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)

@@ -66,6 +66,12 @@ def sink(outputs: Sequence[Node], notes: Notes | None = None) -> list[Node]:
 
     Args:
         notes: told what moved.
+
+    >>> import symgrad as sg
+    >>> h, z = sg.input("h", (7, 3, 5)), sg.input("z", (7, 3, 2))
+    >>> W, _ = sg.scan(lambda W, hz: (W + hz[0].T @ hz[1], ()), sg.zeros((5, 2)), (h, z))
+    >>> type(W).__name__, type(sink([W])[0]).__name__
+    ('Proj', 'Einsum')
     """
     kept: Notes = [] if notes is None else notes
     return rewrite_folds(
