@@ -19,8 +19,9 @@ from codegen.values import offset_of
 from symgrad.graph.dims import same, size
 from symgrad.graph.nodes import Node, Piece, Reindex
 
-# Loops over shorter rows are better one loop over all the memory of a piece: two vectors of AVX-512
-# in float32. Measured on a Sapphire Rapids core.
+# Loops over shorter rows, in elements, are better one loop over all the memory of a piece: an LSTM
+# and its gradient took 1.04 x the time with rows of 8, 1.01 x with 24, 0.95 x with 32 and 48, on a
+# Sapphire Rapids core with AVX-512 in float32.
 SHORTEST_ROW = 32
 
 

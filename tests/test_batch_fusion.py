@@ -313,3 +313,34 @@ def test_sums_as_large_as_the_work_on_them(monkeypatch: pytest.MonkeyPatch) -> N
         f = sg.compile(nodes, threads=2)
         assert shared_loops(f) and "sums begin" not in f.stages.team.source
         judged(f, nodes, labels(values, 5), 1e-12)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_share_turns_in_a_recurrence(workers: int, small_sums: None) -> None:
+    """Sums of a step begin anew after all have read those of the step before."""
+    B, shape = sg.dim("B"), (4, LENGTH, WIDTH)
+    x = sg.input("x", (shape[0], B, *shape[1:]), dtype="float64")
+    h = sg.input("h", (B, *shape[1:]), dtype="float64")
+    W = sg.input("W", (WIDTH, HIDDEN), dtype="float64")
+    V = sg.input("V", (HIDDEN, WIDTH), dtype="float64")
+
+    def step(h: Node, now: Node) -> tuple[Node, Node]:
+        h = sg.tanh(sg.tanh((h + now) @ W) @ V @ W) @ V
+        return h, sg.square(h).sum()
+
+    last, sums = sg.scan(step, h, x)
+    loss = sg.square(last).sum() + sums.sum()
+    nodes = [loss, last, *sg.grad(loss, [W, V])]
+    rng = np.random.default_rng(5)
+    values = {n.name: rng.normal(size=n.shape) for n in (W, V)}
+    with teams_interpreted(workers):
+        f = sg.compile(nodes, threads=workers)
+        team = f.stages.team
+        assert team is not None
+        folds = [c.loop.calls for c in team.plan.calls if isinstance(c, InvokedLoop)]
+        inside = [c for calls in folds for c in calls if isinstance(c, InvokedLoop)]
+        assert any(c.loop.rows is not None for c in inside)
+        for n in (1, 4):
+            rows = {"h": rng.normal(size=(n, *shape[1:]))}
+            rows["x"] = rng.normal(size=(shape[0], n, *shape[1:]))
+            judged(f, nodes, values | rows, 1e-11)

@@ -88,9 +88,12 @@ def test_what_does_not_fit_is_moved() -> None:
 
 def test_a_reader_waits_until_the_loop_has_ended() -> None:
     x, y, w = leaves("float64")
-    joined = sg.concatenate([sg.exp(x), x * y], 1)
-    again = joined[:, :WIDTH] * 2.0 + joined[:, WIDTH:] + joined[:, 3 : 3 + WIDTH]
-    judged([joined @ w, again], numbers("float64"), 1e-12)
+    left, right = ((0, 0), (0, WIDTH)), ((0, 0), (WIDTH, 0))
+    joined = sg.pad(sg.exp(x), left) + sg.pad(x * y, right)
+    again = sg.sin(joined[:, :WIDTH])  # reads where the loop stands
+    f = judged([joined @ w, again, sg.cos(joined[:, 3:36])], numbers("float64"), 1e-12)
+    assert counted(f) == (1, 0)
+    assert "is whole when the loops of stage 1 end" in str(f.stages)
 
 
 def test_interpreted_in_order() -> None:

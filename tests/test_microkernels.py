@@ -278,6 +278,18 @@ def test_uses_the_vectors(isa: str, dtype: type) -> None:
         assert sum(register in line for line in lines) > 100
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_largest_tile_stays_in_registers(dtype: type) -> None:
+    if "avx512" not in available():
+        pytest.skip("this processor has no avx512")
+    element = Element(short(dtype), INSTRUCTION_SETS["avx512"])
+    module = llvm.parse_assembly(library.library_text(element))
+    code = library.machine(element.isa).emit_assembly(module)
+    tile = code.split("\nlargest_tile:", 1)[1].split(".Lfunc_end", 1)[0]
+    assert tile.count("vfmadd231p") > 100
+    assert not [x for x in tile.splitlines() if "%zmm" in x and "(%rsp" in x]
+
+
 def test_the_choice_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SYMGRAD_VECTORS", raising=False)
     assert instruction_set().name == available()[0]

@@ -213,9 +213,13 @@ def _sweep(
         for r in range(rows):
             at = lanes.at(at, Value(f, "i64", "%a_row")) if r else at
             x = lanes.spread(f.read(at, e.scalar, e.size))
-            for v, y in enumerate(b):
-                where = ((step * rows + r) * len(b) + v) % len(sums)
+            own = [((step * rows + r) * len(b) + v) % len(sums) for v in range(len(b))]
+            for where, y in zip(own, b, strict=True):
                 news[where] = lanes.fused(x, y, news[where])
+            if walk:
+                at, row = lanes.after(at, [news[where] for where in own])
+                for where, value in zip(own, row, strict=True):
+                    news[where] = value
     following = turn + at_once
     f.branch(following < count, head, done)
     lasts = [following, *ends, *news, *copied]
