@@ -201,6 +201,16 @@ def test_large_products_stay_inside() -> None:
         assert len(notes_of(c)) == leaves
 
 
+def test_sums_are_stretched_to_the_shape_of_their_carry() -> None:
+    """The cotangent of ys.sum() is one number: what v adds up has one column, for all of v's."""
+    x, v, h = real("x", 4, 2, 3), real("v", 3, 5), real("h", 2, 3)
+    _, ys = scan(lambda c, x: ((new := V["tanh"](c + x)), new @ v), h, x)
+    before = [ys, *sg.grad(ys.sum(), [x, v, h])]
+    made, notes = moved(before)
+    assert [n.shape for n in made] == [n.shape for n in before] and notes
+    equal(before, made, sample([x, v, h], 4))
+
+
 def test_recurrences_stay_inside_with_what_reads_them() -> None:
     x, w, h = real("x", 4, 3, 2), real("w", 2, 5), real("h", 3, 5)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from symgrad.calculus.building import aligned, expanded, total
+from symgrad.calculus.building import aligned, equal_shapes, total
 from symgrad.calculus.loop_parts import (
     ROWS,
     Moved,
@@ -313,7 +313,7 @@ class _Border:
                 scattered(node, args, length, kept=False) if isinstance(node, Scatter)
                 else with_steps(node, args, length, kept=False)
             )
-            made = expanded(made, leaf.shape)
+            made = _stretched(made, leaf.shape)
         else:
             made = _over_steps([around[f] for f in term.factors], leaf.shape, length)
         return made if term.weight == 1 else map_node(term.weight * P[0], [made], leaf.dtype)
@@ -327,6 +327,14 @@ def _keeps_zero(node: Node, none: Collection[Node]) -> bool:
         any(a in none for a in node.args) if isinstance(node, Einsum)
         else all(a in none for a in node.args)
     )
+
+
+def _stretched(node: Node, shape: Shape) -> Node:
+    """A node, repeated along axes that it lacks and along those of which it has one element."""
+    if equal_shapes(node.shape, shape):
+        return node
+    labels = aligned(node.shape, shape, 1)
+    return einsum_node((node,), (labels,), range(len(shape)), dict(enumerate(shape)))
 
 
 def _over_steps(factors: Sequence[Stack], shape: Shape, length: Extent) -> Node:
