@@ -57,6 +57,7 @@ KERNELS: dict[str, Callable[[Inputs], Node]] = {
     "column sums": lambda a: a(1000).sum(0),
     "column maxima": lambda a: sg.max(a(1000), 0),
     "places of column maxima": lambda a: sg.argmax(a(1000), 0),
+    "running products": lambda a: sg.cumprod(a(), 0),
     "running sums down columns": lambda a: sg.cumsum(a(1000), 0),
     "softmax": lambda a: sg.softmax(a(1000)),
     "softmax of short rows": lambda a: sg.softmax(a(16)),
@@ -79,8 +80,10 @@ def test_standard_kernels_are_vectors() -> None:
 
 
 def test_a_serial_loop_is_none() -> None:
-    """What carries a product from element to element is scalar, and is reported so."""
-    x = sg.input("x", (sg.dim("n"),))
-    (found,) = vectors_of(sg.compile(sg.cumprod(x, 0)))
+    """What adds to places that data name, perhaps twice to one, is scalar and is reported so."""
+    n = sg.dim("n")
+    x, rows = sg.input("x", (n,)), sg.input("rows", (n,), dtype="int32")
+    table = sg.parameter("table", (7,), init=0.0)
+    (found,) = vectors_of(sg.compile(sg.grad((table[rows] * x).sum(), table)))
     assert isinstance(found, KernelVectors)
     assert found.bits == 0 and found.loops > 0 and "scalar" in str(found)

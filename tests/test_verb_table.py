@@ -47,7 +47,7 @@ OPERATORS = [
 #: Names of the face whose result is no expression of leaves: they have tests of their own.
 OTHERS = """
 Node dim input parameter constant parameters inputs evaluate compile derive cost latex draw
-gradient_flow to_networkx to_sympy Trainer Checkpoint CsvLog EarlyStopping init nn optim
+gradient_flow explain_nan to_networkx to_sympy Trainer Checkpoint CsvLog EarlyStopping init nn optim
 random __version__ SymgradError ShapeError DTypeError LeafError GradError CompileError DataError
 """
 #: Rooms of the face that hold verbs; every name in them needs a row.

@@ -102,7 +102,7 @@ def missing_verbs(verbs: Counter[str]) -> list[str]:
 #: Names of the face that make expressions, but no lines of a program.
 OTHERS = {
     "dim", "input", "inputs", "parameter", "parameters", "evaluate", "latex", "cost", "derive",
-    "draw", "gradient_flow", "to_networkx", "to_sympy", "compile",
+    "draw", "gradient_flow", "explain_nan", "to_networkx", "to_sympy", "compile",
 }  # fmt: skip
 
 
