@@ -229,7 +229,7 @@ def gates(out: Path, quick: bool) -> None:
         lags = np.arange(1, longest + 1)
         axes.semilogy(lags, shares, color=NETWORKS[name][1], lw=1.6, label=name)
         print(f"  {name:<18}" + "".join(f"{shares[lag - 1]:>10.1e}" for lag in marks))
-    axes.set(xlabel="lag", ylabel="gradient, relative to lag 1", ylim=(1e-12, 10))
+    axes.set(xlabel="lag", ylabel="gradient, relative to lag 1", ylim=(1e-12, None))
     axes.set_title("How much of a gradient comes back, before training")
     axes.grid(alpha=0.3)
     axes.legend()
