@@ -291,7 +291,8 @@ def _first_uses(graph: Graph) -> tuple[tuple[Dim, Node], ...]:
         for extent in node.shape:
             if type(extent) is not int:
                 for d in free_dims(extent):
-                    first.setdefault(d, node)
+                    if not dm.is_counted(d):
+                        first.setdefault(d, node)
     for d in graph.dims:
         first.setdefault(d, graph.outputs[0])
     return tuple(first.items())
@@ -322,7 +323,7 @@ def requirements(graph: Graph) -> tuple[Requirement, ...]:
         for extent in node.shape:
             if type(extent) is not int and not isinstance(extent, Dim):
                 _need(found, node, extent)
-    return tuple(found.values())
+    return tuple(need for need in found.values() if not dm.is_counted(need.extent))
 
 
 def _inside(
