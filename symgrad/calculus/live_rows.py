@@ -21,7 +21,7 @@ from symgrad.graph.dims import Counted, Extent, size
 from symgrad.graph.dtypes import INT64
 from symgrad.graph.folds import Rows
 from symgrad.graph.leaves import arange, cast
-from symgrad.graph.nodes import Gather, Node, Scatter, einsum_node
+from symgrad.graph.nodes import Gather, Node, Scatter
 from symgrad.graph.ragged import living
 from symgrad.graph.reductions import cumsum, sum as total
 from symgrad.graph.shapes import sliced
@@ -102,7 +102,7 @@ class LiveRows:
 
     @cached_property
     def _cell(self) -> Node:
-        """t B + b of the live steps, in their places: (N,)."""
+        """The cell t B + b of the live steps, in their places: (N,)."""
         number = arange(self.cells, dtype=INT64).reshape((self.steps, self.batch))
         known = Scatter(
             (where(self.is_live, number, 0), self.place),

@@ -82,7 +82,7 @@ class Graph:
 
     @property
     def dims(self) -> tuple[Dim, ...]:
-        """The symbolic extents that occur, by name, without those that programs count themselves."""
+        """The symbolic extents that occur, by name; not those that programs count."""
         found = {d for d in self._dims_by_use() if not is_counted(d)}
         return tuple(sorted(found, key=lambda d: d.name))
 
