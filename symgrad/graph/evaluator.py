@@ -411,7 +411,9 @@ def _run_rows(
             c[some] if in_rows(rows, n) else c for c, n in zip(args[b:], inputs[b:], strict=True)
         ]
         here = {**dims, rows.now: now}
-        found = evaluated(node.body, dict(zip(inputs, given, strict=True)), here)
+        # copies, since what is emitted may be the carry that is written over
+        made = evaluated(node.body, dict(zip(inputs, given, strict=True)), here)
+        found = [np.array(value) for value in made]
         for c, value, n in zip(carry, found, outputs, strict=False):
             c[some if in_rows(rows, n) else ...] = value
         for y, value, n in zip(ys, found[a:], outputs[a:], strict=True):
