@@ -60,13 +60,14 @@ class Merge:
         extent:  of the new axis.
         nodes:   of the graph, in topological order.
         masks:   some of them which are true for all pairs that there are.
+        members: of each pair the place along each index; where a node has some of the indices.
     """
 
     def __init__(
         self, axes: Axes, indices: Sequence[Axis], extent: Extent,
-        nodes: Sequence[Node], masks: Collection[Node],
+        nodes: Sequence[Node], masks: Collection[Node], members: Sequence[Node] = (),
     ) -> None:
-        self.axes, self.extent = axes, extent
+        self.axes, self.extent, self.members = axes, extent, tuple(members)
         self.roots = [axes.find(index) for index in indices]
         self._places: dict[Node, tuple[tuple[int, ...], ...]] = {}
         self.masks: set[Node] = set()
@@ -174,10 +175,26 @@ class Merge:
             return einsum_node(args, inner, out, extents)
         first, *indices = inner
         if isinstance(node, Gather):
-            return Gather(tuple(args), first, tuple(indices), out, node.wrap)
+            return self._gather(node, args, first, indices, out)
         assert isinstance(node, Scatter)
         shape = self.shape(node) if self.kind(node) == "all" else node.shape
         return Scatter(tuple(args), first, tuple(indices), out, shape, node.wrap)
+
+    def _gather(
+        self, node: Gather, args: Sequence[Node], source: tuple[int, ...],
+        indices: Sequence[tuple[int, ...]], out: tuple[int, ...],
+    ) -> Node:
+        """A read at a step or a row of a source reads it at that of the pair, see `members`."""
+        more: list[Node] = []
+        if self.kind(node.args[0]) == "some":
+            axes = list(source)
+            for own, member in zip(self.places(node.args[0]), self.members, strict=True):
+                for k in own:
+                    axes[k] = ~(len(indices) + len(more))
+                    more.append(member)
+            (pair,) = {label for k, label in enumerate(source) if axes[k] != label}
+            source, indices = tuple(axes), [*indices, *[(pair,)] * len(more)]
+        return Gather((*args, *more), source, tuple(indices), out, node.wrap)
 
     def _piece(self, piece: Piece, group: tuple[int, ...]) -> Piece:
         def kept(own: Sequence[Extent], there: Extent | None = None) -> tuple[Extent, ...]:

@@ -193,7 +193,8 @@ class _Plan:
 
     def __init__(self, outputs: Sequence[Node], group: _Group, number: int) -> None:
         self.outputs, self.order = outputs, toposort(outputs)
-        self.live = LiveRows(group.lengths, group.steps, number)
+        with provenance("rows by length"):
+            self.live = LiveRows(group.lengths, group.steps, number).made()
         every = {f: LiveStep(f, mask, self.live) for f, mask in group.masks.items()}
         axes = Axes(self.order)
         t, b = self._join(axes, group, every)
@@ -203,7 +204,8 @@ class _Plan:
             self.refused = dict.fromkeys(every, "steps and rows are matched with each other")
             return
         masks = {n for n in self.order if (n_ := mask_lengths(n)) and n_[1] is group.base}
-        self.merge = Merge(axes, (t, b), self.live.rows.all, self.order, masks)
+        members = self.live.step_of, self.live.row_of
+        self.merge = Merge(axes, (t, b), self.live.rows.all, self.order, masks, members)
         self.dead = self._judged(every)
         self.refused = {f: step.why for f, step in every.items() if step.why}
         before = -1
@@ -355,13 +357,14 @@ class _Plan:
     def _args(self, node: Node) -> list[Node]:
         """The arguments for live pairs."""
         found: list[Node] = []
-        for arg in node.args:
+        for k, arg in enumerate(node.args):
             if arg in self.merge.masks:
                 found.append(Constant(np.asarray(True)))
             elif arg in self.pairs:
                 found.append(self.pairs[arg])
             else:
-                found.append(self._at(arg))
+                read = isinstance(node, Gather) and k == 0
+                found.append(self.whole[arg] if read else self._at(arg))
         return found
 
     def _at(self, node: Node) -> Node:
@@ -370,7 +373,7 @@ class _Plan:
         places = (*t, *b)
         if not places:
             return whole
-        indices = [i for own, i in ((t, self.live.step_of), (b, self.live.row_of)) if own]
+        indices = [i for own, i in zip((t, b), self.merge.members, strict=True) if own]
         axes = tuple(~places.index(k) if k in places else k for k in range(node.ndim))
         out = tuple(dict.fromkeys(node.ndim + 1 if k in places else k for k in range(node.ndim)))
         return Gather((whole, *indices), axes, ((node.ndim + 1,),) * len(indices), out, wrap=False)
@@ -381,7 +384,7 @@ class _Plan:
         own = node.ndim + 1
         axes = tuple({t: ~0, b: ~1}.get(k, k) for k in range(node.ndim))
         labels = tuple(dict.fromkeys(own if k in (t, b) else k for k in range(node.ndim)))
-        args = (self.pairs[node], self.live.step_of, self.live.row_of)
+        args = (self.pairs[node], *self.merge.members)
         return Scatter(args, labels, ((own,), (own,)), axes, node.shape, wrap=False)
 
     def _fold(self, step: LiveStep) -> Fold:
