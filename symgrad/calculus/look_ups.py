@@ -21,8 +21,7 @@ from collections.abc import Mapping, Sequence
 
 from symgrad.calculus.building import is_extent_one
 from symgrad.calculus.map_rules import derived
-from symgrad.calculus.residuals import typical
-from symgrad.graph.dims import Extent, Shape, size
+from symgrad.graph.dims import Extent, Shape, size, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Gather, Node, Scatter, einsum_node

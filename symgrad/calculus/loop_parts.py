@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from symgrad.calculus.building import is_extent_one
-from symgrad.calculus.residuals import typical
-from symgrad.graph.dims import Extent, Shape, size
+from symgrad.graph.dims import Extent, Shape, size, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.graph import Graph
@@ -57,7 +56,7 @@ Notes = list[Moved]
 Rule = Callable[[Fold, Collection[int]], Mapping[int, Node] | None]
 
 
-class Parts:
+class FoldParts:
     """A Fold taken apart: binders with their arguments, next carries, ys by place."""
 
     def __init__(self, fold: Fold) -> None:

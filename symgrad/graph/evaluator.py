@@ -14,6 +14,7 @@ import numpy as np
 
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Array, Binding
+from symgrad.graph.dim_inference import infer_dims
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataError, LeafError
 from symgrad.graph.folds import Fold, Proj
@@ -35,7 +36,6 @@ from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
 from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import Structure, flatten
-from symgrad.graph.telling import tell_dims
 
 Dims = Mapping[Dim, int]
 
@@ -145,7 +145,7 @@ def named_values(graph: Graph, values: Mapping[Any, Any]) -> tuple[dict[str, Any
                 f"evaluate: two values for the leaf {dm.quoted(name)}, by name and by node."
             )
         found[name] = value
-    return found, tell_dims(graph, found) | dims
+    return found, infer_dims(graph, found) | dims
 
 
 def evaluate_many(
