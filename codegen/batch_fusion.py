@@ -43,9 +43,8 @@ from codegen.tune import collapse
 from codegen.turn_sums import begun, copies_of, ended, on_copies, operations_of
 from codegen.turns import Sum, Turn, is_inside, turn_of
 from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
-from codegen.work import typical
 from codegen.workspace import Block, Layout, Slot
-from symgrad.graph.dims import Extent, same, size
+from symgrad.graph.dims import Extent, same, size, typical
 from symgrad.graph.nodes import Constant, Input, Node
 
 #: Bytes that kernels touch in a turn: with less, a whole batch may as well stay in the cache.

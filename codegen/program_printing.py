@@ -13,7 +13,7 @@ from itertools import groupby
 
 from codegen.call_table import TABLE_FROM, CallTable
 from codegen.kernel_printing import print_kernel
-from codegen.loop_ir import TURN, WORKER, WORKERS, For, Kernel, Parts, follows_turns
+from codegen.loop_ir import TURN, WORKER, WORKERS, For, Kernel, Partition, follows_turns
 from codegen.memory import InnerPlace, Invoked, InvokedLoop, Plan
 from codegen.printing import (
     SCALARS,
@@ -123,7 +123,7 @@ class _Printer:
         self.entries[entry, dtype] = None
         return memory_name(entry, dtype)
 
-    def share(self, parts: Parts) -> tuple[str, str]:
+    def share(self, parts: Partition) -> tuple[str, str]:
         """Where a worker's part of the iterations of a loop begins and ends."""
         rows, each = parts
         k = self.shares.setdefault(rows, len(self.shares))

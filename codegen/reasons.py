@@ -2,7 +2,7 @@
 
 A table for people, one row a stage. Reasons are the scheduler's own: what kept a stage's nodes out
 of an earlier one is written down when it happens (`schedule.Apart`). A long program is folded:
-stages that repeat are told once, and of a program that does not repeat the middle is left out.
+stages that repeat are shown once, and of a program that does not repeat the middle is left out.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Row:
     why: tuple[str, ...]
 
 
-def told(schedule: Schedule) -> str:
+def stage_table(schedule: Schedule) -> str:
     """The stages as a table with aligned columns, at most about a screen long.
 
     >>> import symgrad as sg
     >>> x, W = sg.input("x", (sg.dim("B"), 5)), sg.parameter("W", (5, 3))
-    >>> print(told(sg.compile(sg.tanh((x @ W).sum(axis=1))).stages.schedule))
+    >>> print(stage_table(sg.compile(sg.tanh((x @ W).sum(axis=1))).stages.schedule))
     stage  over               computes                      why
         1  (B, 5) x (5, 3)    %1 = einsum ab,bc->ac (x, W)  a matrix product: one call
         2  (B,) rows of (3,)  %2 = einsum ab->a (%1)        one pass over rows, each reduced to %2
@@ -73,18 +73,18 @@ def told(schedule: Schedule) -> str:
     return _table(rows)
 
 
-def told_moves(moved: Sequence[Moved]) -> str:
+def move_table(moved: Sequence[Moved]) -> str:
     """What left recurrences or was moved to where it costs less, and why, equal lines as one.
 
     >>> import symgrad as sg
     >>> x, W = sg.input("x", (7, 3, 5)), sg.parameter("W", (5, 2))
     >>> c, _ = sg.scan(lambda c, x: (sg.tanh(c + x @ W), ()), sg.zeros((3, 2)), x)
-    >>> print(told_moves(sg.compile(c).stages.moved))
+    >>> print(move_table(sg.compile(c).stages.moved))
     hoisted out of 7 steps    einsum ab,bc->ac (x, W)    (3, 2): depends on no carry
     """
     rows = Counter(
         (
-            move.told,
+            move.heading,
             cut(formula(move.node, _plain_name), WIDE["formula"]),
             f"{show(move.node.shape)}: {move.why}",
         )
@@ -104,7 +104,7 @@ def _plain_name(node: Node) -> str:
     return printable(node.name if isinstance(node, Input) else node.origin or node.name)
 
 
-def told_turns(
+def turn_lines(
     calls: Sequence[Invoked | InvokedLoop], schedule: Schedule, prefix: str = ""
 ) -> Iterator[str]:
     """Which stages take turns (`codegen/batch_fusion.py`), those of recurrences too."""
@@ -114,7 +114,7 @@ def told_turns(
             continue
         if not call.loop.turns:
             k, stage = next(folds)
-            yield from told_turns(call.loop.calls, stage.inner, f"{prefix}{k}.")
+            yield from turn_lines(call.loop.calls, stage.inner, f"{prefix}{k}.")
             continue
         stages = sorted({kernel.stage + 1 for kernel in kernels_of(call.loop.calls)})
         yield (

@@ -40,8 +40,8 @@ from symgrad.graph.traversal import replace, toposort
 def make(request: Request, clock: Clock) -> Made:
     """Lead the graph of a request through all passes."""
     back, threads = request.back, request.threads
-    told: dict[Node, Node] = {streams.training: Constant(np.asarray(request.training))}
-    wanted = replace(request.wanted, told)
+    fixed: dict[Node, Node] = {streams.training: Constant(np.asarray(request.training))}
+    wanted = replace(request.wanted, fixed)
     asked = _index_uses(toposort(wanted))
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
     uncut = clock("drop cuts", lambda: without_cuts(stable))

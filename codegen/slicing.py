@@ -13,14 +13,14 @@ computed in the loop that reads the gates, and is never written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from codegen.access import is_one, slices
-from symgrad.calculus.loop_parts import Moved, Notes
+from symgrad.calculus.loop_parts import Moved, Notes, only_moves
 from symgrad.graph.dims import Extent, same
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.functions import AxisIndex
-from symgrad.graph.nodes import Einsum, Gather, Map, Node, Piece, Reindex, is_reshape
+from symgrad.graph.nodes import Gather, Map, Node, Piece, Reindex
 from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance
 from symgrad.graph.traversal import rebuild, reconnect, toposort, users
@@ -46,7 +46,6 @@ def slice_first(
     >>> [graph.count("move") for graph in map(str, (gated, *slice_first([gated])))]
     [2, 4]
     """
-
     kept: Notes = [] if notes is None else notes
 
     def inside(node: Node, args: tuple[Node, ...]) -> Node:
@@ -76,13 +75,13 @@ def slice_first(
     return made
 
 
-def sliced_before(outputs: Iterable[Node]) -> list[Moved]:
+def sliced_before(outputs: Sequence[Node]) -> list[Moved]:
     """The slices that recurrences read as constants, so that they are made once, before the steps.
 
     >>> import symgrad as sg
     >>> x, W = sg.input("x", (7, 3)), sg.input("W", (2, 3))
     >>> c, _ = sg.scan(lambda c, x: (sg.tanh(c + W[1] * x), ()), sg.zeros((3,)), x)
-    >>> [moved.told for moved in sliced_before([c])]
+    >>> [moved.heading for moved in sliced_before([c])]
     ['sliced before 7 steps']
     """
     found: dict[tuple[Node, Extent], Moved] = {}
@@ -100,9 +99,7 @@ def sliced_before(outputs: Iterable[Node]) -> list[Moved]:
 
 def _before_moves(node: Node) -> Node:
     """What a reshaped, transposed or repeated node is made from."""
-    while is_reshape(node) or (
-        isinstance(node, Einsum) and len(node.args) == 1 and not node.summed
-    ):
+    while not slices(node) and only_moves(node):
         (node,) = node.args
     return node
 

@@ -107,8 +107,8 @@ class Stages:
         return tuple(kernels_of(self.plan.calls))
 
     def __str__(self) -> str:
-        from codegen.reasons import told, told_moves, told_turns
-        from symgrad.calculus.residuals import told_residuals
+        from codegen.reasons import move_table, stage_table, turn_lines
+        from symgrad.calculus.residuals import residual_table
 
         counts = (
             f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
@@ -116,11 +116,11 @@ class Stages:
         )
         more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
         shared = f"\n\n{self.team}" if self.team else ""
-        moves = f"\n\n{told_moves(self.moved)}" if self.moved else ""
-        saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
-        taken = "\n".join(told_turns(self.plan.calls, self.schedule))
+        moves = f"\n\n{move_table(self.moved)}" if self.moved else ""
+        saved = f"\n\n{residual_table(self.residuals)}" if self.residuals else ""
+        taken = "\n".join(turn_lines(self.plan.calls, self.schedule))
         turns = f"\n\n{taken}" if taken else ""
-        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{turns}{shared}\n\n{more}"
+        return f"{counts}\n\n{stage_table(self.schedule)}{moves}{saved}{turns}{shared}\n\n{more}"
 
 
 def _computed(graph: Graph) -> int:

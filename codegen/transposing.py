@@ -43,7 +43,6 @@ def transpose_constants(outputs: Sequence[Node], notes: Notes | None = None) -> 
     >>> [type(c).__name__ for c in made.args[0].consts]
     ['Input', 'Einsum']
     """
-
     kept: Notes = [] if notes is None else notes
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:

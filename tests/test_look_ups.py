@@ -167,7 +167,7 @@ def test_layers_whose_batch_comes_before_time_read_the_projected_table() -> None
     made = list(simplify(read_inside(read_tables(hoist(sink(before)), notes), notes)))
     equal(before, made, {**sample(leaves, 2), words: WORDS.reshape(-1)[:91].reshape(7, 13)})
     assert count(made, 7 * 13 * 40 * 3) == 0  # all products with the table or W have its 5 rows
-    assert [note.told for note in notes] == [
+    assert [note.heading for note in notes] == [
         "looked up", *["added by rows"] * 2, *["read inside 13 steps"] * 2,
     ]
     assert len({n for n in toposort(made) if isinstance(n, Scatter)}) == 1

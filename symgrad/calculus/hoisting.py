@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from symgrad.calculus.loop_parts import (
+    FoldParts,
     Moved,
     Notes,
-    Parts,
     fits,
     only_moves,
     pays,
@@ -52,7 +52,7 @@ def hoist(outputs: Sequence[Node], notes: Notes | None = None) -> list[Node]:
 
 
 def _hoisted(fold: Fold, notes: Notes) -> Mapping[int, Node] | None:
-    parts = Parts(fold)
+    parts = FoldParts(fold)
     order = toposort([*parts.after.values(), *parts.ys.values()])
     still = _still(parts, order)
     products = [node for node in order if node in still and _leaves(node, still, parts)]
@@ -78,14 +78,14 @@ def _hoisted(fold: Fold, notes: Notes) -> Mapping[int, Node] | None:
     return found | {k: around[y][0] for k, y in ys.items()}
 
 
-def _still(parts: Parts, order: Sequence[Node]) -> set[Node]:
+def _still(parts: FoldParts, order: Sequence[Node]) -> set[Node]:
     """The nodes that depend on sequences, on no carry and on no recurrence in the body."""
     loops = [node for node in order if not can_stack(node)]
     moving = parts.depending(order, [*parts.init, *loops])
     return parts.depending(order, [*parts.xs]) - moving
 
 
-def _leaves(node: Node, still: Collection[Node], parts: Parts) -> bool:
+def _leaves(node: Node, still: Collection[Node], parts: FoldParts) -> bool:
     return pays(node, still) and fits((parts.length, *node.shape), node.dtype.itemsize)
 
 
@@ -118,7 +118,7 @@ def read_inside(outputs: Sequence[Node], notes: Notes | None = None) -> list[Nod
     } - set(outputs)
 
     def rule(fold: Fold, read: Collection[int]) -> Mapping[int, Node] | None:
-        parts = Parts(fold)
+        parts = FoldParts(fold)
         mapping: dict[Node, Node] = {}
         for leaf, arg in list(parts.xs.items()):
             if isinstance(arg, Gather) and _by_steps(arg) and arg in alone:
@@ -138,7 +138,7 @@ def _by_steps(node: Gather) -> bool:
     return node.out[0] not in node.source_axes
 
 
-def _in_step(parts: Parts, leaf: Input, node: Gather) -> Node:
+def _in_step(parts: FoldParts, leaf: Input, node: Gather) -> Node:
     """The rows that a step reads; the table and the indices become arguments of the Fold."""
     t = node.out[0]
     source = binder("table", node.args[0].shape, node.args[0].dtype)

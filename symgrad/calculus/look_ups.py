@@ -24,8 +24,7 @@ from symgrad.calculus.building import is_extent_one
 from symgrad.calculus.einsum_rules import inner_einsum
 from symgrad.calculus.loop_parts import Moved, Notes
 from symgrad.calculus.map_rules import derived
-from symgrad.calculus.residuals import typical
-from symgrad.graph.dims import Extent, Shape, printable, size
+from symgrad.graph.dims import Extent, Shape, printable, size, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Gather, Node, Scatter, einsum_node
@@ -54,7 +53,6 @@ def read_tables(
     >>> type(z).__name__, type(read_tables([z])[0]).__name__
     ('Einsum', 'Gather')
     """
-
     kept: Notes = [] if notes is None else notes
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
@@ -74,7 +72,7 @@ def read_tables(
             made = None
         if made is None:
             return node
-        kept.append(_told(node, made, steps))
+        kept.append(_noted(node, made, steps))
         return made
 
     return rebuild(outputs, rule)
@@ -97,19 +95,17 @@ def _einsum(made: Node | None, node: Einsum) -> Einsum:
     return made if isinstance(made, Einsum) else node
 
 
-def _told(node: Node, made: Node, steps: Extent | None) -> Moved:
+def _noted(node: Node, made: Node, steps: Extent | None) -> Moved:
     """The product as it was, and how many rows it has now."""
+    how: Literal["looked up", "added by rows"]
+    rows: Gather | Scatter
     if isinstance(made, Gather):
-        how: Literal["looked up", "added by rows"] = "looked up"
-        rows, axes = made, made.source_axes
+        how, rows = "looked up", made
+        labels, extents = rows.out, rows.shape
     else:
-        how = "added by rows"
-        rows = next(n for n in made.args if isinstance(n, Scatter))
-        axes = rows.target_axes
-    shape = _table(rows)[1]
-    table = size(e for e, k in zip(shape, axes, strict=True) if k < 0)
-    labels = rows.out if isinstance(rows, Gather) else rows.update_labels
-    extents = rows.shape if isinstance(rows, Gather) else rows.args[0].shape
+        how, rows = "added by rows", next(n for n in made.args if isinstance(n, Scatter))
+        labels, extents = rows.update_labels, rows.args[0].shape
+    table = size(e for k, e in zip(*_table(rows), strict=True) if k < 0)
     index = {k for own in rows.index_labels for k in own}
     read = size(e for e, k in zip(extents, labels, strict=True) if k in index)
     return Moved(

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from symgrad.calculus.building import is_extent_one
-from symgrad.calculus.residuals import typical
-from symgrad.graph.dims import Extent, Shape, printable, size
+from symgrad.graph.dims import Extent, Shape, printable, size, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.graph import Graph
@@ -62,26 +61,27 @@ class Moved:
     why: str
 
     @property
-    def told(self) -> str:
+    def heading(self) -> str:
         """How, and of how many steps.
 
         >>> from symgrad.graph.leaves import input
         >>> x = input("x", (3,))
-        >>> Moved("hoisted", x, 7, "").told, Moved("looked up", x, None, "").told
+        >>> Moved("hoisted", x, 7, "").heading, Moved("looked up", x, None, "").heading
         ('hoisted out of 7 steps', 'looked up')
         """
         if self.length is None:
             return self.how
-        place = {"hoisted": " out of", "sunk": " out of", "looked up": " in", "added by rows": " in",
-                 "sliced": " in"}.get(self.how, "")  # fmt: skip
-        return f"{self.how}{place} {printable(str(self.length))} steps"
+        place = {"hoisted": "out of ", "sunk": "out of "}.get(self.how, "in ")
+        if self.how.endswith(("inside", "before")):
+            place = ""
+        return f"{self.how} {place}{printable(str(self.length))} steps"
 
 
 Notes = list[Moved]
 Rule = Callable[[Fold, Collection[int]], Mapping[int, Node] | None]
 
 
-class Parts:
+class FoldParts:
     """A Fold taken apart: binders with their arguments, next carries, ys by place."""
 
     def __init__(self, fold: Fold) -> None:

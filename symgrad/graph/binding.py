@@ -126,22 +126,22 @@ class Binding:
             ):
                 raise _wrong_shape(leaf, value, {})
             arrays.append(value)
-        told: dict[Dim, int] = {}
+        known: dict[Dim, int] = {}
         for source in self._sources:
             given = arrays[source.leaf]
-            if given is not None and source.dim not in told:
-                told[source.dim] = self._solved(source, given)
+            if given is not None and source.dim not in known:
+                known[source.dim] = self._solved(source, given)
         if dims:
-            told = {**dims, **told}
-        if len(told) < len(self._dims):
-            self._solve_products(arrays, told)
-        told |= dm.told((d for d, _ in self._dims if d not in told), told)
+            known = {**dims, **known}
+        if len(known) < len(self._dims):
+            self._solve_products(arrays, known)
+        known |= dm.derived_values((d for d, _ in self._dims if d not in known), known)
         for k in absent:
-            arrays[k] = self._default(self.leaves[k], told, seed, step, values)
+            arrays[k] = self._default(self.leaves[k], known, seed, step, values)
         bound: list[Array] = arrays  # type: ignore[assignment]
-        if self._checks or self.guards or self.requirements or len(told) < len(self._dims):
-            self._check(bound, told)
-        return bound, told
+        if self._checks or self.guards or self.requirements or len(known) < len(self._dims):
+            self._check(bound, known)
+        return bound, known
 
     def _solved(self, source: _Source, array: Array) -> int:
         extent: int = array.shape[source.axis]
@@ -217,8 +217,8 @@ class Binding:
             right = _value(guard.right, dims, guard.node)
             if left != right:
                 raise DataShapeError(
-                    f"extents that must be equal differ: {_told(guard.left, left)} and "
-                    f"{_told(guard.right, right)}\n  {describe(guard.node)}"
+                    f"extents that must be equal differ: {_extent_text(guard.left, left)} and "
+                    f"{_extent_text(guard.right, right)}\n  {describe(guard.node)}"
                 )
         for need in self.requirements:
             if (spare := _value(need.extent, dims, need.node)) < 0:
@@ -231,7 +231,7 @@ class Binding:
                     )
                 raise DataShapeError(
                     f"a slice leaves its axis: {need.extent} must not be negative, got {spare}"
-                    f"{_dims_told(dims)}\n  {describe(need.node)}"
+                    f"{_dims_text(dims)}\n  {describe(need.node)}"
                 )
 
 
@@ -251,20 +251,20 @@ def _value(extent: Extent, dims: dict[Dim, int], node: Node) -> int:
     return dm.value(extent, dims)
 
 
-def _told(extent: Extent, value: int) -> str:
+def _extent_text(extent: Extent, value: int) -> str:
     return str(value) if type(extent) is int else f"{dm.printable(str(extent))} = {value}"
 
 
-def _dims_told(dims: Mapping[Dim, int]) -> str:
-    told = ", ".join(f"{dm.printable(d.name)} = {n}" for d, n in dims.items())
-    return f" for {told}" if told else ""
+def _dims_text(dims: Mapping[Dim, int]) -> str:
+    text = ", ".join(f"{dm.printable(d.name)} = {n}" for d, n in dims.items())
+    return f" for {text}" if text else ""
 
 
 def _wrong_shape(leaf: Input, array: Array, dims: Mapping[Dim, int]) -> DataShapeError:
     own = {d: n for d, n in dims.items() if d in free_dims(leaf.shape)}
     return DataShapeError(
         f"{leaf.kind} {dm.quoted(leaf.name)} has the wrong shape\n"
-        f"  asked  {describe(leaf)}{_dims_told(own)}\n  got    {array.dtype} {dm.show(array.shape)}"
+        f"  asked  {describe(leaf)}{_dims_text(own)}\n  got    {array.dtype} {dm.show(array.shape)}"
     )
 
 
@@ -291,7 +291,8 @@ def _first_uses(graph: Graph) -> tuple[tuple[Dim, Node], ...]:
         for extent in node.shape:
             if type(extent) is not int:
                 for d in free_dims(extent):
-                    first.setdefault(d, node)
+                    if not dm.is_counted(d):
+                        first.setdefault(d, node)
     for d in graph.dims:
         first.setdefault(d, graph.outputs[0])
     return tuple(first.items())
@@ -322,7 +323,7 @@ def requirements(graph: Graph) -> tuple[Requirement, ...]:
         for extent in node.shape:
             if type(extent) is not int and not isinstance(extent, Dim):
                 _need(found, node, extent)
-    return tuple(found.values())
+    return tuple(need for need in found.values() if not dm.is_counted(need.extent))
 
 
 def _inside(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from symgrad.graph.dims import Extent, as_extent, parts_of, root_of, same
+from symgrad.graph.dims import Extent, as_extent, ceil_sqrt, quotient_of, same
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.graph import Graph
@@ -46,7 +46,7 @@ def near_root(steps: Extent) -> Extent:
     >>> near_root(100_000), near_root(101), near_root(0)
     (400, 11, 1)
     """
-    root = root_of(steps)
+    root = ceil_sqrt(steps)
     if not isinstance(steps, int) or not isinstance(root, int):
         return root
     near = (k for k in range(root, NEAR * root + 1) if steps and steps % k == 0)
@@ -61,7 +61,7 @@ def in_chunks(fold: Fold, every: Extent) -> tuple[Node, ...]:
     steps, reverse = fold.structure.length, fold.structure.reverse
     if isinstance(steps, int) and isinstance(every, int) and steps <= every:
         return projections(fold)
-    chunks = parts_of(steps, every)
+    chunks = quotient_of(steps, every)
     whole = as_extent(chunks * every)
     rest = as_extent(steps - whole)
     first, second = (rest, 0) if reverse else (0, whole)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 
-from symgrad.graph.dims import Dim, Extent, Part, dims_in
+from symgrad.graph.dims import DerivedDim, Dim, Extent, dims_in
 from symgrad.graph.nodes import Constant, Input, Node
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def exact_key(graph: Graph) -> str:
 
 def _definition(extent: Extent | None) -> str:
     """A dim by its name, or by what tells it; dims in other extents by theirs."""
-    if isinstance(extent, Part):
+    if isinstance(extent, DerivedDim):
         return f"{_definition(extent.of)} // {_definition(extent.every)}"
     if isinstance(extent, Dim):
         return repr(extent.name)
