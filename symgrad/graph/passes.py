@@ -2,7 +2,8 @@
 
 A pass is marked where it is defined, and stands in `PASSES`:
 
-    @rewrites                   an equal expression: as many outputs, of the same shapes and dtypes
+    @rewrites                   an equal expression: as many outputs, of the same shapes and dtypes,
+                                that asks for no equal extents which the one before did not
     @makes                      other expressions, such as derivatives
 
 While `checking()` is on, as it is in the tests, every call's result must be a legal graph
@@ -55,8 +56,31 @@ def rewrites(function: F) -> F:
                 raise SymgradError(
                     f"{function.__name__}: an output changed\n  {describe(old)}\n  {describe(new)}"
                 )
+        _compare_guards(function.__name__, before, made)
 
     return _marked(function, compare)
+
+
+def _compare_guards(asked: str, before: Sequence[Node], made: Sequence[Node]) -> None:
+    """Raises: SymgradError where extents meet of which nothing before says that they are equal."""
+    pairs = [(g.left, g.right, g.node) for g in _graph_of(made).guards]
+    for old, new in zip(before, made, strict=True):
+        pairs += [(a, b, new) for a, b in zip(old.shape, new.shape, strict=True)]
+    pairs = [pair for pair in pairs if same(pair[0], pair[1]) is not True]
+    if not pairs:
+        return
+    known = _graph_of(before).guards
+    given = {frozenset((g.left, g.right)) for g in known}
+    for left, right, node in pairs:
+        if frozenset((left, right)) not in given:
+            raise SymgradError(
+                f"{asked}: extents {left} and {right} meet, which nothing says to be equal\n"
+                f"  {describe(node)}"
+            )
+
+
+def _graph_of(nodes: Sequence[Node]) -> Graph:
+    return Graph(tuple(n for n in toposort(nodes) if isinstance(n, Input)), tuple(nodes))
 
 
 def makes(function: F) -> F:
@@ -73,9 +97,8 @@ def _marked(function: F, compare: Callable[[Any, Sequence[Node]], None]) -> F:
             given = list(given)
         result = function(given, *args, **options)
         made = _nodes(result)
-        leaves = tuple(n for n in toposort(made) if isinstance(n, Input))
         try:
-            check_nodes(Graph(leaves, tuple(made)))
+            check_nodes(_graph_of(made))
         except SymgradError as error:
             raise SymgradError(f"{function.__name__}: {error}") from error
         compare(given, made)
