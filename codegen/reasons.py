@@ -7,6 +7,7 @@ stages that repeat are shown once, and of a program that does not repeat the mid
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -32,6 +33,8 @@ from symgrad.graph.text import references
 SCREEN = 48
 # Characters of a column at most.
 WIDE = {"formula": 44, "why": 60}
+# Lines about what moved at most.
+MOST_MOVES = 24
 # Formulas of one stage at most.
 MOST_LETS = 4
 # A program of more stages is folded where a run of at most so many repeats at least so often.
@@ -71,26 +74,30 @@ def stage_table(schedule: Schedule) -> str:
 
 
 def move_table(moved: Sequence[Moved]) -> str:
-    """What left recurrences, and why, one line each.
+    """What left recurrences or was moved to where it costs less, and why, equal lines as one.
 
     >>> import symgrad as sg
     >>> x, W = sg.input("x", (7, 3, 5)), sg.parameter("W", (5, 2))
     >>> c, _ = sg.scan(lambda c, x: (sg.tanh(c + x @ W), ()), sg.zeros((3, 2)), x)
     >>> print(move_table(sg.compile(c).stages.moved))
-    hoisted of 7 steps    einsum ab,bc->ac (x, W)    (3, 2): depends on no carry
+    hoisted out of 7 steps    einsum ab,bc->ac (x, W)    (3, 2): depends on no carry
     """
-    lines = [
+    rows = Counter(
         (
-            f"{move.how} of {printable(str(move.length))} steps",
+            move.heading,
             cut(formula(move.node, _plain_name), WIDE["formula"]),
             f"{show(move.node.shape)}: {move.why}",
         )
         for move in moved
-    ]
-    wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
-    return "\n".join(
-        f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines
     )
+    lines = [
+        (how, f"{n} x {what}" if n > 1 else what, why) for (how, what, why), n in rows.items()
+    ]
+    hidden = len(lines) - MOST_MOVES
+    lines = lines[:MOST_MOVES]
+    wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
+    text = [f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines]
+    return "\n".join(text if hidden <= 0 else [*text, f".. and {hidden} more"])
 
 
 def _plain_name(node: Node) -> str:

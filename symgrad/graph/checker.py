@@ -389,11 +389,17 @@ def _fold(node: Fold) -> Broken:
     bound = node.args[n + m] if node.structure.bounded and len(node.args) > n + m else None
     if node.structure.bounded and (bound is None or bound.shape or bound.dtype != INT64):
         yield "a bound that is no int64 scalar"
+    if node.structure.rows is not None and [
+        (x.ndim, x.dtype) for x in node.xs[:2]
+    ] != [(1, INT64)] * 2:
+        yield "rows without the int64 sequences that tell where they begin and how many they are"
     for k, (arg, leaf) in enumerate(zip(node.args, binders, strict=True)):
-        shape = arg.shape[1:] if n <= k < n + m else arg.shape
-        if n <= k < n + m and (not arg.shape or same(arg.shape[0], node.structure.length) is False):
-            yield f"a sequence {show(arg.shape)} for {node.structure.length} steps"
-        elif not _fits(shape, leaf.shape) or arg.dtype != leaf.dtype:
+        sequence = n <= k < n + m
+        wanted = node.stacked(leaf) if sequence else node.whole(leaf)
+        if sequence and (not arg.shape or same(arg.shape[0], wanted[0]) is False):
+            yield f"a sequence {show(arg.shape)} for {wanted[0]} steps"
+        elif not _fits(arg.shape, wanted) or arg.dtype != leaf.dtype:
+            shape = arg.shape[1:] if sequence else arg.shape
             yield f"the binder {_typed(leaf)} for an argument {arg.dtype} {show(shape)}"
     for leaf, after in zip(binders, outputs[:n], strict=False):
         if not _fits(leaf.shape, after.shape) or leaf.dtype != after.dtype:

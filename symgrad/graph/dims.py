@@ -71,6 +71,34 @@ class DerivedDim(Dim):
         return whole // max(value(self.every, dims), 1)
 
 
+class Counted(Dim):
+    """A dim whose value a program finds while it runs: at most `most`, for which memory is made.
+
+    Of a vector `v` of `most + 1` int64, the move `[0:n] = v[0:n]` tells n, its last element.
+
+    Fields:
+        most: the extent that it never exceeds.
+    """
+
+    __slots__ = ("most",)
+
+    most: Extent
+
+    def __new__(cls, name: str, most: Extent) -> Counted:
+        """Return the dim of that name and bound; equal ones are the same."""
+        made = super().__new__(cls, f"{name} <= {most}")
+        assert isinstance(made, Counted)
+        made.most = most
+        return made
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str, Extent], dict[str, object]]:  # type: ignore[override]
+        return (self.name.rsplit(" <= ", 1)[0], self.most), {}
+
+    def number(self, dims: Mapping[Dim, int]) -> int:
+        """The most that it can be."""
+        return value(self.most, dims)
+
+
 def quotient_of(of: Extent, every: Extent) -> Extent:
     """How many whole parts of `every` steps an extent has.
 
@@ -238,6 +266,11 @@ def free_dims(extents: Extent | Iterable[Extent]) -> tuple[Dim, ...]:
     return tuple(sorted(found, key=lambda d: d.name)) if found else ()
 
 
+def is_counted(*extents: Extent) -> bool:
+    """Whether a program finds some of these while it runs, so that nothing else can check them."""
+    return any(isinstance(d, Counted) for d in free_dims(extents))
+
+
 def value(extent: Extent, dims: Mapping[Dim, int]) -> int:
     """The number that an extent is once its dims are known.
 
@@ -247,12 +280,12 @@ def value(extent: Extent, dims: Mapping[Dim, int]) -> int:
     if isinstance(extent, int):
         return extent
     if isinstance(extent, Dim):
-        if isinstance(extent, DerivedDim) and extent not in dims:
+        if isinstance(extent, (DerivedDim, Counted)) and extent not in dims:
             return extent.number(dims)
         return int(dims[extent])
     known = {d: sympy.Integer(n) for d, n in dims.items()}
     for d in free_dims(extent):
-        if isinstance(d, DerivedDim) and d not in known:
+        if isinstance(d, (DerivedDim, Counted)) and d not in known:
             known[d] = sympy.Integer(d.number(dims))
     return int(extent.xreplace(known))
 

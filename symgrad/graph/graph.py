@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from symgrad.graph import nodes as nd
-from symgrad.graph.dims import Dim, Extent, dims_in, same
+from symgrad.graph.dims import Dim, Extent, dims_in, is_counted, same
 from symgrad.graph.errors import LeafError
 from symgrad.graph.folds import Fold
 from symgrad.graph.keys import key_of
@@ -82,8 +82,8 @@ class Graph:
 
     @property
     def dims(self) -> tuple[Dim, ...]:
-        """The symbolic extents that occur, by name."""
-        found = set(self._dims_by_use())
+        """The symbolic extents that occur, by name; not those that programs count."""
+        found = {d for d in self._dims_by_use() if not is_counted(d)}
         return tuple(sorted(found, key=lambda d: d.name))
 
     @property
@@ -92,7 +92,7 @@ class Graph:
         found: dict[frozenset[object], Guard] = {}
         for node in self.every_node():
             for left, right in meetings(node):
-                if same(left, right) is None:
+                if same(left, right) is None and not is_counted(left, right):
                     found.setdefault(frozenset((left, right)), Guard(left, right, node))
         return tuple(found.values())
 

@@ -22,7 +22,7 @@ from symgrad.graph.ragged import (
     within,
 )
 from symgrad.graph.streams import as_flag, births, stepped
-from symgrad.graph.structure import flatten
+from symgrad.graph.structure import flatten, outline
 from symgrad.graph.traversal import replace, toposort
 from symgrad.graph.truncation import borders, check_truncate, cut
 
@@ -87,7 +87,7 @@ def scan(
     first = births()
     result = step(carry_of(marks.entering(carry)), element_of(elements))
     if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
-        got = _outline(result)
+        got = outline(result)
         raise SymgradError(
             f"scan: the step must return (carry, y), got {got}. Return () as y where there is none."
         )
@@ -210,21 +210,11 @@ def _length(sequences: Sequence[Node]) -> Extent:
 
 
 def _check_structure(before: Any, after: Any) -> None:
-    if _outline(before) != _outline(after):
+    if outline(before) != outline(after):
         raise SymgradError(
-            f"scan: the carry changes its structure in one step\n  carry in   {_outline(before)}\n"
-            f"  carry out  {_outline(after)}\n  The step must return the carry as it got it."
+            f"scan: the carry changes its structure in one step\n  carry in   {outline(before)}\n"
+            f"  carry out  {outline(after)}\n  The step must return the carry as it got it."
         )
-
-
-def _outline(structure: Any) -> str:
-    if isinstance(structure, Mapping):
-        keys = sorted(structure, key=str)
-        return "{" + ", ".join(f"{k!r}: {_outline(structure[k])}" for k in keys) + "}"
-    if isinstance(structure, (tuple, list)):
-        inner = ", ".join(map(_outline, structure))
-        return f"({inner})" if isinstance(structure, tuple) else f"[{inner}]"
-    return "None" if structure is None else "array"
 
 
 def _in_order(before: Any, after: Any) -> Any:
@@ -246,10 +236,12 @@ def _check_carry(init: Any, before: Sequence[Node], after: Sequence[Node]) -> No
         if fits and a.dtype == b.dtype:
             continue
         kind, what = (ShapeError, "shape") if not fits else (DTypeError, "dtype")
+        got = [f"{n.dtype} {show(n.shape)}" for n in (a, b)]
+        wide = max(map(len, got))
         raise kind(
             f"scan: {name} changes {what} in one step\n"
-            f"  carry in   {a.dtype} {show(a.shape)}   init         {a.where or ''}\n"
-            f"  carry out  {b.dtype} {show(b.shape)}   step result  {b.where or ''}\n"
+            f"  carry in   {got[0]:<{wide}}   init         {a.where or ''}\n"
+            f"  carry out  {got[1]:<{wide}}   step result  {b.where or ''}\n"
             f"  The carry must keep shape and dtype. {_hint(a, b, fits)}"
         )
 

@@ -410,6 +410,7 @@ def _fold(node: Fold, names: dict[Node, str], letters: dict[Node, tuple[str, ...
     back = ", last first" if node.structure.reverse else ""
     back += ", checkpoints" if node.structure.checkpoint else ""
     back += ", bounded" if node.structure.bounded else ""
+    back += ", its own rows" if node.structure.rows is not None else ""
     return f"fold over {printable(str(node.structure.length))}{back}  {'; '.join(given)}"
 
 

@@ -13,7 +13,7 @@ from symgrad.graph.nodes import Input, Node
 from symgrad.graph.shapes import concatenate
 from symgrad.graph.streams import as_number, dropout
 from symgrad.nn.layers import Layer, Sequential
-from symgrad.nn.recurrent import Carry, Recurrent, as_sequences
+from symgrad.nn.recurrent import Carry, Recurrent, as_sequences, one_each
 
 
 class Bidirectional(Layer):
@@ -71,7 +71,9 @@ class Bidirectional(Layer):
         """
         node = as_sequences(self, x)
         with self._building(node):
-            first, second = (None, None) if initial is None else initial
+            first, second = (
+                (None, None) if initial is None else one_each(self, "initial", initial, 2)
+            )
             for layer in (self.forward, self.backward):
                 layer.prefix = f"{self.name}/"
             there, after = self.forward.run(node, first, lengths, reverse, truncate)
@@ -134,7 +136,8 @@ class Stacked(Sequential):
         node = as_node(x)
         with self._building(node):
             after = []
-            for k, (layer, own) in enumerate(zip(self._steppers(), carry, strict=True)):
+            carries = one_each(self, "carry", carry, len(self.layers))
+            for k, (layer, own) in enumerate(zip(self._steppers(), carries, strict=True)):
                 own, node = layer.step(own, self._dropped(node) if k else node)
                 after.append(own)
         return tuple(after), node
@@ -149,7 +152,10 @@ class Stacked(Sequential):
         """All steps of all layers, one layer after the other; see `Recurrent.run`."""
         node = result = as_sequences(self, x)
         with self._building(node):
-            starts = (None,) * len(self.layers) if initial is None else initial
+            count = len(self.layers)
+            starts = (
+                (None,) * count if initial is None else one_each(self, "initial", initial, count)
+            )
             after = []
             for k, (layer, own) in enumerate(zip(self.layers, starts, strict=True)):
                 below = self._dropped(result) if k else result
