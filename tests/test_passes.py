@@ -42,7 +42,7 @@ from symgrad.graph.evaluator import evaluate
 from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import input
-from symgrad.graph.nodes import Einsum, Map, Node, Piece, Reindex, Scatter, map_node
+from symgrad.graph.nodes import Einsum, Map, Node, Piece, Reindex, Scatter, map_node, reshape_node
 from symgrad.graph.passes import PASSES, checking, makes, rewrites
 from symgrad.graph.traversal import replace, toposort
 from tests.codegen_cases import call
@@ -174,12 +174,21 @@ def test_no_new_pair_of_extents_must_be_equal() -> None:
     def longer(outputs: Sequence[Node]) -> list[Node]:
         return [y * 2 for _ in outputs]
 
+    @rewrites
+    def flat(outputs: Sequence[Node]) -> list[Node]:
+        first, *rest = outputs
+        return [reshape_node(sg.exp(reshape_node(first, (15,))), first.shape), *rest]
+
     try:
         with pytest.raises(SymgradError, match="extents B and C meet"):
             longer([x * 2])
         assert longer([(x + y) * 2])[0].shape == (C,)  # here they are known to be equal
+        fives = sg.stack([x] * 5)
+        with pytest.raises(SymgradError, match=r"extents 15 and 5\*B meet"):
+            flat([fives])
+        assert len(flat([fives, x + sg.zeros((3,))])) == 2  # 5 B is 15, since B is 3
     finally:
-        del PASSES["longer"]
+        del PASSES["longer"], PASSES["flat"]
 
 
 def test_the_switch_is_off_for_users() -> None:

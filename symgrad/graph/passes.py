@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
+import sympy
+
 from symgrad.graph.checker import check_nodes
-from symgrad.graph.dims import same
+from symgrad.graph.dims import Dim, Extent, same
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, describe
@@ -69,14 +71,30 @@ def _compare_guards(asked: str, before: Sequence[Node], made: Sequence[Node]) ->
     pairs = [pair for pair in pairs if same(pair[0], pair[1]) is not True]
     if not pairs:
         return
-    known = _graph_of(before).guards
-    given = {frozenset((g.left, g.right)) for g in known}
+    known = [(g.left, g.right) for g in _graph_of(before).guards]
+    given = set(map(frozenset, known))
     for left, right, node in pairs:
-        if frozenset((left, right)) not in given:
+        if frozenset((left, right)) not in given and not _follows(left, right, known):
             raise SymgradError(
                 f"{asked}: extents {left} and {right} meet, which nothing says to be equal\n"
                 f"  {describe(node)}"
             )
+
+
+def _follows(left: Extent, right: Extent, equal: Sequence[tuple[Extent, Extent]]) -> bool:
+    """Whether extents are equal once each dim that must equal another extent is put as that."""
+    difference, rest = sympy.sympify(left - right), list(equal)
+    while rest:
+        one, other = map(sympy.sympify, rest.pop())
+        if not isinstance(one, Dim):
+            one, other = other, one
+        if isinstance(one, Dim) and not other.has(one):
+            difference = difference.xreplace({one: other})
+            rest = [
+                (sympy.sympify(a).xreplace({one: other}), sympy.sympify(b).xreplace({one: other}))
+                for a, b in rest
+            ]
+    return same(difference, 0) is True
 
 
 def _graph_of(nodes: Sequence[Node]) -> Graph:
