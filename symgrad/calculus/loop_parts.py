@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from symgrad.calculus.building import is_extent_one
-from symgrad.graph.dims import Extent, Shape, size, typical
+from symgrad.graph.dims import Extent, Shape, printable, size, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.graph import Graph
@@ -38,18 +38,43 @@ LARGEST = 1 << 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moved:
-    """What left a recurrence.
+    """What a pass moved: out of a recurrence, into it, or before what reads it.
 
-    how:    out of its beginning or its end.
-    node:   as it stood in the body.
-    length: steps of the recurrence.
+    hoisted, sunk   out of the beginning or the end of a recurrence
+    read inside     rows of a table: in the step instead of before all steps
+    looked up       rows of a table: of its product, instead of a product of rows
+    added by rows   rows of a table: before a product, instead of the product's
+    sliced          into pieces that are computed by themselves, where they are read
+    sliced before, transposed before    the steps that read it: once
+
+    node:   as it stood before.
+    length: steps of the recurrence; None where the node stood in none.
     why:    a sentence.
     """
 
-    how: Literal["hoisted", "sunk"]
+    how: Literal[
+        "hoisted", "sunk", "read inside", "looked up", "added by rows", "sliced", "sliced before",
+        "transposed before",
+    ]
     node: Node
-    length: Extent
+    length: Extent | None
     why: str
+
+    @property
+    def heading(self) -> str:
+        """How, and of how many steps.
+
+        >>> from symgrad.graph.leaves import input
+        >>> x = input("x", (3,))
+        >>> Moved("hoisted", x, 7, "").heading, Moved("looked up", x, None, "").heading
+        ('hoisted out of 7 steps', 'looked up')
+        """
+        if self.length is None:
+            return self.how
+        place = {"hoisted": "out of ", "sunk": "out of "}.get(self.how, "in ")
+        if self.how.endswith(("inside", "before")):
+            place = ""
+        return f"{self.how} {place}{printable(str(self.length))} steps"
 
 
 Notes = list[Moved]

@@ -78,7 +78,11 @@ class Residual:
         if self.how == "saved":
             return f"saving {_time(self.saving)}, computing {_time(self.recomputing)} a step"
         if self.saving == INFINITE:
-            return "drawn, stacked by a recurrence inside the step, or made on the way back alone"
+            if _draws(self.node):
+                return "drawn again, from the same counters"
+            if isinstance(self.node, (Fold, Proj)):
+                return "a recurrence inside the step stacks it"
+            return "the way forward does not compute it"
         return f"computing {_time(self.recomputing)}, saving {_time(self.saving)} a step"
 
 

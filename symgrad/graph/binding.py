@@ -17,6 +17,7 @@ from symgrad.graph import dims as dm
 from symgrad.graph.dims import Dim, Extent, free_dims
 from symgrad.graph.dtypes import BOOL, BOUNDS, DType, is_bool, is_float, is_int
 from symgrad.graph.errors import DataError, DataShapeError, DataTypeError, LeafError
+from symgrad.graph.folds import Fold
 from symgrad.graph.graph import Graph, Guard
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Input, Node, Reduce, Reindex, describe
@@ -208,7 +209,7 @@ class Binding:
                 else:
                     wanted = _value(extent, dims, leaf)
                 if shape[axis] != wanted:
-                    raise _wrong_shape(leaf, arrays[k], dims)
+                    raise _wrong_shape(leaf, arrays[k], dims, self._tellers())
         for d, node in self._dims:
             if d not in dims:
                 _value(d, dims, node)
@@ -216,9 +217,11 @@ class Binding:
             left = _value(guard.left, dims, guard.node)
             right = _value(guard.right, dims, guard.node)
             if left != right:
+                tellers = self._tellers()
                 raise DataShapeError(
-                    f"extents that must be equal differ: {_extent_text(guard.left, left)} and "
-                    f"{_extent_text(guard.right, right)}\n  {describe(guard.node)}"
+                    f"extents that must be equal differ: {_extent_text(guard.left, left, tellers)} "
+                    f"and {_extent_text(guard.right, right, tellers)}\n  {_asking(guard.node)}\n"
+                    "  Give values that agree there."
                 )
         for need in self.requirements:
             if (spare := _value(need.extent, dims, need.node)) < 0:
@@ -233,6 +236,14 @@ class Binding:
                     f"a slice leaves its axis: {need.extent} must not be negative, got {spare}"
                     f"{_dims_text(dims)}\n  {describe(need.node)}"
                 )
+
+
+    def _tellers(self) -> dict[Dim, Input]:
+        """The leaf that tells each dim, where one has it as an axis."""
+        found: dict[Dim, Input] = {}
+        for source in self._sources:
+            found.setdefault(source.dim, self.leaves[source.leaf])
+        return found
 
 
 def _value(extent: Extent, dims: dict[Dim, int], node: Node) -> int:
@@ -251,8 +262,20 @@ def _value(extent: Extent, dims: dict[Dim, int], node: Node) -> int:
     return dm.value(extent, dims)
 
 
-def _extent_text(extent: Extent, value: int) -> str:
-    return str(value) if type(extent) is int else f"{dm.printable(str(extent))} = {value}"
+def _extent_text(extent: Extent, value: int, tellers: Mapping[Dim, Input]) -> str:
+    if type(extent) is int:
+        return str(value)
+    teller = tellers.get(extent) if isinstance(extent, Dim) else None
+    of = f" of {dm.quoted(teller.name)}" if teller is not None else ""
+    return f"{dm.printable(str(extent))} = {value}{of}"
+
+
+def _asking(node: Node) -> str:
+    """What asks for equal extents: an operation, or a recurrence over several sequences."""
+    if isinstance(node, Fold):
+        line = f"  {node.where}" if node.where is not None else ""
+        return f"{node.origin or 'scan'}: sequences have one length, a carry its shape{line}"
+    return describe(node)
 
 
 def _dims_text(dims: Mapping[Dim, int]) -> str:
@@ -260,11 +283,17 @@ def _dims_text(dims: Mapping[Dim, int]) -> str:
     return f" for {text}" if text else ""
 
 
-def _wrong_shape(leaf: Input, array: Array, dims: Mapping[Dim, int]) -> DataShapeError:
+def _wrong_shape(
+    leaf: Input, array: Array, dims: Mapping[Dim, int], tellers: Mapping[Dim, Input] | None = None
+) -> DataShapeError:
     own = {d: n for d, n in dims.items() if d in free_dims(leaf.shape)}
+    others = {d: t for d, t in (tellers or {}).items() if d in own and t is not leaf}
+    names = dm.listed(dict.fromkeys(dm.quoted(t.name) for t in others.values()))
+    on = dm.listed(d.name for d in others)
+    agree = f"\n  It must agree with {names} on {on}." if others else ""
     return DataShapeError(
-        f"{leaf.kind} {dm.quoted(leaf.name)} has the wrong shape\n"
-        f"  asked  {describe(leaf)}{_dims_text(own)}\n  got    {array.dtype} {dm.show(array.shape)}"
+        f"{leaf.kind} {dm.quoted(leaf.name)} has the wrong shape\n  asked  {describe(leaf)}"
+        f"{_dims_text(own)}\n  got    {array.dtype} {dm.show(array.shape)}{agree}"
     )
 
 

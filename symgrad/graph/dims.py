@@ -60,8 +60,13 @@ class DerivedDim(Dim):
         made.of, made.every = of, every
         return made
 
-    def __getnewargs_ex__(self) -> tuple[tuple[Extent, Extent | None], dict[str, object]]:  # type: ignore[override]
-        return (self.of, self.every), {}
+    @property
+    def arguments(self) -> tuple[Extent | None, ...]:
+        """What it is made of: equal ones make the same dim."""
+        return self.of, self.every
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Extent | None, ...], dict[str, object]]:  # type: ignore[override]
+        return self.arguments, {}
 
     def number(self, dims: Mapping[Dim, int]) -> int:
         """Its value."""
@@ -130,8 +135,10 @@ def roots(extent: Extent) -> tuple[Dim, ...]:
     """The dims that an extent depends on in the end, sorted by name."""
     found: set[Dim] = set()
     for d in free_dims(extent):
-        inner = (d.of, d.every or 0) if isinstance(d, DerivedDim) else ()
-        found.update(*map(roots, inner)) if inner else found.add(d)
+        if isinstance(d, DerivedDim):
+            found.update(*(roots(a) for a in d.arguments if a is not None))
+        else:
+            found.add(d)
     return tuple(sorted(found, key=lambda d: d.name))
 
 

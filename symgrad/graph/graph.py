@@ -91,7 +91,7 @@ class Graph:
         """Pairs of extents that must be equal, each pair once."""
         found: dict[frozenset[object], Guard] = {}
         for node in self.every_node():
-            for left, right in _meetings(node):
+            for left, right in meetings(node):
                 if same(left, right) is None and not is_counted(left, right):
                     found.setdefault(frozenset((left, right)), Guard(left, right, node))
         return tuple(found.values())
@@ -126,7 +126,7 @@ def _extents(node: Node) -> Iterator[Extent]:
         yield node.structure.length
 
 
-def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
+def meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
     """Pairs of extents that a node matches with each other."""
     if isinstance(node, nd.Map):
         for arg in node.args:
@@ -144,6 +144,10 @@ def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
             for label, extent in zip(labels, arg.shape, strict=True):
                 if label >= 0:
                     yield first.setdefault(label, extent), extent
+        if isinstance(node, nd.Scatter):
+            for label, extent in zip(node.target_axes, node.shape, strict=True):
+                if label >= 0:
+                    yield first[label], extent
     elif isinstance(node, nd.Reindex):
         from symgrad.graph.dims import size
 

@@ -44,7 +44,7 @@ def exact_key(graph: Graph) -> str:
 def _definition(extent: Extent | None) -> str:
     """A dim by its name, or by what tells it; dims in other extents by theirs."""
     if isinstance(extent, DerivedDim):
-        return f"{_definition(extent.of)} // {_definition(extent.every)}"
+        return f"{type(extent).__name__}({', '.join(map(_definition, extent.arguments))})"
     if isinstance(extent, Dim):
         return repr(extent.name)
     if isinstance(extent, sympy.Expr):
