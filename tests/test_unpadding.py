@@ -9,11 +9,12 @@ import pytest
 
 import symgrad as sg
 from codegen.road import hoist_and_sink
+from symgrad.calculus.loop_parts import Moved
 from symgrad.calculus.residuals import save_residuals
 from symgrad.calculus.simplification import simplify
 from symgrad.calculus.stabilization import stabilize
 from symgrad.calculus.stops import without_cuts
-from symgrad.calculus.unpadding import Unpadded, unpad
+from symgrad.calculus.unpadding import unpad
 from symgrad.graph.dims import Counted
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.folds import Fold
@@ -155,9 +156,10 @@ def drawn(outputs: list[Node], steps: int, lengths: list[int]) -> dict[str, Any]
 def test_without_padding(program: Any) -> None:
     outputs = derived(program())
     before = prepared(outputs)
-    notes: list[Unpadded] = []
+    notes: list[Moved] = []
     after = unpad(before, notes)
-    assert notes and all(note.done != (program.__name__ in STAY) for note in notes), notes
+    how = "with padding" if program.__name__ in STAY else "without padding"
+    assert {n.how for n in notes} == {how}, notes
     folds = [n for n in toposort(after) if isinstance(n, Fold)]
     assert any(f.structure.rows for f in folds) != (program.__name__ in STAY)
     for steps, lengths in CASES:

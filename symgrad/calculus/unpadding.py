@@ -20,12 +20,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Literal
 
 import numpy as np
 import sympy
 
 from symgrad.calculus.live_rows import LiveRows
 from symgrad.calculus.live_steps import LiveStep, vanishes
+from symgrad.calculus.loop_parts import Moved, Notes
 from symgrad.calculus.merged_axes import Merge, dead_value
 from symgrad.calculus.row_axes import Axes, Axis
 from symgrad.calculus.settling import FALSE, ZERO
@@ -39,22 +41,6 @@ from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import reconnect, toposort
 
 _LESS = fn.less(P[0], P[1])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Unpadded:
-    """A recurrence that works on live rows alone, or why it does not.
-
-    node: as it stood in the program.
-    why:  a sentence.
-    """
-
-    node: Fold
-    done: bool
-    why: str
-
-
-Notes = list[Unpadded]
 
 
 @rewrites
@@ -73,8 +59,8 @@ def unpad(
     >>> _, ys = sg.scan(step, sg.zeros((3, 5)), x, lengths=n)
     >>> notes = []
     >>> _ = unpad([sg.sum(ys)], notes)
-    >>> [note.done for note in notes]
-    [True]
+    >>> [note.how for note in notes]
+    ['without padding']
     """
     kept: Notes = [] if notes is None else notes
     order = count() if numbers is None else numbers
@@ -179,7 +165,11 @@ def _without_padding(
     plan = _Plan(outputs, group, number)
     for fold in group.masks:
         done = "its rows are sorted by length, and a step works on those that live"
-        notes.append(Unpadded(fold, fold in plan.steps, plan.refused.get(fold, done)))
+        steps, why = fold.structure.length, plan.refused.get(fold, done)
+        how: Literal["with padding", "without padding"] = (
+            "with padding" if fold in plan.refused else "without padding"
+        )
+        notes.append(Moved(how, fold, steps, why))
     return plan.built() if plan.steps else outputs
 
 
@@ -193,7 +183,7 @@ class _Plan:
 
     def __init__(self, outputs: Sequence[Node], group: _Group, number: int) -> None:
         self.outputs, self.order = outputs, toposort(outputs)
-        with provenance("rows by length"):
+        with provenance("rows by length", where=group.lengths.where):
             self.live = LiveRows(group.lengths, group.steps, number).made()
         every = {f: LiveStep(f, mask, self.live) for f, mask in group.masks.items()}
         axes = Axes(self.order)
