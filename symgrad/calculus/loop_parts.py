@@ -146,8 +146,8 @@ def rewrite_folds(outputs: Sequence[Node], inside: Callable[[Sequence[Node]], Se
                 assert isinstance(fold, Fold)
                 with own_provenance():
                     fold = with_outputs(fold, inside(fold.body.outputs))
-                    # around a loop all steps would be kept
-                    stays = fold.structure.checkpoint
+                    # around a loop all steps would be kept, and all rows be worked on
+                    stays = fold.structure.checkpoint or fold.structure.rows is not None
                     found = None if stays else rule(fold, read.get(node, ()))
                 results[node] = found or dict(enumerate(projections(fold)))
             elif isinstance(node, Proj):

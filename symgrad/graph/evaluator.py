@@ -403,7 +403,10 @@ def _run_rows(
     for t in reversed(steps) if node.structure.reverse else steps:
         first, now = int(xs[0][t]), int(xs[1][t])
         some, own = slice(0, now), slice(first, first + now)
-        given = [c[some] if in_rows(rows, n) else c for c, n in zip(carry, inputs, strict=False)]
+        given = [  # copies: a step reads the carry as it was
+            np.array(c[some if in_rows(rows, n) else ...])
+            for c, n in zip(carry, inputs, strict=False)
+        ]
         given += [
             x[own] if in_rows(rows, n) else x[t, ...] for x, n in zip(xs, inputs[a:b], strict=True)
         ]
