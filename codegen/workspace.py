@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from codegen.runtime.packing import Workspace, bound, place
-from symgrad.graph.dims import Dim, Extent, free_dims, same, value
+from symgrad.graph.dims import Dim, Extent, free_dims, same, typical_values, value
 
 # Bytes to which blocks are aligned, and which they have at least: one cache line.
 ALIGNMENT = 64
-# The extent that stands for a symbolic one when the program is written.
-TYPICAL_EXTENT = 64
 # Layouts that are remembered, since dims come and go: batches of sentences have many lengths.
 REMEMBERED = 256
 
@@ -114,7 +112,7 @@ def laid_out(blocks: Sequence[Block], slots: Sequence[tuple[int, int]]) -> tuple
         slots: a block, and a slot of what lies in it, for each.
     """
     first = Layout(tuple(blocks), tuple(Slot(k, *slot) for k, slot in enumerate(slots)))
-    placed = first.place(dict.fromkeys(first.dims, TYPICAL_EXTENT))
+    placed = first.place(typical_values(first.dims))
     merged: list[Block] = []
     at: dict[int, list[int]] = {}  # offset -> merged blocks that begin there
     became: dict[int, int] = {}
