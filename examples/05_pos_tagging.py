@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,8 +46,9 @@ from corpus import (
     treebank,
 )
 from symgrad.graph.nodes import Node
+from symgrad.train.history import EpochRecord
 
-Batch = dict[str, np.ndarray]
+Data = dict[str, list]
 COLORS = (BLACK, SKY, GREEN, ORANGE, BLUE)
 
 
@@ -116,33 +117,14 @@ class Numbers:
         head, tail = codes[:n], codes[n:][-n:]
         return [*head, *[0] * (2 * n - len(head) - len(tail)), *tail]
 
-    def batch(self, sentences: list[Sentence]) -> Batch:
-        """Sentences as arrays (rows, T), padded behind their ends."""
-        lengths = np.array([len(s) for s in sentences], np.int32)
-        shape = (len(sentences), int(lengths.max()))
-        words, tags = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        letters = np.zeros((*shape, 2 * self.size.longest), np.int32)
-        for k, sentence in enumerate(sentences):
-            for t, (word, tag) in enumerate(sentence):
-                words[k, t] = self.words.get(word.lower(), 1)
-                letters[k, t] = self.of_letters(word)
-                tags[k, t] = self.tags.index(tag) if tag in self.tags else 0
-        return {"words": words, "letters": letters, "tags": tags, "lengths": lengths}
-
-
-def batches(
-    sentences: list[Sentence], rows: int, rng: np.random.Generator | None = None
-) -> Iterator[list[Sentence]]:
-    """Sentences of like length together, so that little is padded; in a new order with `rng`."""
-    lengths = np.array([len(s) for s in sentences], float)
-    if rng is not None:
-        lengths += rng.uniform(0, 2, len(lengths))
-    order = np.argsort(lengths, kind="stable")
-    groups = [order[k : k + rows] for k in range(0, len(order), rows)]
-    if rng is not None:
-        rng.shuffle(groups)
-    for group in groups:
-        yield [sentences[k] for k in group]
+    def data(self, sentences: list[Sentence]) -> Data:
+        """Sentences as arrays (T, ..), each as long as it is: the trainer pads what it must."""
+        tags = {tag: k for k, tag in enumerate(self.tags)}
+        words = [[self.words.get(word.lower(), 1) for word, _ in s] for s in sentences]
+        letters = [np.array([self.of_letters(word) for word, _ in s], np.int32) for s in sentences]
+        answers = [[tags.get(tag, 0) for _, tag in s] for s in sentences]
+        lengths = [len(s) for s in sentences]
+        return {"words": words, "letters": letters, "tags": answers, "lengths": lengths}
 
 
 # 1. Counting --------------------------------------------------------------------------------------
@@ -218,70 +200,52 @@ def network(kind: str, numbers: Numbers, words: Node, letters: Node, lengths: No
 
 
 class Tagger:
-    """One of the networks, with a compiled step of training and a compiled answer."""
+    """One of the networks, its trainer, and its answers."""
 
     def __init__(self, kind: str, numbers: Numbers, epochs: int, steps: int, threads: int) -> None:
         self.kind, self.numbers, self.epochs = kind, numbers, epochs
-        rows, T = sg.dim("rows"), sg.dim("T")
+        size, rows, T = numbers.size, sg.dim("rows"), sg.dim("T")
         words, tags = (sg.input(name, (rows, T), dtype="int32") for name in ("words", "tags"))
-        letters = sg.input("letters", (rows, T, 2 * numbers.size.longest), dtype="int32")
+        letters = sg.input("letters", (rows, T, 2 * size.longest), dtype="int32")
         lengths = sg.input("lengths", (rows,), dtype="int32")
         logits = network(kind, numbers, words, letters, lengths)
-        losses = sg.nn.sequence_cross_entropy(logits, tags, lengths)
-        loss = losses.sum() / lengths.sum()
-        self.weights = list(sg.parameters(loss))
-        gradients = sg.grad(loss, self.weights)
-        norm = sg.sqrt(sum(sg.square(g).sum() for g in gradients))
-        clipped = [g * sg.minimum(1.0, 5.0 / norm) for g in gradients]
-        rate = sg.optim.cosine_decay(numbers.size.rate, epochs * steps, numbers.size.rate / 50)
-        updates = sg.optim.adam(rate).updates(self.weights, clipped)
-        self.step = sg.compile(loss, updates=updates, training=True, threads=threads)
-        self.answer = sg.compile(sg.argmax(logits, axis=-1), threads=threads)
-        self.reads = [leaf.name for leaf in sg.inputs(logits)]
-        self.size = sum(math.prod(p.shape) for p in self.weights)
+        self.answer = sg.argmax(logits, axis=-1)
+        loss = sg.nn.sequence_cross_entropy(logits, tags, lengths).sum() / lengths.sum()
+        right = (self.answer == tags) & sg.nn.sequence_mask(lengths, T)
+        rate = sg.optim.cosine_decay(size.rate, epochs * steps, size.rate / 50)
+        self.trainer = sg.Trainer(
+            loss, sg.optim.adam(rate), clip_norm=5.0, threads=threads,
+            metrics={"right": right.sum() / lengths.sum()}, weight=lengths,
+        )
+        self.reads = {leaf.name for leaf in sg.inputs(loss)}
+        self.size = sum(math.prod(p.shape) for p in sg.parameters(loss))
 
-    def epoch(self, sentences: list[Sentence], rng: np.random.Generator) -> float:
-        """Train on all sentences once; return the mean loss."""
-        losses = []
-        for group in batches(sentences, self.numbers.size.rows, rng):
-            batch = self.numbers.batch(group)
-            losses.append(self.step(**{k: batch[k] for k in (*self.reads, "tags", "lengths")}))
-        return float(np.mean(losses))
+    def data(self, sentences: list[Sentence]) -> Data:
+        """What the network reads of sentences."""
+        parts = self.numbers.data(sentences)
+        return {name: rows for name, rows in parts.items() if name in self.reads}
+
+    def fit(self, training: list[Sentence], development: list[Sentence]) -> list[float]:
+        """Train; return the share of right tags on the development part after every epoch."""
+        began = time.perf_counter()
+
+        def say(record: EpochRecord) -> None:
+            print(
+                f"  {self.kind}, epoch {record.epoch:>2}   loss {record.loss:.3f}   development "
+                f"{record.validation['right']:.1%}   {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+
+        history = self.trainer.fit(
+            self.data(training), self.epochs, self.numbers.size.rows,
+            validation=self.data(development), callbacks=[say] if len(training) > 1000 else [],
+        )
+        return list(history.validation["right"])
 
     def tag(self, sentences: list[Sentence]) -> list[list[str]]:
         """Return the tags of all sentences."""
-        weights = {p.name: self.step.state[p.name] for p in self.weights}
-        order = {id(s): k for k, s in enumerate(sentences)}
-        found: list[list[str]] = [[]] * len(sentences)
-        for group in batches(sentences, 64):
-            batch = self.numbers.batch(group)
-            answers = self.answer(**{k: batch[k] for k in self.reads}, **weights)
-            for sentence, row in zip(group, answers, strict=True):
-                found[order[id(sentence)]] = [
-                    self.numbers.tags[k] for k in row[: len(sentence)]
-                ]
-        return found
-
-
-def train(
-    kind: str, numbers: Numbers, training: list[Sentence], development: list[Sentence],
-    epochs: int, threads: int,
-) -> tuple[Tagger, list[float]]:
-    """Train one network; return it and its accuracy on the development part by epoch."""
-    steps = -(-len(training) // numbers.size.rows)
-    tagger = Tagger(kind, numbers, epochs, steps, threads)
-    rng = np.random.default_rng(0)
-    curve: list[float] = []
-    began = time.perf_counter()
-    for epoch in range(epochs):
-        loss = tagger.epoch(training, rng)
-        curve.append(scores(development, tagger.tag(development), numbers.counts)[0])
-        if len(training) > 1000:  # an epoch takes a while
-            print(
-                f"  {kind}, epoch {epoch + 1:>2}   loss {loss:.3f}   development {curve[-1]:.1%}   "
-                f"{time.perf_counter() - began:.0f} s", flush=True,
-            )
-    return tagger, curve
+        answers = self.trainer.predict(self.answer, self.data(sentences))
+        return [[self.numbers.tags[k] for k in row] for row in answers]
 
 
 # What they can and cannot -------------------------------------------------------------------------
@@ -357,7 +321,7 @@ def main() -> None:
     parser = command_line(__file__, "Tagging with context.", quick="200 sentences, fewer epochs")
     parser.add_argument("--data", type=Path, help="folder of a treebank in CoNLL-U")
     parser.add_argument("--epochs", type=int, help="how often the last tagger reads the corpus")
-    parser.add_argument("--threads", type=int, default=2, help="processors to share the work")
+    parser.add_argument("--threads", type=int, help="processors to share the work")
     parser.add_argument("--only", choices=KINDS, help="train one of the networks")
     arguments = parser.parse_args()
     size, parts = SMALL, [read_sentences(text) for text in (TRAINING, DEVELOPMENT, TEST)]
@@ -382,9 +346,8 @@ def main() -> None:
     sizes = {"counting": sum(len(seen) for seen in numbers.counts.values())}
     for kind in [arguments.only] if arguments.only else KINDS:
         epochs = size.epochs[kind != KINDS[-1]]
-        tagger, curves[kind] = train(
-            kind, numbers, training, development, epochs, arguments.threads
-        )
+        tagger = Tagger(kind, numbers, epochs, -(-len(training) // size.rows), arguments.threads)
+        curves[kind] = tagger.fit(training, development)
         found, sizes[kind] = tagger.tag(test), tagger.size
         rows[kind] = scores(test, found, numbers.counts)
 

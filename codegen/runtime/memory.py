@@ -140,14 +140,15 @@ def shift(typing_context: Context, pointer: types.Type, count: types.Type) -> Ty
 def copy_block(
     typing_context: Context, source: types.Type, target: types.Type, count: types.Type
 ) -> Typed:
-    """`target[:count] = source[:count]`, which do not overlap."""
+    """`target[:count] = source[:count]`, which do not overlap or are one."""
 
     def emit(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
     ) -> ir.Value:
         source, target, count = arguments
         size = context.get_abi_sizeof(target.type.pointee)
-        cgutils.raw_memcpy(builder, target, source, count, size)
+        with builder.if_then(builder.icmp_unsigned("!=", source, target)):
+            cgutils.raw_memcpy(builder, target, source, count, size)
         return context.get_dummy_value()
 
     pointers = (pointer_type(source, "copy_block"), pointer_type(target, "copy_block"))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 # Whole batches that a report times at most.
 REPORTED = 50
+# Runs between two copies of the state: so many are done again when one fails.
+RUNS_SINCE_SAVED = 16
 
 
 class BoundEpochs:
@@ -34,8 +36,8 @@ class BoundEpochs:
         f:          compiled from `epochs`.
         bound:      the data.
         batch_size: rows of a whole batch.
-        values:     arrays of the leaves that are kept. A run that succeeds puts other ones, with
-                    the state that it reached, into their places.
+        values:     arrays of the leaves that are kept. A run that succeeds changes those of the
+                    state in place.
         finite:     whether the first and the last output must be finite.
         first:      what leaves of the state hold at the start of an epoch.
     Raises: DataError and its kinds where the extents of a batch do not fit.
@@ -54,8 +56,11 @@ class BoundEpochs:
         self._first = {epochs.first[leaf]: array for leaf, array in (first or {}).items()}
         self.f, self.epochs, self.bound, self.values, self.finite = f, epochs, bound, values, finite
         self.outputs = len(epochs.sums)
-        self._spare = [np.empty_like(values[leaf]) for leaf in epochs.state]
-        self.state_bytes = sum(array.nbytes for array in self._spare)
+        self._held = [values[leaf] for leaf in epochs.state]
+        self._saved = [np.empty_like(array) for array in self._held]
+        self._since: list[tuple[Array, Array, Array, bool]] | None = None
+        self._reason = ""
+        self.state_bytes = sum(array.nbytes for array in self._held)
         kept = {leaf.name: array for leaf, array in values.items()}
         rest = bound.n % batch_size or batch_size
         data = bound.batch(slice(batch_size))
@@ -82,30 +87,53 @@ class BoundEpochs:
         weakref.finalize(self, f.release, self._call).atexit = False
 
     def run(self, order: Array, rest: Array, begun: Array, fresh: bool) -> tuple[int, Array]:
-        """Do steps over rows; when they fail, nothing has changed."""
+        """Do steps over rows; when they fail, nothing has changed.
+
+        The state is changed in place. It is saved where an epoch begins, since others may change
+        it between two of them, and after some runs; one that fails is undone by doing once more
+        what came since then.
+        """
+        if fresh or self._since is None or len(self._since) >= RUNS_SINCE_SAVED:
+            for saved, held in zip(self._saved, self._held, strict=True):
+                np.copyto(saved, held)
+            self._since = []
+        status, sums = self._run(order, rest, begun, fresh)
+        if status == Stop.DONE:
+            self._since.append((order.copy(), rest.copy(), begun.copy(), fresh))
+        else:
+            if status != Stop.NOT_FINITE:
+                self._reason = self._explained(np.append(order, rest).tolist())
+            for saved, held in zip(self._saved, self._held, strict=True):
+                np.copyto(held, saved)
+            for done in self._since:
+                self._run(*done)
+        return status, sums
+
+    def _run(self, order: Array, rest: Array, begun: Array, fresh: bool) -> tuple[int, Array]:
         f, call = self.f, self._call
-        self._rebind(order, rest, begun, fresh)
+        self._rebind(order, rest, begun, fresh, self._held)
         with one_blas_thread(), subnormals_flushed():
             status = call.run()
-        n = len(self._spare)
+        n = len(self._held)
         sums = np.array([f.output(call, n + k) for k in range(self.outputs)])
         if status == Stop.DONE and self.finite and not np.isfinite(sums[[0, -1]]).all():
             status = Stop.NOT_FINITE
         if status == Stop.DONE:
-            for k, leaf in enumerate(self.epochs.state):
+            for k, held in enumerate(self._held):
                 reached = f.output(call, k)
-                if reached is not self._spare[k]:  # what is no result of the program's own
-                    self._spare[k][...] = reached
-                self._spare[k], self.values[leaf] = self.values[leaf], self._spare[k]
+                if reached is not held:  # what is no result of the program's own
+                    held[...] = reached
         return status, sums
 
-    def _rebind(self, order: Array, rest: Array, begun: Array, fresh: bool) -> None:
+    def _rebind(
+        self, order: Array, rest: Array, begun: Array, fresh: bool, targets: Sequence[Array] = ()
+    ) -> None:
         """Prepare a run over these rows."""
         data: dict[Input, Array] = {}
         if self.bound.extents is not None:
             data, order, rest = self._padded(order, rest)
         given = {**data, **self._given(order, rest, begun, fresh)}
-        self.f.rebind(self._call, given, self._extents(order, rest), self._spare)
+        self.f.rebind(self._call, given, self._extents(order, rest), targets)
 
     def _padded(self, order: Array, rest: Array) -> tuple[dict[Input, Array], Array, Array]:
         """Rows of like extents as data of their own, and where they stand in them."""
@@ -151,7 +179,10 @@ class BoundEpochs:
         return {**self._dims, **dict(zip(shapes, numbers, strict=True))}  # type: ignore[arg-type]
 
     def explain(self, rows: Sequence[int]) -> str:
-        """Which index was out of range in the batch of these rows."""
+        """Which index was out of range in the last run that failed, of one batch of these rows."""
+        return self._reason
+
+    def _explained(self, rows: Sequence[int]) -> str:
         leaves = {leaf.name: leaf for leaf in self.bound.rows}
 
         def row_of(node: Node, place: tuple[int, ...]) -> tuple[int, Node] | None:

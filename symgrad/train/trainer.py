@@ -118,7 +118,7 @@ class Trainer:
         self.epoch = 0
         self._records: list[EpochRecord] = []
         self._pace, self._size = 0.0, 0
-        self._values = {leaf: first_value(leaf, self.seed) for leaf in self.objective.kept}
+        self._values = {leaf: first_value(leaf, self.seed).copy() for leaf in self.objective.kept}
         self._programs: dict[str, tuple[Epochs, Compiled]] = {}
         self._predictions: dict[tuple[Node, ...], Compiled] = {}
 
