@@ -14,11 +14,14 @@ from codegen.access import (
     Index,
     can_inline,
     is_view,
+    read_by,
     reads,
     root_of,
+    views_of_steps,
 )
 from codegen.joining import may_join
 from codegen.loop_ir import Affine
+from codegen.ordering import in_order
 from codegen.products import Product, compact, homes_of, is_product, layout_of, matched
 from codegen.schedule import (
     Apart,
@@ -99,6 +102,7 @@ class _Scheduler:
         self.stages: list[Stage] = []
         self.stage_of: dict[Node, int] = {}
         self.readers: dict[Node, set[int]] = {}
+        self.passed = views_of_steps(graph)
         self.forced = frozenset(self._must_lie_in_memory())
         self.joint: set[Node] = set()  # arrays that products write their parts of
         self.products = self._find_products()
@@ -110,8 +114,10 @@ class _Scheduler:
         """What a kernel or the caller needs as memory; reshapes show the memory of another."""
         read = [*self.graph.outputs]
         for node in self.graph.nodes:
-            if is_view(node) or isinstance(node, Fold):
-                read.extend(node.args)
+            if isinstance(node, Fold):
+                read.extend(read_by(node))
+            elif is_view(node):
+                read.extend(node.args if node not in self.passed else ())
             elif isinstance(node, Reindex) and not can_inline(node):
                 pieces = zip(node.args, node.pieces, strict=True)
                 read.extend(arg for arg, piece in pieces if piece.view != arg.shape)
@@ -163,11 +169,12 @@ class _Scheduler:
         return found
 
     def run(self) -> Schedule:
-        for node in _scalars_first(self.graph):
+        for node in in_order(self.graph):
             if isinstance(node, (Input, Constant)) or self.inline(node):
                 continue
             if is_view(node):
-                self._need(node.args[0])
+                if node not in self.passed:
+                    self._need(node.args[0])
             elif isinstance(node, Fold):
                 self._recur(node)
             elif isinstance(node, Proj):
@@ -299,14 +306,13 @@ class _Scheduler:
 
     def _alone(self, stage: Stage, node: Node) -> None:
         """A stage of its own; what it reads is computed before."""
-        for arg in node.args:
-            stack = [arg]
-            while stack:
-                top = stack.pop()
-                if self.inline(top):
-                    stack.extend(top.args)
-                else:
-                    self._need(top)
+        stack = [*read_by(node)][::-1]
+        while stack:
+            top = stack.pop()
+            if self.inline(top):
+                stack.extend(top.args)
+            else:
+                self._need(top)
         self.stage_of[node] = len(self.stages)
         self.stages.append(stage)
         self.stored.add(node)
@@ -449,19 +455,6 @@ def _made_by(node: Node) -> Node:
     while not is_product(node):
         (node,) = node.args
     return node
-
-
-def _scalars_first(graph: Graph) -> list[Node]:
-    """The nodes in order, but numbers that are made of numbers alone before all others.
-
-    So a factor like Adam's 1 - beta**t is there before the loop that needs it begins.
-    """
-    early: set[Node] = set()
-    for node in graph.nodes:
-        leaf = isinstance(node, (Input, Constant))
-        if not node.shape and (leaf or isinstance(node, Map)) and early.issuperset(node.args):
-            early.add(node)
-    return sorted(graph.nodes, key=lambda node: node not in early)
 
 
 def _is_pointwise(node: Node) -> bool:
