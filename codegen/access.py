@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from codegen.loop_ir import Affine
-from symgrad.graph.dims import Extent, Shape, same
+from symgrad.graph.dims import Counted, Extent, Shape, free_dims, same
 from symgrad.graph.folds import Fold
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
@@ -96,6 +96,7 @@ def steps_of(x: Node) -> Node:
         return root
     (piece,), whole = root.pieces, root_of(root.args[0])  # type: ignore[attr-defined]
     front = all(type(s) is int and s == 0 for s in piece.start)
+    front = front and not any(isinstance(d, Counted) for d in free_dims(piece.count))
     dense = all(s == 1 for s in piece.step)
     rows = zip(piece.count[1:], piece.view[1:], strict=True)
     is_front = front and dense and all(same(a, b) is True for a, b in rows)

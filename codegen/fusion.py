@@ -19,6 +19,7 @@ from codegen.access import (
     root_of,
     views_of_steps,
 )
+from codegen.counted import counted_in_node, tellers_of
 from codegen.joining import may_join
 from codegen.loop_ir import Affine
 from codegen.ordering import in_order
@@ -42,7 +43,7 @@ from codegen.schedule import (
     runs_along_rows,
 )
 from symgrad.graph.dims import Shape
-from symgrad.graph.folds import Fold, Proj
+from symgrad.graph.folds import Fold, Proj, counted_by
 from symgrad.graph.functions import P
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
@@ -102,6 +103,7 @@ class _Scheduler:
         self.stages: list[Stage] = []
         self.stage_of: dict[Node, int] = {}
         self.readers: dict[Node, set[int]] = {}
+        self.tellers = tellers_of(graph)
         self.passed = views_of_steps(graph)
         self.forced = frozenset(self._must_lie_in_memory())
         self.joint: set[Node] = set()  # arrays that products write their parts of
@@ -112,7 +114,7 @@ class _Scheduler:
 
     def _must_lie_in_memory(self) -> Iterator[Node]:
         """What a kernel or the caller needs as memory; reshapes show the memory of another."""
-        read = [*self.graph.outputs]
+        read = [*self.graph.outputs, *self.tellers.values()]
         for node in self.graph.nodes:
             if isinstance(node, Fold):
                 read.extend(read_by(node))
@@ -166,10 +168,15 @@ class _Scheduler:
                 found.append((root_of(arg), (Affine(((DYNAMIC, 1),)),)))
             else:
                 found.append((arg, index))
+        if self.tellers:
+            told = sorted(counted_in_node(node) & self.tellers.keys(), key=lambda d: d.name)
+            found += [(self.tellers[d], (Affine(((DYNAMIC, 1),)),)) for d in told]
         return found
 
     def run(self) -> Schedule:
-        for node in in_order(self.graph):
+        for node in in_order(self.graph, self.tellers):
+            if isinstance(node, Reindex) and counted_by(node) is not None:
+                self._need(node.args[0])
             if isinstance(node, (Input, Constant)) or self.inline(node):
                 continue
             if is_view(node):
