@@ -83,7 +83,7 @@ class Graph:
     @property
     def dims(self) -> tuple[Dim, ...]:
         """The symbolic extents that occur, by name; not those that programs count."""
-        found = {d for d in self._dims_by_use() if not is_counted(d)}
+        found = {d for d in self.dims_by_use() if not is_counted(d)}
         return tuple(sorted(found, key=lambda d: d.name))
 
     @property
@@ -99,9 +99,10 @@ class Graph:
     @property
     def key(self) -> str:
         """SHA-256 of the structure: alpha-equal graphs have the same key."""
-        return key_of(self, {d: f"d{k}" for k, d in enumerate(self._dims_by_use())})
+        return key_of(self, {d: f"d{k}" for k, d in enumerate(self.dims_by_use())})
 
-    def _dims_by_use(self) -> Iterator[Dim]:
+    def dims_by_use(self) -> Iterator[Dim]:
+        """All dims, those that programs count too."""
         seen: dict[Dim, None] = {}
         for node in self.every_node():
             for extent in _extents(node):
@@ -124,6 +125,8 @@ def _extents(node: Node) -> Iterator[Extent]:
         yield from node.extents
     elif isinstance(node, Fold):
         yield node.structure.length
+        if node.structure.rows is not None:
+            yield from (node.structure.rows.now, node.structure.rows.all)
 
 
 def meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
