@@ -110,11 +110,15 @@ class Layer:
         return result
 
     @contextmanager
-    def _building(self, x: Node) -> Iterator[None]:
-        """Within it parameters can be made: at the first call the layer gets its name."""
+    def _building(self, *read: Node) -> Iterator[None]:
+        """Within it parameters can be made: at the first call the layer gets its name.
+
+        Args:
+            read: the arguments of the call.
+        """
         first = self._name is None
         if first:
-            self._name = self._free_name(x)
+            self._name = self._free_name(read)
         try:
             yield
         except BaseException:
@@ -146,9 +150,9 @@ class Layer:
             )
         return own
 
-    def _free_name(self, x: Node) -> str:
-        """The user's name, or the first number that no leaf of the argument has."""
-        taken = {leaf.name: leaf for leaf in parameters(x)}
+    def _free_name(self, read: Sequence[Node]) -> str:
+        """The user's name, or the first number that no leaf of the arguments has."""
+        taken = {leaf.name: leaf for leaf in parameters(read)}
         if self.given is not None:
             name = self.prefix + self.given
             for leaf in taken.values():
@@ -366,7 +370,7 @@ class Sequential(Layer):
             x = layer(x)
         return x
 
-    def _free_name(self, x: Node) -> str:
+    def _free_name(self, read: Sequence[Node]) -> str:
         return self.prefix + (self.given or self.kind)
 
     def __repr__(self) -> str:
