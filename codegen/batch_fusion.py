@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 from codegen.access import root_of
+from codegen.counted import tellers_of
 from codegen.loop_ir import (
     FEW_ROWS,
     Buffer,
@@ -80,6 +81,8 @@ def take_turns(
     Kernels that stand among them come before all of them, or after, where they can.
     """
     workers = finish.workers
+    if tellers_of(schedule.graph):  # what a kernel must come behind is not told by its operands
+        return _finished(kernels, finish.others)
     turns = {id(low): _turn_for(low, workers) for low in kernels if isinstance(low, Lowered)}
     done: list[Lowered | LoweredLoop] = []
     rest = list(kernels)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from codegen.formulas import formula
 from codegen.memory import Invoked, InvokedLoop, kernels_of
@@ -25,9 +26,15 @@ from codegen.schedule import (
     runs_along_rows,
 )
 from symgrad.calculus.loop_parts import Moved
-from symgrad.graph.dims import printable, show
+from symgrad.graph.checkpoints import BudgetedChunk, exact_size
+from symgrad.graph.dims import Extent, printable, show
+from symgrad.graph.folds import Fold
+from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, Reduce
 from symgrad.graph.text import references
+
+if TYPE_CHECKING:
+    from codegen.chunking import Chunks
 
 # Screens are about this many lines long; a longer table is folded.
 SCREEN = 48
@@ -98,6 +105,36 @@ def move_table(moved: Sequence[Moved]) -> str:
     wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
     text = [f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines]
     return "\n".join(text if hidden <= 0 else [*text, f".. and {hidden} more"])
+
+
+def checkpoint_lines(graph: Graph, chunks: Chunks | None) -> Iterator[str]:
+    """Which recurrences of a graph as written are cut into chunks, and why.
+
+    >>> import symgrad as sg
+    >>> x = sg.input("x", (sg.dim("T"),))
+    >>> c, _ = sg.scan(lambda c, x: (sg.sin(c) + x, ()), sg.constant(0.0), x, checkpoint=9)
+    >>> (line,) = checkpoint_lines(Graph.of([c]), None)
+    >>> line.split(",")[0]
+    'checkpoints  T//9 chunks of 9: their derivatives keep the carry before each'
+    """
+    seen: set[tuple[Extent, str]] = set()
+    for fold in graph.every_node():
+        primal = isinstance(fold, Fold) and fold.backward_of is None
+        if not isinstance(fold, Fold) or not (primal and fold.structure.checkpoint):
+            continue
+        count, where = fold.structure.length, str(fold.where or "")
+        if (count, where) in seen:
+            continue
+        seen.add((count, where))
+        each = fold.xs[0].shape[1]
+        if isinstance(each, BudgetedChunk):
+            why = f"as long as {exact_size(each.budget)} allow"
+            last = chunks.last.get(each) if chunks is not None else None
+            why += f"; last call: {last}" if last is not None else ", chosen when values arrive"
+        else:
+            why = "their derivatives keep the carry before each, and compute its steps again"
+        told = f"{printable(str(count))} chunks of {printable(str(each))}"
+        yield f"checkpoints  {told}: {why}  {where}".rstrip()
 
 
 def _plain_name(node: Node) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from codegen.access import is_one, slices
 from symgrad.calculus.loop_parts import Moved, Notes, only_moves
 from symgrad.graph.dims import Extent, same
-from symgrad.graph.folds import Fold, with_outputs
+from symgrad.graph.folds import Fold, counted_by, with_outputs
 from symgrad.graph.functions import AxisIndex
 from symgrad.graph.nodes import Gather, Map, Node, Piece, Reindex
 from symgrad.graph.passes import rewrites
@@ -115,7 +115,7 @@ def _to_cut(outputs: Sequence[Node]) -> dict[Node, Node]:
         if isinstance(node, Map) and any(isinstance(s, AxisIndex) for s in node.body.free_symbols):
             continue
         if all(
-            isinstance(r, Reindex) and slices(r) and r not in wanted
+            isinstance(r, Reindex) and slices(r) and r not in wanted and counted_by(r) is None
             and (isinstance(node, Map) or _spares_indices(node, r))
             and all(isinstance(reader, Map) for reader in readers[r])
             for r in own

@@ -26,7 +26,7 @@ from codegen.meetings import with_meetings
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.state import Array, Invocation
 from codegen.work import CALL, MEETING, START, work_of
-from symgrad.graph.dims import Dim, Extent, free_dims, size, typical, value
+from symgrad.graph.dims import Dim, Extent, at_most, free_dims, size, typical, value
 
 if TYPE_CHECKING:
     from codegen.targets import Target
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: that it does: the rest goes into fetching what other workers wrote.
 WORTH, EFFICIENCY = 0.1, 0.75
 #: Decisions that are remembered, since dims come and go.
-REMEMBERED = 64
+REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
             shared = shared + work_of(call.kernel.body)
             alone = alone + CALL
             meetings = meetings + sum(isinstance(s, Wait) for s in call.kernel.body)
-    return Work(shared, alone, meetings, tuple(rows))
+    return Work(at_most(shared), at_most(alone), at_most(meetings), tuple(map(at_most, rows)))
 
 
 def _meetings_inside(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[int]:

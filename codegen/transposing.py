@@ -60,7 +60,8 @@ def _transposed(fold: Fold, notes: Notes) -> Fold:
     found: dict[Node, Node] = {}
     added: dict[Input, Input] = {}  # a constant's binder -> that of the transposed one
     if type(length) is not int or length >= STEPS:
-        for node, leaf in _products(Graph(fold.body.inputs, tuple(outputs)), set(consts)):
+        whole = {c for c in consts if fold.whole(c) == c.shape}
+        for node, leaf in _products(Graph(fold.body.inputs, tuple(outputs)), whole):
             if leaf not in added:
                 added[leaf] = binder(leaf.name, leaf.shape[::-1], leaf.dtype)
             with provenance(node.origin, node.backward_of, node.where):

@@ -227,10 +227,14 @@ def _recurrence() -> tuple[Any, dict[str, Any], dict[str, Any]]:
     return [last, ys, sg.grad(ys.sum(), b)], {}, {"xs": np.linspace(-1, 1, 21).reshape(7, 3)}
 
 
-def _checkpoints() -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _checkpoints(kind: str = "sqrt") -> tuple[Any, dict[str, Any], dict[str, Any]]:
     xs, b = sg.input("xs", (sg.dim("t"), 3)), sg.parameter("b", (3,), init=0.5)
-    _, ys = sg.scan(lambda c, x: (sg.tanh(c + x * b),) * 2, b * 0.0, xs, checkpoint="sqrt")
+    _, ys = sg.scan(lambda c, x: (sg.tanh(c + x * b),) * 2, b * 0.0, xs, checkpoint=kind)
     return [ys, sg.grad(ys.sum(), b)], {}, {"xs": np.linspace(-1, 1, 33).reshape(11, 3)}
+
+
+def _budget() -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    return _checkpoints("2 kB")
 
 
 def _dropout() -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -239,7 +243,7 @@ def _dropout() -> tuple[Any, dict[str, Any], dict[str, Any]]:
 
 
 PROGRAMS: list[Callable[[], tuple[Any, dict[str, Any], dict[str, Any]]]] = [
-    _rows, _constants, _updates, _recurrence, _checkpoints, _dropout,
+    _rows, _constants, _updates, _recurrence, _checkpoints, _budget, _dropout,
 ]  # fmt: skip
 
 

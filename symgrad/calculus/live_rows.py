@@ -41,6 +41,11 @@ class LiveRows:
     steps: Extent
     number: int
 
+    def made(self) -> LiveRows:
+        """Itself, with all expressions written."""
+        _ = self.step_of, self.row_of, self.order
+        return self
+
     @property
     def batch(self) -> Extent:
         """How many rows there are."""

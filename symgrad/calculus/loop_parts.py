@@ -46,6 +46,7 @@ class Moved:
     added by rows   rows of a table: before a product, instead of the product's
     sliced          into pieces that are computed by themselves, where they are read
     sliced before, transposed before    the steps that read it: once
+    without padding, with padding       a recurrence with lengths: whether it works on live rows
 
     node:   as it stood before.
     length: steps of the recurrence; None where the node stood in none.
@@ -54,7 +55,7 @@ class Moved:
 
     how: Literal[
         "hoisted", "sunk", "read inside", "looked up", "added by rows", "sliced", "sliced before",
-        "transposed before",
+        "transposed before", "without padding", "with padding",
     ]
     node: Node
     length: Extent | None
@@ -145,8 +146,8 @@ def rewrite_folds(outputs: Sequence[Node], inside: Callable[[Sequence[Node]], Se
                 assert isinstance(fold, Fold)
                 with own_provenance():
                     fold = with_outputs(fold, inside(fold.body.outputs))
-                    # around a loop all steps would be kept
-                    stays = fold.structure.checkpoint
+                    # around a loop all steps would be kept, and all rows be worked on
+                    stays = fold.structure.checkpoint or fold.structure.rows is not None
                     found = None if stays else rule(fold, read.get(node, ()))
                 results[node] = found or dict(enumerate(projections(fold)))
             elif isinstance(node, Proj):

@@ -164,6 +164,8 @@ def _pairs(outputs: Sequence[Node]) -> Iterator[tuple[Fold, Fold]]:
                 assert isinstance(primal, Fold)
                 equal = same(primal.structure.length, back.structure.length)
                 alike = primal.bound is back.bound and not primal.structure.checkpoint
+                if back.structure.rows is not None or primal.structure.rows is not None:
+                    continue
                 if equal is True and alike:
                     yield back, primal
 

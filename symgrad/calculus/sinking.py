@@ -34,7 +34,7 @@ from symgrad.calculus.loop_parts import (
     rewrite_folds,
 )
 from symgrad.calculus.map_rules import derived
-from symgrad.calculus.stacking import Stack, can_stack, scattered, stacked, with_steps
+from symgrad.calculus.stacking import Stack, can_stack, has_counted, scattered, stacked, with_steps
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent, Shape, size, typical
 from symgrad.graph.folds import Fold
@@ -127,7 +127,8 @@ def terms_of(leaf: Input, after: Node) -> tuple[Term, ...] | None:
             else:
                 return None
         found.append(Term(weight, tuple(factors)))
-    return tuple(found) if all(term.factors for term in found) else None
+    moves = all(term.factors and not any(map(has_counted, term.factors)) for term in found)
+    return tuple(found) if moves else None
 
 
 def opens(term: Term) -> bool:

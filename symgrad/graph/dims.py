@@ -60,8 +60,13 @@ class DerivedDim(Dim):
         made.of, made.every = of, every
         return made
 
-    def __getnewargs_ex__(self) -> tuple[tuple[Extent, Extent | None], dict[str, object]]:  # type: ignore[override]
-        return (self.of, self.every), {}
+    @property
+    def arguments(self) -> tuple[Extent | None, ...]:
+        """What it is made of: equal ones make the same dim."""
+        return self.of, self.every
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Extent | None, ...], dict[str, object]]:  # type: ignore[override]
+        return self.arguments, {}
 
     def number(self, dims: Mapping[Dim, int]) -> int:
         """Its value."""
@@ -92,7 +97,12 @@ class Counted(Dim):
         return made
 
     def __getnewargs_ex__(self) -> tuple[tuple[str, Extent], dict[str, object]]:  # type: ignore[override]
-        return (self.name.rsplit(" <= ", 1)[0], self.most), {}
+        return (self.label, self.most), {}
+
+    @property
+    def label(self) -> str:
+        """Its name without its bound."""
+        return str(self.name.rsplit(" <= ", 1)[0])
 
     def number(self, dims: Mapping[Dim, int]) -> int:
         """The most that it can be."""
@@ -130,8 +140,12 @@ def roots(extent: Extent) -> tuple[Dim, ...]:
     """The dims that an extent depends on in the end, sorted by name."""
     found: set[Dim] = set()
     for d in free_dims(extent):
-        inner = (d.of, d.every or 0) if isinstance(d, DerivedDim) else ()
-        found.update(*map(roots, inner)) if inner else found.add(d)
+        if isinstance(d, DerivedDim):
+            found.update(*(roots(a) for a in d.arguments if a is not None))
+        elif isinstance(d, Counted):
+            found.update(roots(d.most))
+        else:
+            found.add(d)
     return tuple(sorted(found, key=lambda d: d.name))
 
 
@@ -269,6 +283,18 @@ def free_dims(extents: Extent | Iterable[Extent]) -> tuple[Dim, ...]:
 def is_counted(*extents: Extent) -> bool:
     """Whether a program finds some of these while it runs, so that nothing else can check them."""
     return any(isinstance(d, Counted) for d in free_dims(extents))
+
+
+def at_most(extent: Extent) -> Extent:
+    """An extent with the most that each dim can be which a program counts.
+
+    >>> at_most(Counted("words", dim("T") * dim("B")) * 2)
+    2*B*T
+    """
+    if isinstance(extent, int) or not is_counted(extent):
+        return extent
+    most = {d: d.most for d in free_dims(extent) if isinstance(d, Counted)}
+    return at_most(as_extent(extent.xreplace(most)))
 
 
 def value(extent: Extent, dims: Mapping[Dim, int]) -> int:

@@ -403,7 +403,10 @@ def _run_rows(
     for t in reversed(steps) if node.structure.reverse else steps:
         first, now = int(xs[0][t]), int(xs[1][t])
         some, own = slice(0, now), slice(first, first + now)
-        given = [c[some] if in_rows(rows, n) else c for c, n in zip(carry, inputs, strict=False)]
+        given = [  # copies: a step reads the carry as it was
+            np.array(c[some if in_rows(rows, n) else ...])
+            for c, n in zip(carry, inputs, strict=False)
+        ]
         given += [
             x[own] if in_rows(rows, n) else x[t, ...] for x, n in zip(xs, inputs[a:b], strict=True)
         ]
@@ -411,7 +414,9 @@ def _run_rows(
             c[some] if in_rows(rows, n) else c for c, n in zip(args[b:], inputs[b:], strict=True)
         ]
         here = {**dims, rows.now: now}
-        found = evaluated(node.body, dict(zip(inputs, given, strict=True)), here)
+        # copies, since what is emitted may be the carry that is written over
+        made = evaluated(node.body, dict(zip(inputs, given, strict=True)), here)
+        found = [np.array(value) for value in made]
         for c, value, n in zip(carry, found, outputs, strict=False):
             c[some if in_rows(rows, n) else ...] = value
         for y, value, n in zip(ys, found[a:], outputs[a:], strict=True):

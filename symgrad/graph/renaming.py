@@ -51,7 +51,7 @@ def _renamed(value: Any, dims: Mapping[Dim, Dim]) -> Any:
         return tuple(_renamed(v, dims) for v in value)
     if isinstance(value, sympy.Basic):
         parts = {
-            d: DerivedDim(_renamed(d.of, dims), _renamed(d.every, dims))
+            d: type(d)(*(_renamed(a, dims) for a in d.arguments))
             for d in value.free_symbols if isinstance(d, DerivedDim)
         }
         return value.xreplace({**dims, **parts})

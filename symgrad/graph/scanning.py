@@ -56,11 +56,16 @@ def scan(
             and its xs are not read; reversed, a row starts at its own end. See `ragged`.
         checkpoint: derivatives keep the carry at every so many steps only, and compute the steps
             between once more: memory for T/k + k steps instead of T, for one more forward pass.
-            "sqrt" chooses k = sqrt(T), rounded up. See `checkpoints`.
+            "sqrt" chooses k = sqrt(T), rounded up. A size, "64 MB" or "1.5 GiB", is a budget: so
+            many bytes of the steps derivatives may keep at once. A compiled program then chooses k
+            when values arrive: nothing is computed again where everything fits, else chunks are
+            about as long as the budget allows. Recurrences of one length with the same budget
+            share it. Sequences, ys and their gradients are not counted. See `checkpoints`.
     Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures
         that `step` returns.
     Raises: ShapeError, DTypeError when a step changes the carry, or sequences differ in length.
-        Lengths that are out of range are a DataError, when called where only data tell.
+        Lengths that are out of range are a DataError, and a budget that cannot be met is a
+        DataShapeError with the least that can: when called, where only data tell.
     Cotangent: a Fold in reverse time; residual c[t]. Werbos 1990.
 
     >>> import symgrad as sg

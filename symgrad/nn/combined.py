@@ -61,11 +61,13 @@ class Bidirectional(Layer):
         lengths: ArrayLike | None = None,
         reverse: bool = False,
         truncate: int | None = None,
+        checkpoint: int | str | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of both: ys (*rows, T, 2 units), and both carries; see `Recurrent.run`.
 
         Args:
-            x, lengths, truncate: as there. With lengths, backward begins at each row's last step.
+            x, lengths, truncate, checkpoint: as there; both share a budget. With lengths, backward
+                begins at each row's last step.
             initial: two carries.
             reverse: let the two change their directions.
         """
@@ -76,8 +78,9 @@ class Bidirectional(Layer):
             )
             for layer in (self.forward, self.backward):
                 layer.prefix = f"{self.name}/"
-            there, after = self.forward.run(node, first, lengths, reverse, truncate)
-            back, before = self.backward.run(node, second, lengths, not reverse, truncate)
+            how = truncate, checkpoint
+            there, after = self.forward.run(node, first, lengths, reverse, *how)
+            back, before = self.backward.run(node, second, lengths, not reverse, *how)
             result = concatenate([there, back], axis=-1)
         self._calls[result] = node
         return result, (after, before)
@@ -148,8 +151,12 @@ class Stacked(Sequential):
         initial: Carry = None,
         lengths: ArrayLike | None = None,
         truncate: int | None = None,
+        checkpoint: int | str | None = None,
     ) -> tuple[Node, Carry]:
-        """All steps of all layers, one layer after the other; see `Recurrent.run`."""
+        """All steps of all layers, one layer after the other; see `Recurrent.run`.
+
+        All layers share a budget of memory, `checkpoint="64 MB"`.
+        """
         node = result = as_sequences(self, x)
         with self._building(node, *carried(initial)):
             count = len(self.layers)
@@ -159,7 +166,9 @@ class Stacked(Sequential):
             after = []
             for k, (layer, own) in enumerate(zip(self.layers, starts, strict=True)):
                 below = self._dropped(result) if k else result
-                result, last = layer.run(below, own, lengths, truncate=truncate)
+                result, last = layer.run(
+                    below, own, lengths, truncate=truncate, checkpoint=checkpoint
+                )
                 after.append(last)
         self._calls[result] = node
         return result, tuple(after)

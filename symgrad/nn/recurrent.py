@@ -111,13 +111,15 @@ class Recurrent(Layer):
         lengths: ArrayLike | None = None,
         reverse: bool = False,
         truncate: int | None = None,
+        checkpoint: int | str | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of `x`: ys of every step, and the carry after the last one.
 
         Args:
             x:       (*rows, T, n).
             initial: the carry before the first step, in the structure of `start`; default zeros.
-            lengths: integers (B,), see the module; truncate: see `sg.scan`.
+            lengths: integers (B,), see the module.
+            truncate, checkpoint: see `sg.scan`. checkpoint="64 MB" bounds what derivatives keep.
             reverse: begin at x[T-1]; y[t] still belongs to x[t].
         Returns: ys (*rows, T, units), carry.
         Raises: ShapeError when `x` has no axis of time, or the carry has another shape.
@@ -131,7 +133,7 @@ class Recurrent(Layer):
             if lengths is not None:
                 lengths = _per_row(self, node, lengths)
             last, ys = scan(
-                self.step, carry, moveaxis(node, -2, 0), reverse, truncate=truncate, lengths=lengths
+                self.step, carry, moveaxis(node, -2, 0), reverse, truncate, lengths, checkpoint
             )
             result = moveaxis(ys, 0, -2)
         self._calls[result] = node
