@@ -12,7 +12,7 @@ from symgrad.graph.nodes import Input, Node
 from symgrad.graph.shapes import concatenate
 from symgrad.graph.streams import as_number, dropout
 from symgrad.nn.layers import Layer, Sequential
-from symgrad.nn.recurrent import Carry, Recurrent, as_sequences, one_each
+from symgrad.nn.recurrent import Carry, Recurrent, as_sequences, carried, one_each
 
 
 class Bidirectional(Layer):
@@ -69,7 +69,7 @@ class Bidirectional(Layer):
             reverse: let the two change their directions.
         """
         node = as_sequences(self, x)
-        with self._building(node):
+        with self._building(node, *carried(initial)):
             first, second = (
                 (None, None) if initial is None else one_each(self, "initial", initial, 2)
             )
@@ -154,7 +154,7 @@ class Stacked(Sequential):
         All layers share a budget of memory, `checkpoint="64 MB"`.
         """
         node = result = as_sequences(self, x)
-        with self._building(node):
+        with self._building(node, *carried(initial)):
             count = len(self.layers)
             starts = (
                 (None,) * count if initial is None else one_each(self, "initial", initial, count)

@@ -145,11 +145,15 @@ class Layer:
         return y
 
     @contextmanager
-    def _building(self, x: Node) -> Iterator[None]:
-        """Within it parameters can be made: at the first call the layer gets its name."""
+    def _building(self, *read: Node) -> Iterator[None]:
+        """Within it parameters can be made: at the first call the layer gets its name.
+
+        Args:
+            read: the arguments of the call.
+        """
         first = self._name is None
         if first:
-            self._name = self._free_name(x)
+            self._name = self._free_name(read)
         try:
             yield
         except BaseException:
@@ -181,9 +185,9 @@ class Layer:
             )
         return own
 
-    def _free_name(self, x: Node) -> str:
-        """The user's name, or the first number that no leaf of the argument has."""
-        taken = {leaf.name: leaf for leaf in parameters(x)}
+    def _free_name(self, read: Sequence[Node]) -> str:
+        """The user's name, or the first number that no leaf of the arguments has."""
+        taken = {leaf.name: leaf for leaf in parameters(read)}
         if self.given is not None:
             name = self.prefix + self.given
             for leaf in taken.values():
@@ -401,7 +405,7 @@ class Sequential(Layer):
             x = layer(x)
         return x
 
-    def _free_name(self, x: Node) -> str:
+    def _free_name(self, read: Sequence[Node]) -> str:
         return self.prefix + (self.given or self.kind)
 
     def __repr__(self) -> str:
