@@ -21,9 +21,9 @@ from codegen.compiled import Compiled
 from codegen.program import Program, Table
 from codegen.request import Request
 from codegen.workspace import Layout
-from symgrad.graph.dims import DerivedDim, Dim
+from symgrad.graph.dims import Counted, DerivedDim, Dim
 from symgrad.graph.dtypes import FLOAT32, FLOAT64
-from symgrad.graph.folds import NODES, Chain, Fold, Proj, binder
+from symgrad.graph.folds import NODES, Chain, Fold, Proj, Rows, binder
 from symgrad.graph.functions import P
 from symgrad.graph.graph import Graph
 from symgrad.graph.keys import exact_key
@@ -126,6 +126,8 @@ def test_every_field_of_a_record_in_a_node_changes_the_key(record: Any) -> None:
         value = getattr(record, field.name)
         changed = (value[0] + 1, *value[1:]) if isinstance(value, tuple) else n
         changed = not value if isinstance(value, bool) else changed
+        if field.name == "rows":
+            changed = Rows(Counted("r", n), Counted("w", n))
         assert key(holder(replace(record, **{field.name: changed}))) != key(holder(record))
 
 
@@ -141,6 +143,8 @@ def test_names_dims_order_and_how_a_node_was_made_change_the_key() -> None:
     a, b = sg.dim("a"), sg.dim("b")
     derived = [DerivedDim(*fields) for fields in ((a, 3), (a, b), (a, None), (a + b, 3))]
     assert len({key(sg.input("x", (d,))) for d in (*derived, Dim(derived[0].name))}) == 5
+    counted = [Counted(*fields) for fields in (("c", a), ("c", b), ("d", a), ("c", a + b))]
+    assert len({key(sg.input("x", (d,))) for d in (*counted, Dim(counted[0].name))}) == 5
     body = P[0] * 3.0 + 0.125
     keys = {key(Map((X,), body, (3, 5), FLOAT32))}
     # equal nodes are one object while they live, so each is made after the one before has gone
