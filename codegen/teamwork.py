@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: that it does: the rest goes into fetching what other workers wrote.
 WORTH, EFFICIENCY = 0.1, 0.75
 #: Decisions that are remembered, since dims come and go.
-REMEMBERED = 64
+REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
