@@ -51,7 +51,7 @@ def make(request: Request, clock: Clock) -> Made:
     wanted = clock("save residuals", lambda: save_residuals(wanted, residuals))
     moved: list[Moved] = []
     wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
-    if back.UNPADS and threads == 1:
+    if back.UNPADS:
         wanted = clock("take out padding", lambda: unpad(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
