@@ -180,7 +180,8 @@ def test_no_axis_of_padding_is_left_around_a_tagger() -> None:
 def test_bad_indices_are_told_where_they_stand() -> None:
     """In the user's array, not among the live words; what stands behind a row is not read."""
     x, y = sg.input("x", (B, T), "int32"), sg.input("y", (B, T), "int32")
-    n, table, w = sg.input("n", (B,), "int32"), sg.parameter("E", (10, 4)), sg.parameter("w", (4, 5))
+    n, table = sg.input("n", (B,), "int32"), sg.parameter("E", (10, 4))
+    w = sg.parameter("w", (4, 5))
 
     def step(h: Node, word: Node) -> Any:
         h = sg.tanh(sg.take(table, word, axis=0) + h)
