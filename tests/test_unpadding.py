@@ -175,3 +175,37 @@ def test_no_axis_of_padding_is_left_around_a_tagger() -> None:
     wide = [n for n in toposort(made) if n.ndim == 3 and {B, T} <= set(n.shape[:2])]
     assert all(n.dtype != "float64" or n.name == "x" or not n.args for n in wide), wide
     assert any(isinstance(n.shape[0], Counted) for n in toposort(made) if n.ndim == 2)
+
+
+def test_bad_indices_are_told_where_they_stand() -> None:
+    """In the user's array, not among the live words; what stands behind a row is not read."""
+    x, y = sg.input("x", (B, T), "int32"), sg.input("y", (B, T), "int32")
+    n, table = sg.input("n", (B,), "int32"), sg.parameter("E", (10, 4))
+    w = sg.parameter("w", (4, 5))
+
+    def step(h: Node, word: Node) -> Any:
+        h = sg.tanh(sg.take(table, word, axis=0) + h)
+        return h, h
+
+    _, ys = sg.scan(step, sg.zeros((B, 4)), sg.swapaxes(x, 0, 1), lengths=n)
+    losses = sg.nn.sequence_cross_entropy(sg.swapaxes(ys @ w, 0, 1), y, n)
+    loss = losses.sum() / n.sum()
+    data = {"x": np.zeros((3, 6), int), "y": np.zeros((3, 6), int), "n": np.array([2, 6, 4])}
+    f, trainer = sg.compile([loss, *sg.grad(loss, [w])]), sg.Trainer(loss, sg.optim.sgd(0.1))
+
+    def fit() -> None:
+        trainer.fit(data, epochs=1, batch_size=2, progress=False)
+
+    runs = (lambda: evaluate(loss, data), lambda: f(**data), fit)
+    data["y"][0, 3], data["x"][0, 4] = 77, -99  # behind the end
+    for run in runs:
+        run()
+    data["y"][2, 3] = 7
+    places = (r"at \(2, 3\) of  'y'", r"at \(2, 3\) of  'y'", r"at row 2, \(3,\), of  'y'")
+    for run, place in zip(runs, places, strict=True):
+        with pytest.raises(sg.DataError, match=rf"(?s)label 7 is out of range.*{place}"):
+            run()
+    data["y"][2, 3], data["x"][2, 1] = 0, 17
+    for run in runs:
+        with pytest.raises(sg.DataError, match=r"(?s)index 17 is out of range.*'x'"):
+            run()
