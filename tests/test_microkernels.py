@@ -19,6 +19,7 @@ from codegen.runtime.instruction_sets import (
     available,
     instruction_set,
 )
+from codegen.runtime.microkernels import copying_name
 from codegen.runtime.packed import packed_size, product_symbol
 from tests.scalar_kernels import FLOATS
 
@@ -39,6 +40,8 @@ LONG = [
     *((16, 33, 32), (7, 12, 45)),
     # several blocks of rows and of k; panels, whole or not, that are copied while others are read
     *((270, 66, 520), (100, 97, 130), (530, 50, 41), (97, 160, 129), (120, 49, 1030)),
+    # rows of B near each other, several blocks of them; columns of A far apart, many panels
+    *((98, 61, 1030), (901, 250, 9)),
 ]
 
 
@@ -279,15 +282,16 @@ def test_uses_the_vectors(isa: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_the_largest_tile_stays_in_registers(dtype: type) -> None:
+def test_tiles_that_copy_stay_in_registers(dtype: type) -> None:
     if "avx512" not in available():
         pytest.skip("this processor has no avx512")
     element = Element(short(dtype), INSTRUCTION_SETS["avx512"])
     module = llvm.parse_assembly(library.library_text(element))
     code = library.machine(element.isa).emit_assembly(module)
-    tile = code.split("\nlargest_tile:", 1)[1].split(".Lfunc_end", 1)[0]
-    assert tile.count("vfmadd231p") > 100
-    assert not [x for x in tile.splitlines() if "%zmm" in x and "(%rsp" in x]
+    for vectors, sums in zip(element.copying, (16, 24), strict=True):
+        tile = code.split(f"\n{copying_name(vectors)}:", 1)[1].split(".Lfunc_end", 1)[0]
+        assert tile.count("vfmadd231p") > 4 * sums
+        assert not [x for x in tile.splitlines() if "%zmm" in x and "(%rsp" in x]
 
 
 def test_the_choice_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

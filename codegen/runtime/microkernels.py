@@ -17,8 +17,11 @@ from codegen.runtime.ahead import TURN, Ahead, finish_ahead
 from codegen.runtime.assembler import Routine, Value
 from codegen.runtime.instruction_sets import FLAT_VECTORS, LINE_BYTES, Element, Lanes, added
 
-# Turns of the largest tile after which lines of the next row of C are fetched.
+# Turns of a tile that copies after which lines of the next row of C are fetched.
 FETCHED = 8
+# Columns of A by which such a tile fetches one before it is read, so that A may come from the third
+# cache: where columns lie apart, no unit of the processor's foresees their lines.
+FORESEEN = 16
 # Vectors that one turn of a product of one row and a matrix writes.
 LINE_VECTORS = 4
 
@@ -60,20 +63,21 @@ def tiles_text(element: Element) -> str:
             f"@heights = internal constant [{most} x i64] [{', '.join(heights)}]",
             f"@inverses = internal constant [{most} x i64] [{', '.join(inverses)}]",
             *(tile(element, r, v) for r, v in element.shapes()),
-            largest_tile(element),
+            *(copying_tile(element, v) for v in element.copying),
             finish_ahead(element),
             line(element),
         ]
     )
 
 
-# The function of the largest tiles.
-LARGEST = "largest_tile"
-
-
 def tile_name(rows: int, vectors: int) -> str:
     """The function of a tile."""
     return f"tile_{rows}_{vectors}"
+
+
+def copying_name(vectors: int) -> str:
+    """The function of a tile that copies what comes next."""
+    return f"copying_tile_{vectors}"
 
 
 def tile_arguments() -> list[tuple[str, str]]:
@@ -111,13 +115,13 @@ def tile(element: Element, rows: int, vectors: int) -> str:
     return str(f)
 
 
-def largest_tile(element: Element) -> str:
-    """The function of the largest tiles below each other, where B is read from a panel.
+def copying_tile(element: Element, vectors: int) -> str:
+    """The function of the tallest tiles of a width below each other, where B is read from a panel.
 
     In every turn a vector is copied of what comes next, the next panel: see `Ahead`.
     """
-    rows, vectors = element.largest
-    f = Routine(LARGEST, [*tile_arguments(), ("ahead", "ptr")], "internal")
+    rows = element.most_rows(vectors)
+    f = Routine(copying_name(vectors), [*tile_arguments(), ("ahead", "ptr")], "internal")
     lanes = Lanes(f, element)
     a, a_row, _, b, _, k, c, c_row, last, count, add, ahead = f.arguments()
     mask = lanes.first(last) if element.isa.masked else None
@@ -209,6 +213,9 @@ def _sweep(
     for step in range(at_once):
         at, at_row = (f.emit("ptr", f"freeze {x}") for x in ends)
         ends = [lanes.at(at, Value(f, "i64", "%a_column")), lanes.at(at_row, row_length)]
+        if walk:
+            far = f.step(at, e.scalar, Value(f, "i64", "%a_column") * FORESEEN)
+            f.call("@llvm.prefetch.p0", far, *(Value(f, "i32", str(x)) for x in (0, 3, 1)))
         b = [lanes.read(lanes.at(at_row, v * e.lanes), mask) for v, mask in enumerate(masks)]
         for r in range(rows):
             at = lanes.at(at, Value(f, "i64", "%a_row")) if r else at

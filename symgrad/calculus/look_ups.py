@@ -111,8 +111,11 @@ def _summed_rows(
     indices = tuple(tuple(name[m] for m in own) for own in node.index_labels)
     index = {m for own in indices for m in own}
     kept = [m for m in labels if m not in index]
+    own = {m: k for k, m in enumerate(labels)}  # so that equal sums are one node
     made = Scatter(
-        (given, *node.args[1:]), tuple(labels), indices, (*(m for m, _ in rows), *kept),
+        (given, *node.args[1:]), tuple(own.values()),
+        tuple(tuple(own[m] for m in of_index) for of_index in indices),
+        (*(m for m, _ in rows), *(own[m] for m in kept)),
         (*(e for _, e in rows), *(extents[m] for m in kept)), node.wrap,
     )
     return made, [*(base + ~m for m, _ in rows), *kept]
