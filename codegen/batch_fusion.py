@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 from codegen.access import root_of
+from codegen.counted import tellers_of
 from codegen.loop_ir import (
     FEW_ROWS,
     Buffer,
@@ -43,9 +44,8 @@ from codegen.tune import collapse
 from codegen.turn_sums import begun, copies_of, ended, on_copies, operations_of
 from codegen.turns import Sum, Turn, is_inside, turn_of
 from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
-from codegen.work import typical
 from codegen.workspace import Block, Layout, Slot
-from symgrad.graph.dims import Extent, same, size
+from symgrad.graph.dims import Extent, same, size, typical
 from symgrad.graph.nodes import Constant, Input, Node
 
 #: Bytes that kernels touch in a turn: with less, a whole batch may as well stay in the cache.
@@ -81,6 +81,8 @@ def take_turns(
     Kernels that stand among them come before all of them, or after, where they can.
     """
     workers = finish.workers
+    if tellers_of(schedule.graph):  # what a kernel must come behind is not told by its operands
+        return _finished(kernels, finish.others)
     turns = {id(low): _turn_for(low, workers) for low in kernels if isinstance(low, Lowered)}
     done: list[Lowered | LoweredLoop] = []
     rest = list(kernels)

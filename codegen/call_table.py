@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from codegen.loop_ir import WORKER, WORKERS, Kernel, Parts
+from codegen.loop_ir import WORKER, WORKERS, Kernel, Partition
 from codegen.memory import Invoked
 from codegen.printing import Function, extent_text
 from codegen.runtime.team_words import SIZE
@@ -24,7 +24,7 @@ GROUP = 64
 MEET, ALONE = 1, 2
 
 #: An extent, or where a worker's part of some rows begins (0) or ends (1).
-Code: TypeAlias = Extent | tuple[int, Parts]
+Code: TypeAlias = Extent | tuple[int, Partition]
 
 
 class CallTable:

@@ -16,16 +16,18 @@ from codegen.stages import Stages
 from codegen.state import Array, Invocation, State
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Binding
+from symgrad.graph.checkpoints import BudgetedChunk
+from symgrad.graph.dim_inference import dims_by_name
 from symgrad.graph.dims import Dim, keyword, listed, printable, quoted, show
 from symgrad.graph.errors import CompileError, DataError, DataShapeError, LeafError, LeafTypeError
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Input, Node
 from symgrad.graph.positions import RowOf, no_row, out_of_range
 from symgrad.graph.streams import supplied
-from symgrad.graph.telling import dims_by_name
 
 if TYPE_CHECKING:
     from codegen.benching import Bench
+    from codegen.chunking import Chunks
     from codegen.reporting import Report
     from codegen.targets import Target
     from codegen.teamwork import TeamProgram
@@ -59,6 +61,7 @@ class Compiled:
         self._rebuild = rebuild
         self._updated = tuple(updated)
         self._dims = stages.graph.dims
+        self._chunks = stages.chunks = _chunks_of(stages, program)
         self._binding = Binding(stages.graph)
         self._names = frozenset(x.name for x in stages.graph.inputs if not x.is_supplied)
         self._defaults: dict[str, Array] = {}
@@ -124,13 +127,13 @@ class Compiled:
                 f"values are passed by name, got {len(arrays)} without one. "
                 f"Write {self._example()}."
             )
-        told: dict[Dim, int] = {}
+        by_name: dict[Dim, int] = {}
         if not self._names.issuperset(values):
-            told = dims_by_name(self.stages.graph, values)
+            by_name = dims_by_name(self.stages.graph, values)
         if not self._updated:
-            return self._called(values, told)
+            return self._called(values, by_name)
         with self._lock:
-            return self._called(values, told)
+            return self._called(values, by_name)
 
     def _example(self) -> str:
         """A call, for messages."""
@@ -140,8 +143,8 @@ class Compiled:
             return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
         return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
 
-    def _called(self, values: Mapping[str, Any], told: Mapping[Dim, int]) -> Any:
-        arrays, dims = self._bound(values, told)
+    def _called(self, values: Mapping[str, Any], by_name: Mapping[Dim, int]) -> Any:
+        arrays, dims = self._bound(values, by_name)
         if self._updated:
             self._take_state(arrays)
         call = self._invocation()
@@ -153,15 +156,17 @@ class Compiled:
         return self._collect(call.outputs, arrays, dims)
 
     def _bound(
-        self, values: Mapping[str, Any], told: Mapping[Dim, int] | None = None
+        self, values: Mapping[str, Any], by_name: Mapping[Dim, int] | None = None
     ) -> tuple[list[Array], dict[Dim, int]]:
         """The leaves' arrays and the extents that values give."""
-        if told is None:
+        if by_name is None:
             known = self._names.issuperset(values)
-            told = {} if known else dims_by_name(self.stages.graph, values)
+            by_name = {} if known else dims_by_name(self.stages.graph, values)
         given = {**self._held(), **values}
-        arrays, dims = self._binding(given, 0, self._steps, told, draws=self._seed)
-        for d, n in told.items():
+        arrays, dims = self._binding(given, 0, self._steps, by_name, draws=self._seed)
+        if self._chunks is not None:
+            dims = self._chunks.settled(dims)
+        for d, n in by_name.items():
             if dims[d] != n:
                 raise DataShapeError(
                     f"the dim {quoted(d.name)} is {n} by name and {dims[d]} by the leaves' shapes."
@@ -237,7 +242,7 @@ class Compiled:
             call = self._spare.pop()
         except IndexError:
             call = self._prepared()
-        call.set_dims({**dims, **dm.told(self._dims, dims)})
+        call.set_dims(self._all_dims(dims))
         given = {**self._held(), **values}
         call.set_leaves(
             [
@@ -249,6 +254,12 @@ class Compiled:
         )
         call.set_outputs(self._empty_results(dims))
         return call
+
+    def _all_dims(self, dims: Mapping[Dim, int]) -> dict[Dim, int]:
+        """The dims that values tell, and those that follow from them."""
+        if self._chunks is not None:
+            return self._chunks.settled(dims)
+        return {**dims, **dm.derived_values(self._dims, dims)}
 
     def release(self, call: Invocation) -> None:
         """Keep the memory of a prepared call that is over for the next one, without its arrays."""
@@ -270,7 +281,7 @@ class Compiled:
             targets: arrays that the first outputs are written into, where the program writes them;
                 all other results are fresh.
         """
-        dims = {**dims, **dm.told(self._dims, dims)}
+        dims = self._all_dims(dims)
         call.set_dims(dims)
         for k, leaf in enumerate(self._leaves):
             if leaf in leaves:
@@ -468,3 +479,17 @@ class Compiled:
             f"<details><summary>{escape(repr(self))}</summary><pre>{escape(self.report())}</pre>"
             f"<pre>{escape(self.source)}</pre></details>"
         )
+
+
+def _chunks_of(stages: Stages, program: Program) -> Chunks | None:
+    """What chooses the lengths of chunks, where a recurrence has a budget of memory."""
+    dims = stages.graph.dims
+    if not any(isinstance(d, BudgetedChunk) for d in dims):
+        return None
+    from codegen.chunking import Chunks
+
+    team = [] if stages.team is None else [stages.team.plan.layout]
+    chunks = Chunks(stages.graph, [program.table.layout, *team])
+    if not any(dm.roots(d) for d in dims):
+        chunks.settled({})  # a budget that cannot be met is known now
+    return chunks

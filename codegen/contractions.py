@@ -18,15 +18,12 @@ from collections.abc import Sequence
 
 from codegen.access import is_one
 from codegen.products import compact, matched
-from symgrad.graph.dims import Extent
+from symgrad.graph.dims import Extent, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Node, einsum_node, reshape_node
 from symgrad.graph.passes import rewrites
 from symgrad.graph.traversal import rebuild, reconnect
-
-# The extent that stands for a symbolic one when contraction orders are compared.
-TYPICAL_EXTENT = 64
 
 
 @rewrites
@@ -90,7 +87,7 @@ def _path(node: Einsum) -> list[tuple[int, int]]:
         return [(0, 1)]
     import opt_einsum
 
-    sizes = {k: e if type(e) is int else TYPICAL_EXTENT for k, e in enumerate(node.extents)}
+    sizes = {k: typical(e) for k, e in enumerate(node.extents)}
     symbols = [opt_einsum.get_symbol(k) for k in sizes]
     spec = ",".join("".join(symbols[k] for k in labels) for labels in node.labels)
     given = {k for labels in node.labels for k in labels}

@@ -17,6 +17,7 @@ from codegen.access import (
     reads,
     root_of,
 )
+from codegen.counted import counted_in_node, tellers_of
 from codegen.joining import may_join
 from codegen.loop_ir import Affine
 from codegen.products import Product, compact, homes_of, is_product, layout_of, matched
@@ -31,6 +32,7 @@ from codegen.schedule import (
     Stage,
     domain_labels,
     domain_of,
+    early_first,
     equal_shapes,
     member_reads,
     place_in,
@@ -39,7 +41,7 @@ from codegen.schedule import (
     runs_along_rows,
 )
 from symgrad.graph.dims import Shape
-from symgrad.graph.folds import Fold, Proj
+from symgrad.graph.folds import Fold, Proj, counted_by
 from symgrad.graph.functions import P
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
@@ -99,6 +101,7 @@ class _Scheduler:
         self.stages: list[Stage] = []
         self.stage_of: dict[Node, int] = {}
         self.readers: dict[Node, set[int]] = {}
+        self.tellers = tellers_of(graph)
         self.forced = frozenset(self._must_lie_in_memory())
         self.joint: set[Node] = set()  # arrays that products write their parts of
         self.products = self._find_products()
@@ -108,7 +111,7 @@ class _Scheduler:
 
     def _must_lie_in_memory(self) -> Iterator[Node]:
         """What a kernel or the caller needs as memory; reshapes show the memory of another."""
-        read = [*self.graph.outputs]
+        read = [*self.graph.outputs, *self.tellers.values()]
         for node in self.graph.nodes:
             if is_view(node) or isinstance(node, Fold):
                 read.extend(node.args)
@@ -160,10 +163,15 @@ class _Scheduler:
                 found.append((root_of(arg), (Affine(((DYNAMIC, 1),)),)))
             else:
                 found.append((arg, index))
+        if self.tellers:
+            told = sorted(counted_in_node(node) & self.tellers.keys(), key=lambda d: d.name)
+            found += [(self.tellers[d], (Affine(((DYNAMIC, 1),)),)) for d in told]
         return found
 
     def run(self) -> Schedule:
-        for node in _scalars_first(self.graph):
+        for node in early_first(self.graph, self.tellers):
+            if isinstance(node, Reindex) and counted_by(node) is not None:
+                self._need(node.args[0])
             if isinstance(node, (Input, Constant)) or self.inline(node):
                 continue
             if is_view(node):
@@ -456,19 +464,6 @@ def _made_by(node: Node) -> Node:
     while not is_product(node):
         (node,) = node.args
     return node
-
-
-def _scalars_first(graph: Graph) -> list[Node]:
-    """The nodes in order, but numbers that are made of numbers alone before all others.
-
-    So a factor like Adam's 1 - beta**t is there before the loop that needs it begins.
-    """
-    early: set[Node] = set()
-    for node in graph.nodes:
-        leaf = isinstance(node, (Input, Constant))
-        if not node.shape and (leaf or isinstance(node, Map)) and early.issuperset(node.args):
-            early.add(node)
-    return sorted(graph.nodes, key=lambda node: node not in early)
 
 
 def _is_pointwise(node: Node) -> bool:

@@ -52,8 +52,8 @@ class HostInvocation:
         if total + 64 > len(self.workspace):
             self.workspace = np.empty(total + 64, np.uint8)
         base = -(-self.workspace.ctypes.data // 64) * 64
-        for k, offset in enumerate(offsets):
-            self.table[self.plan.first_slot + k] = base + offset
+        first = self.plan.first_slot
+        self.table[first : first + len(offsets)] = [base + offset for offset in offsets]
 
     def set_leaves(self, arrays: Sequence[Array]) -> None:
         """Read the leaves from these arrays; they must be contiguous and stay alive."""

@@ -15,10 +15,7 @@ from dataclasses import dataclass
 import sympy
 
 from codegen.loop_ir import Affine
-from symgrad.graph.dims import Extent, free_dims, same, value
-
-# The extent that stands for a symbolic one when coefficients are sorted.
-TYPICAL_EXTENT = 64
+from symgrad.graph.dims import Extent, same, typical
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ def _injective(access: Access, parallel: Sequence[str]) -> bool:
     if any(v not in {name for name, _ in moving} for v in parallel):
         return False
     below: Extent = 0
-    for v, c in sorted(moving, key=lambda term: abs(_typical(term[1]))):
+    for v, c in sorted(moving, key=lambda term: abs(typical(term[1]))):
         step = _absolute(c)
         if step is None:
             return False
@@ -92,10 +89,6 @@ def _absolute(extent: Extent) -> Extent | None:
     if nonnegative(extent):
         return extent
     return -extent if nonnegative(-extent) else None
-
-
-def _typical(extent: Extent) -> int:
-    return value(extent, {d: TYPICAL_EXTENT for d in free_dims(extent)})
 
 
 def nonnegative(extent: Extent) -> bool:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from codegen import loop_ir as ir
 from codegen.access import ZERO
-from codegen.loop_ir import WORKER, For, Kernel, Let, Load, Parts, Statement, Store
+from codegen.loop_ir import WORKER, For, Kernel, Let, Load, Partition, Statement, Store
 from codegen.loops import FULL_VECTOR
 from codegen.printing import Function
 from codegen.row_printing import RowPrinter, across_rows, is_row, scope_of, takes_running_sums
@@ -144,7 +144,7 @@ class _KernelPrinter(RowPrinter):
         self.function.uses.add("interleaved")
         self.put(f"for i{depth - 1} in interleaved({count}, {bounds}):", depth)
 
-    def bounds(self, parts: Parts) -> tuple[str, str]:
+    def bounds(self, parts: Partition) -> tuple[str, str]:
         """The names of where a worker's part of a loop begins and ends."""
         shares = self.function.shares
         return shares.setdefault(parts, (f"a{len(shares)}", f"b{len(shares)}"))

@@ -43,15 +43,15 @@ WORKER, WORKERS = _OfTeam("worker"), _OfTeam("workers")
 #: The number of a turn, from 0, where kernels take turns over rows (`codegen/batch_fusion.py`).
 TURN = _OfTeam("turn")
 #: Rows that are shared between workers, and how many iterations each of them is.
-Parts: TypeAlias = tuple[Extent, Extent]
+Partition: TypeAlias = tuple[Extent, Extent]
 #: Fewer rows are too few to be shared: they are shared along their next axis too.
 FEW_ROWS = 8
 
 
-def parts_of(extents: Sequence[Extent]) -> Parts:
+def partition_of(extents: Sequence[Extent]) -> Partition:
     """The rows of a shape: the first axis, and further ones where it is short.
 
-    >>> parts_of((2, 3, 5, 7)), parts_of((100, 2))
+    >>> partition_of((2, 3, 5, 7)), partition_of((100, 2))
     ((30, 7), (100, 2))
     """
     rows: Extent = 1
@@ -241,7 +241,7 @@ class For:
     var: str
     extent: Extent
     body: tuple[Statement, ...]
-    parts: Parts | None = None
+    parts: Partition | None = None
     shared: bool = False
 
 
@@ -266,8 +266,8 @@ class Call:
     n: Extent
     k: Extent
     rows: tuple[Extent, Extent, Extent]
-    parts: Parts | None = None
-    terms: Parts | None = None
+    parts: Partition | None = None
+    terms: Partition | None = None
     shared: str = ""
     adds: bool = False
 

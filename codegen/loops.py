@@ -309,7 +309,7 @@ class Loops(Values):
         number = start_of(node)
         initial = self.literal(number, node.dtype)
         fill = (Store(buffer, variable("z"), initial),)
-        self.blocks[0].append(ir.For("z", size(node.shape), fill, ir.parts_of(node.shape)))
+        self.blocks[0].append(ir.For("z", size(node.shape), fill, ir.partition_of(node.shape)))
         depth = 2 if self.writing_inner else 1
         old, new = self.fresh(), self.fresh()
         self.depth[old] = self.depth[new] = depth

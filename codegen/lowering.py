@@ -53,7 +53,7 @@ def lower_copy(copy: CopyOf, number: int) -> Lowered:
     n = size(copy.target.shape)
     i = variable("i0")
     body = (Let("v0", source.dtype, Load(source, i)), Store(target, i, "v0"))
-    writer.statements = [ir.For("i0", n, body, ir.parts_of(copy.target.shape))]
+    writer.statements = [ir.For("i0", n, body, ir.partition_of(copy.target.shape))]
     return writer.finish((), "copy", {copy.target})
 
 
@@ -61,9 +61,8 @@ def lower_zeros(target: Node, number: int) -> Lowered:
     """Memory of a node is filled with zeros."""
     writer = Writer(None, number)
     buffer = writer.buffer(target)
-    fill = ir.For(
-        "i0", size(target.shape), (Store(buffer, variable("i0"), "v0"),), ir.parts_of(target.shape)
-    )
+    places, store = size(target.shape), Store(buffer, variable("i0"), "v0")
+    fill = ir.For("i0", places, (store,), ir.partition_of(target.shape))
     writer.statements = [Let("v0", target.dtype, ir.Literal(0)), fill]
     return writer.finish((target,), "zeros", {target})
 
@@ -87,7 +86,7 @@ class _Moves(Values):
         if same(covered, total) is not True:
             zero = self.literal(0, node.dtype)
             fill = (Store(buffer, variable("z"), zero),)
-            loops.append(ir.For("z", total, fill, ir.parts_of(node.shape)))
+            loops.append(ir.For("z", total, fill, ir.partition_of(node.shape)))
         for arg, piece in zip(node.args, node.pieces, strict=True):
             self.blocks[1], self.known[1] = [], {}
             k = position_of(piece.count)

@@ -27,8 +27,8 @@ from codegen.injectivity import nonnegative
 from codegen.loop_ir import WORKER, Affine, For, Kernel, Let, Load, Only, Statement, Store, Wait
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.values import Scratch, Temporary
-from codegen.work import MEETING, SMALL, TURN, typical, work_of
-from symgrad.graph.dims import Extent, size
+from codegen.work import MEETING, SMALL, TURN, work_of
+from symgrad.graph.dims import Extent, size, typical
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +413,7 @@ def _product_owners(
 
 
 def _matrix_owner(
-    parts: ir.Parts,
+    parts: ir.Partition,
     offset: Affine,
     length: Extent,
     columns: Extent,

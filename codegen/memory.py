@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from codegen.access import root_of
+from codegen.counted import counted, counted_in, counted_in_calls, tellers_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Only, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.program import Table
@@ -20,7 +21,7 @@ from codegen.schedule import Schedule
 from codegen.sharing import share
 from codegen.values import CopyOf, Lowered, Operand, Scratch, Temporary, merge_buffers
 from codegen.workspace import Block, Layout, laid_out
-from symgrad.graph.dims import Dim, Extent, same, size
+from symgrad.graph.dims import Counted, Dim, Extent, at_most, same, size
 from symgrad.graph.nodes import Constant, Input, Node
 
 
@@ -28,25 +29,41 @@ from symgrad.graph.nodes import Constant, Input, Node
 class Invoked:
     """One call of a kernel: `entries` are places in the table of addresses, one for each buffer.
 
-    meet: in a team, whether all workers meet before it.
+    meet:  in a team, whether all workers meet before it.
+    tells: dims whose values the program reads before it, as the last elements of these entries.
     """
 
     kernel: Kernel
     entries: tuple[int, ...]
     nodes: tuple[Node, ...]
     meet: bool = False
+    tells: tuple[tuple[Counted, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class InnerPlace:
     """Where an entry of a body's table lies: an operand of the loop, moved by `step` a step.
 
+    rows: moved by `step` for each row of the steps before, where steps have rows of their own.
     each: in a team where every worker has its own: so many operands behind that of the one before.
     """
 
     operand: int
     step: Extent
     each: int = 0
+    rows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The rows of a recurrence's steps: how many is a dim in its body.
+
+    start, count: the operands that tell, for each step, where its rows begin and how many they are.
+    """
+
+    dim: Counted
+    start: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +74,7 @@ class LoweredLoop:
     turns: it is no recurrence, but kernels that take turns over rows (`codegen/batch_fusion.py`).
     rows:  in a team whose workers share the turns: the operands of which a turn touches nothing but
            its own row; None where every worker runs all steps.
+    live:  the rows that a step works on, where that is some of them.
     """
 
     operands: tuple[Operand, ...]
@@ -69,6 +87,7 @@ class LoweredLoop:
     bound: int | None = None
     turns: bool = False
     rows: frozenset[Operand] | None = None
+    live: Live | None = None
 
     #: It is no copy.
     copies: ClassVar[bool] = False
@@ -78,17 +97,24 @@ class LoweredLoop:
         """Whether a kernel of the body checks indices."""
         return any(kernel.checks for kernel in kernels_of(self.calls))
 
+    @property
+    def counted(self) -> frozenset[Counted]:
+        """The dims that the program must have counted before it."""
+        found = counted_in_calls(self.calls) | counted(p.step for p in self.places)
+        return found - {self.live.dim} if self.live else found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InvokedLoop:
     """A recurrence in the plan: `entries` are places in the table, one for each operand.
 
-    meet: in a team, whether all workers meet before it.
+    meet, tells: as of a kernel's call.
     """
 
     loop: LoweredLoop
     entries: tuple[int, ...]
     meet: bool = False
+    tells: tuple[tuple[Counted, int], ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -127,9 +153,9 @@ class Plan(Table):
 
 
 def _bytes(operand: Operand) -> Extent:
-    """The size in bytes of an operand that is no scratch."""
+    """The size in bytes of an operand that is no scratch, at most."""
     assert not isinstance(operand, Scratch)
-    return size((*operand.shape, operand.dtype.itemsize))
+    return at_most(size((*operand.shape, operand.dtype.itemsize)))
 
 
 def kernels_of(calls: Iterable[Invoked | InvokedLoop]) -> Iterator[Kernel]:
@@ -188,7 +214,16 @@ class _Planner:
         self.blocks: list[Block] = []
         self.of_size: dict[Extent, list[int]] = {}  # blocks that take turns, in a team
         self.place: dict[Operand, tuple[int, int]] = {}  # a block, and a slot inside it
+        self.tells = dict(self._tells())
         self._updates(updates)
+
+    def _tells(self) -> Iterator[tuple[int, list[tuple[Counted, Node]]]]:
+        """The dims that are read before a call, which is the first that needs them."""
+        left = tellers_of(self.schedule.graph)
+        for k, low in enumerate(self.kernels if left else ()):
+            needed = low.counted if isinstance(low, LoweredLoop) else counted_in(low.kernel)
+            if found := [(d, left.pop(d)) for d in list(left) if d in needed]:
+                yield k, found
 
     def _updates(self, updates: Sequence[tuple[Input, Node]]) -> None:
         """A right-hand side is written over its leaf where that is safe, else copied at the end.
@@ -242,6 +277,9 @@ class _Planner:
         for k, low in enumerate(self.kernels):
             for operand in low.operands:
                 last[operand] = k
+        for k, told in self.tells.items():
+            for _, node in told:
+                last[node] = max(last.get(node, k), k)
         return last
 
     def _in_place(self, low: Lowered | LoweredLoop, old: Operand, new: Operand) -> bool:
@@ -278,15 +316,19 @@ class _Planner:
 
     def _calls(self) -> tuple[Invoked | InvokedLoop, ...]:
         calls: list[Invoked | InvokedLoop] = []
-        for low in self.kernels:
+        told: list[tuple[Counted, int]] = []
+        for k, low in enumerate(self.kernels):
             entries = [self.entry[o] for o in low.operands]
+            told += [(d, self.entry[node]) for d, node in self.tells.get(k, ())]
             if isinstance(low, LoweredLoop):
-                calls.append(InvokedLoop(low, tuple(entries)))
+                calls.append(InvokedLoop(low, tuple(entries), tells=tuple(told)))
+            elif low.copies and len(set(entries)) == 1:
                 continue
-            if low.copies and len(set(entries)) == 1:
-                continue
-            kernel, kept = merge_buffers(low.kernel, entries)
-            calls.append(Invoked(kernel, tuple(entries[j] for j in kept), low.nodes))
+            else:
+                kernel, kept = merge_buffers(low.kernel, entries)
+                own = tuple(entries[j] for j in kept)
+                calls.append(Invoked(kernel, own, low.nodes, tells=tuple(told)))
+            told = []
         return tuple(calls)
 
     def _take(

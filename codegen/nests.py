@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codegen.access import root_of
+from codegen.counted import tellers_of
 from codegen.loop_ir import Affine, Buffer, Call, For, Kernel, Let, Load, Statement, Store, walk
 from codegen.memory import LoweredLoop
 from codegen.schedule import Schedule
@@ -39,11 +40,18 @@ def merge_nests(
             done.extend(nest.low for nest in group)
         group.clear()
 
+    alone = set(tellers_of(schedule.graph).values())  # dims are read behind what writes them
+
+    def nest_of(low: Lowered | LoweredLoop) -> _Nest | None:
+        if isinstance(low, LoweredLoop) or not alone.isdisjoint(low.writes):
+            return None
+        return _nest(low, group)
+
     for low in kernels:
-        nest = None if isinstance(low, LoweredLoop) else _nest(low, group)
+        nest = nest_of(low)
         if nest is None or not _fits(group, nest):
             close()
-            nest = None if isinstance(low, LoweredLoop) else _nest(low, group)
+            nest = nest_of(low)
         if nest is None:
             done.append(low)
         else:

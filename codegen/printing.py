@@ -16,7 +16,7 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
 from codegen import loop_ir as ir
-from codegen.loop_ir import Affine, Let, Load, Parts
+from codegen.loop_ir import Affine, Let, Load, Partition
 from codegen.memory import Invoked, InvokedLoop
 from symgrad.graph.dims import Dim, Extent, free_dims
 from symgrad.graph.dtypes import BOOL, FLOAT64, INT32, INT64, SHORT, DType
@@ -49,7 +49,7 @@ class Function:
     dims: dict[Dim, str] = field(default_factory=dict)
     uses: set[str] = field(default_factory=set)
     checks: dict[int, str] = field(default_factory=dict)
-    shares: dict[Parts, tuple[str, str]] = field(default_factory=dict)
+    shares: dict[Partition, tuple[str, str]] = field(default_factory=dict)
     status: bool = False
     meets: bool = False
 

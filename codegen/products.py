@@ -18,7 +18,7 @@ from itertools import combinations, pairwise, permutations
 from typing import TypeAlias
 
 from codegen.access import can_inline, is_one, is_view, reads, root_of, slices
-from codegen.loop_ir import Affine, Parts, parts_of, variable
+from codegen.loop_ir import Affine, Partition, partition_of, variable
 from symgrad.graph.dims import Extent, Shape, same, show, size
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.graph import Graph
@@ -71,8 +71,8 @@ class Product:
     k: Extent
     rows: tuple[Extent, Extent, Extent]
     transposed: tuple[bool, bool]
-    parts: Parts | None = None
-    terms: Parts | None = None
+    parts: Partition | None = None
+    terms: Partition | None = None
 
     def __str__(self) -> str:
         count = size(loop.extent for loop in self.loops)
@@ -223,7 +223,7 @@ class _Axis:
     extent: Extent
     first: Extent
     second: Extent
-    parts: Parts | None = None
+    parts: Partition | None = None
 
 
 def _moves(layout: Layout, labels: Sequence[int]) -> bool:
@@ -244,7 +244,7 @@ def _one_axis(
             for slow, fast in pairwise(order)
             for z in (x, y)
         ):
-            parts = parts_of([extents[z] for z in order])
+            parts = partition_of([extents[z] for z in order])
             return _Axis(size(extents[z] for z in labels), x[order[-1]], y[order[-1]], parts)
     return None
 

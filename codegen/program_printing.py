@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from codegen.call_table import TABLE_FROM, CallTable
+from codegen.counted import counted_in
 from codegen.kernel_printing import print_kernel
-from codegen.loop_ir import TURN, WORKER, WORKERS, For, Kernel, Parts, follows_turns
-from codegen.memory import InnerPlace, Invoked, InvokedLoop, Plan
+from codegen.loop_ir import TURN, WORKER, WORKERS, For, Kernel, Partition, follows_turns
+from codegen.memory import InnerPlace, Invoked, InvokedLoop, Live, Plan
 from codegen.printing import (
     SCALARS,
     Function,
@@ -25,8 +26,8 @@ from codegen.printing import (
 )
 from codegen.runtime.names import RUNTIME
 from codegen.runtime.team_words import SIZE
-from symgrad.graph.dims import Dim, Extent
-from symgrad.graph.dtypes import SHORT, DType
+from symgrad.graph.dims import Counted, Dim, Extent, is_counted
+from symgrad.graph.dtypes import INT64, SHORT, DType
 from symgrad.graph.errors import CompileError
 
 
@@ -66,6 +67,7 @@ class _Printer:
         if self.team:
             self.dim_names |= {WORKER: "worker", WORKERS: "workers"}
         self.shares: dict[Extent, int] = {}
+        self.counted = 0
         self.checks = False
 
     def text(self) -> str:
@@ -123,15 +125,33 @@ class _Printer:
         self.entries[entry, dtype] = None
         return memory_name(entry, dtype)
 
-    def share(self, parts: Parts) -> tuple[str, str]:
+    def share(self, parts: Partition) -> tuple[str, str]:
         """Where a worker's part of the iterations of a loop begins and ends."""
         rows, each = parts
+        if is_counted(rows, each):
+            return self.counted_share(parts)
         k = self.shares.setdefault(rows, len(self.shares))
         if type(each) is int and each == 1:
             return f"a{k}", f"b{k}"
         text = extent_text(each, self.dim_names)
         factor = text if text.isalnum() else f"({text})"
         return f"a{k} * {factor}", f"b{k} * {factor}"
+
+    def counted_share(self, parts: Partition) -> tuple[str, str]:
+        """The same of rows that the program has counted by now."""
+        rows, each = (extent_text(e, self.dim_names) for e in parts)
+        self.uses.add("first_of")
+        factor = "" if each == "1" else f" * ({each})"
+        first, end = (f"first_of({rows}, {w}, workers){factor}" for w in ("worker", "worker + 1"))
+        return first, end
+
+    def tell(self, dim: Counted, where: _Where, entry: int, place: str, pad: str) -> str:
+        """The line that reads a dim from memory; it has a name from then on."""
+        self.uses.add("ld")
+        line = f"{pad}w{self.counted} = ld({where.name(entry, INT64)}, {place}, -1)"
+        self.dim_names[dim] = f"w{self.counted}"
+        self.counted += 1
+        return line
 
     def block(self, calls: Sequence[Invoked | InvokedLoop], where: _Where) -> None:
         """The calls of a program, or of a recurrence's body."""
@@ -140,7 +160,8 @@ class _Printer:
             if isinstance(call, InvokedLoop):
                 return "loop"
             moving = any(where.place(entry) is None for entry in call.entries)
-            return "moving" if moving or follows_turns(call.kernel) else "fixed"
+            fixed = not (moving or follows_turns(call.kernel) or counted_in(call.kernel))
+            return "fixed" if fixed else "moving"
 
         pad = "    " * where.depth
         for found, group in groupby(calls, kind):
@@ -152,6 +173,10 @@ class _Printer:
             for call in run:
                 if call.meet:
                     self.lines.append(f"{pad}meet(team, worker)")
+                    alone = False
+                for dim, entry in call.tells:
+                    place = extent_text(dim.most, self.dim_names)
+                    self.lines.append(self.tell(dim, where, entry, place, pad))
                     alone = False
                 if isinstance(call, InvokedLoop):
                     self.loop(call, where)
@@ -179,14 +204,22 @@ class _Printer:
             steps = ", ".join(self.share((loop.length, 1)))
         counter = f"s{where.depth - 1}" if loop.reverse else t
         head = []
+        names = dict(self.dim_names)
         bound = None if loop.bound is None else where.place(call.entries[loop.bound])
-        if bound is not None:  # else it moves along a sequence: all steps are taken
+        if loop.live is not None and loop.bound is not None:
+            self.uses.add("ld")
+            steps = f"m{where.depth - 1}"
+            head.append(f"{pad}{steps} = ld({where.name(call.entries[loop.bound], INT64)}, 0, -1)")
+        elif bound is not None:  # else it moves along a sequence: all steps are taken
             self.uses |= {"address", "extent"}
             steps = f"m{where.depth - 1}"
             head.append(f"{pad}{steps} = extent(address(table, {bound}), 0)")
         head.append(f"{pad}for {counter} in range({steps}):")
         if loop.reverse:
             head.append(f"{pad}    {t} = {steps} - 1 - {counter}")
+        first = f"r{where.depth - 1}"
+        if loop.live is not None:
+            head += self.live(loop.live, call, where, t, first)
         moved: dict[tuple[int, DType], str] = {}
 
         def place(entry: int) -> int | None:
@@ -205,7 +238,8 @@ class _Printer:
                 self.uses.add("shift")
                 moved[entry, dtype] = f"{base}_{len(moved)}{t}"
                 step = extent_text(inner.step, self.dim_names)
-                head.append(f"{pad}    {moved[entry, dtype]} = shift({base}, {t} * ({step}))")
+                by = first if inner.rows else t
+                head.append(f"{pad}    {moved[entry, dtype]} = shift({base}, {by} * ({step}))")
             return moved[entry, dtype]
 
         def own(inner: InnerPlace, dtype: DType) -> str:
@@ -223,7 +257,16 @@ class _Printer:
             self.dim_names[TURN] = t
         self.block(loop.calls, _Where(where.depth + 1, name, place))
         outer += [*head, *(self.lines or [f"{pad}    pass"])]
-        self.lines = outer
+        self.lines, self.dim_names = outer, names
+
+    def live(
+        self, live: Live, call: InvokedLoop, where: _Where, t: str, first: str
+    ) -> Iterator[str]:
+        """Where the rows of a step begin, and how many they are."""
+        pad = "    " * (where.depth + 1)
+        self.uses.add("ld")
+        yield f"{pad}{first} = ld({where.name(call.entries[live.start], INT64)}, {t}, -1)"
+        yield self.tell(live.dim, where, call.entries[live.count], t, pad)
 
     def define(self, kernel: Kernel) -> tuple[str, Function]:
         """A kernel's name and text; kernels that do the same on the same dtypes share one."""

@@ -2,14 +2,16 @@
 
 A table for people, one row a stage. Reasons are the scheduler's own: what kept a stage's nodes out
 of an earlier one is written down when it happens (`schedule.Apart`). A long program is folded:
-stages that repeat are told once, and of a program that does not repeat the middle is left out.
+stages that repeat are shown once, and of a program that does not repeat the middle is left out.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from codegen.formulas import formula
 from codegen.memory import Invoked, InvokedLoop, kernels_of
@@ -24,14 +26,22 @@ from codegen.schedule import (
     runs_along_rows,
 )
 from symgrad.calculus.loop_parts import Moved
-from symgrad.graph.dims import printable, show
+from symgrad.graph.checkpoints import BudgetedChunk, exact_size
+from symgrad.graph.dims import Extent, printable, show
+from symgrad.graph.folds import Fold
+from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, Reduce
 from symgrad.graph.text import references
+
+if TYPE_CHECKING:
+    from codegen.chunking import Chunks
 
 # Screens are about this many lines long; a longer table is folded.
 SCREEN = 48
 # Characters of a column at most.
 WIDE = {"formula": 44, "why": 60}
+# Lines about what moved at most.
+MOST_MOVES = 24
 # Formulas of one stage at most.
 MOST_LETS = 4
 # A program of more stages is folded where a run of at most so many repeats at least so often.
@@ -48,12 +58,12 @@ class Row:
     why: tuple[str, ...]
 
 
-def told(schedule: Schedule) -> str:
+def stage_table(schedule: Schedule) -> str:
     """The stages as a table with aligned columns, at most about a screen long.
 
     >>> import symgrad as sg
     >>> x, W = sg.input("x", (sg.dim("B"), 5)), sg.parameter("W", (5, 3))
-    >>> print(told(sg.compile(sg.tanh((x @ W).sum(axis=1))).stages.schedule))
+    >>> print(stage_table(sg.compile(sg.tanh((x @ W).sum(axis=1))).stages.schedule))
     stage  over               computes                      why
         1  (B, 5) x (5, 3)    %1 = einsum ab,bc->ac (x, W)  a matrix product: one call
         2  (B,) rows of (3,)  %2 = einsum ab->a (%1)        one pass over rows, each reduced to %2
@@ -70,34 +80,68 @@ def told(schedule: Schedule) -> str:
     return _table(rows)
 
 
-def told_moves(moved: Sequence[Moved]) -> str:
-    """What left recurrences, and why, one line each.
+def move_table(moved: Sequence[Moved]) -> str:
+    """What left recurrences or was moved to where it costs less, and why, equal lines as one.
 
     >>> import symgrad as sg
     >>> x, W = sg.input("x", (7, 3, 5)), sg.parameter("W", (5, 2))
     >>> c, _ = sg.scan(lambda c, x: (sg.tanh(c + x @ W), ()), sg.zeros((3, 2)), x)
-    >>> print(told_moves(sg.compile(c).stages.moved))
-    hoisted of 7 steps    einsum ab,bc->ac (x, W)    (3, 2): depends on no carry
+    >>> print(move_table(sg.compile(c).stages.moved))
+    hoisted out of 7 steps    einsum ab,bc->ac (x, W)    (3, 2): depends on no carry
     """
-    lines = [
+    rows = Counter(
         (
-            f"{move.how} of {printable(str(move.length))} steps",
+            move.heading,
             cut(formula(move.node, _plain_name), WIDE["formula"]),
             f"{show(move.node.shape)}: {move.why}",
         )
         for move in moved
-    ]
-    wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
-    return "\n".join(
-        f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines
     )
+    lines = [
+        (how, f"{n} x {what}" if n > 1 else what, why) for (how, what, why), n in rows.items()
+    ]
+    hidden = len(lines) - MOST_MOVES
+    lines = lines[:MOST_MOVES]
+    wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
+    text = [f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines]
+    return "\n".join(text if hidden <= 0 else [*text, f".. and {hidden} more"])
+
+
+def checkpoint_lines(graph: Graph, chunks: Chunks | None) -> Iterator[str]:
+    """Which recurrences of a graph as written are cut into chunks, and why.
+
+    >>> import symgrad as sg
+    >>> x = sg.input("x", (sg.dim("T"),))
+    >>> c, _ = sg.scan(lambda c, x: (sg.sin(c) + x, ()), sg.constant(0.0), x, checkpoint=9)
+    >>> (line,) = checkpoint_lines(Graph.of([c]), None)
+    >>> line.split(",")[0]
+    'checkpoints  T//9 chunks of 9: their derivatives keep the carry before each'
+    """
+    seen: set[tuple[Extent, str]] = set()
+    for fold in graph.every_node():
+        primal = isinstance(fold, Fold) and fold.backward_of is None
+        if not isinstance(fold, Fold) or not (primal and fold.structure.checkpoint):
+            continue
+        count, where = fold.structure.length, str(fold.where or "")
+        if (count, where) in seen:
+            continue
+        seen.add((count, where))
+        each = fold.xs[0].shape[1]
+        if isinstance(each, BudgetedChunk):
+            why = f"as long as {exact_size(each.budget)} allow"
+            last = chunks.last.get(each) if chunks is not None else None
+            why += f"; last call: {last}" if last is not None else ", chosen when values arrive"
+        else:
+            why = "their derivatives keep the carry before each, and compute its steps again"
+        told = f"{printable(str(count))} chunks of {printable(str(each))}"
+        yield f"checkpoints  {told}: {why}  {where}".rstrip()
 
 
 def _plain_name(node: Node) -> str:
     return printable(node.name if isinstance(node, Input) else node.origin or node.name)
 
 
-def told_turns(
+def turn_lines(
     calls: Sequence[Invoked | InvokedLoop], schedule: Schedule, prefix: str = ""
 ) -> Iterator[str]:
     """Which stages take turns (`codegen/batch_fusion.py`), those of recurrences too."""
@@ -107,7 +151,7 @@ def told_turns(
             continue
         if not call.loop.turns:
             k, stage = next(folds)
-            yield from told_turns(call.loop.calls, stage.inner, f"{prefix}{k}.")
+            yield from turn_lines(call.loop.calls, stage.inner, f"{prefix}{k}.")
             continue
         stages = sorted({kernel.stage + 1 for kernel in kernels_of(call.loop.calls)})
         yield (

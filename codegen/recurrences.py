@@ -5,6 +5,9 @@ that moves along its sequence; the carry has memory that lives through all steps
 is an update of it: written in place where that is safe, else copied when the step is done. What is
 emitted goes straight to its place in the stacked result. The slots of the body are scratch of the
 outer plan.
+
+Where a step works on some of the rows only, the kernels of the body run over so many rows at the
+beginning of the carry's memory, and what is emitted has a place for each row of each step.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from codegen.access import root_of
 from codegen.batch_fusion import Finishing, take_turns
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage, lower_zeros
-from codegen.memory import InnerPlace, LoweredLoop, plan_memory
+from codegen.memory import InnerPlace, Live, LoweredLoop, plan_memory
 from codegen.nests import merge_nests
 from codegen.schedule import FoldStage, Schedule
 from codegen.sharing import share
@@ -24,7 +27,7 @@ from codegen.tiling import tile
 from codegen.tune import tune
 from codegen.values import CopyOf, Lowered, Operand, Scratch
 from symgrad.graph.dims import Extent, size
-from symgrad.graph.folds import Fold, Proj, projections
+from symgrad.graph.folds import Fold, Proj, Rows, in_rows, projections
 from symgrad.graph.nodes import Node
 
 
@@ -67,8 +70,16 @@ class _Operands:
 
     found: dict[Operand, int]
 
+    rows: Rows | None
+
     def place(self, operand: Operand, step: Extent = 0) -> InnerPlace:
         return InnerPlace(self.found.setdefault(operand, len(self.found)), step)
+
+    def moving(self, operand: Operand, element: Node) -> InnerPlace:
+        """The place of a sequence, or of what is emitted, of which a step sees an element."""
+        if self.rows is None or not in_rows(self.rows, element):
+            return self.place(operand, size(element.shape))
+        return replace(self.place(operand, size(element.shape[1:])), rows=True)
 
 
 def _lower_fold(
@@ -89,18 +100,17 @@ def _lower_fold(
         may_fail=False,
         workers=workers,
     )
-    operands = _Operands({})
+    rows = fold.structure.rows
+    operands = _Operands({}, rows)
     places = [InnerPlace(-1, 0)]  # the report of bad indices is the outer one
     places += [operands.place(results[k]) for k in range(n)]
-    places += [
-        operands.place(root_of(x), size(e.shape)) for x, e in zip(fold.xs, elements, strict=True)
-    ]
+    places += [operands.moving(root_of(x), e) for x, e in zip(fold.xs, elements, strict=True)]
     places += [operands.place(root_of(c)) for c in fold.consts]
     places += [operands.place(c) for c in plan.constants]
     target: dict[Node, Proj] = {}
     for node, result in zip(emitted, results[n:], strict=True):
         target.setdefault(root_of(node), result)
-    places += [operands.place(target[node], size(node.shape)) for node in plan.results]
+    places += [operands.moving(target[node], node) for node in plan.results]
     places += [operands.place(Scratch(plan.layout, slot.number)) for slot in plan.slots]
     writes: set[Operand] = {*results[:n], *target.values()}
     loop = LoweredLoop(
@@ -112,6 +122,9 @@ def _lower_fold(
         plan.calls,
         tuple(places),
         None if fold.bound is None else operands.found[root_of(fold.bound)],
+        live=None
+        if rows is None
+        else Live(rows.now, *(operands.found[root_of(x)] for x in fold.xs[:2])),
     )
     starts = [CopyOf(result, init) for result, init in zip(results, fold.init, strict=False)]
     again = [
@@ -123,7 +136,11 @@ def _lower_fold(
     if fold.bound is not None:
         read = _read_elsewhere(schedule, fold)
         pairs = zip(emitted, results[n:], strict=True)
-        filled = {target[root_of(y)] for y, result in pairs if result in read}
+        filled = {
+            target[root_of(y)]
+            for y, result in pairs
+            if result in read and not (rows is not None and in_rows(rows, y))
+        }
         first += [lower_zeros(result, number) for result in target.values() if result in filled]
     return [*first, loop, *(lower_copy(c, number) for c in again)]
 

@@ -28,7 +28,7 @@ from codegen.machine import Machine, this_machine
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.reasons import cut, over
 from codegen.schedule import FoldStage, Schedule
-from symgrad.graph.dims import Dim, printable, show, value
+from symgrad.graph.dims import Dim, printable, show, typical_values, value
 from symgrad.graph.nodes import Node
 from symgrad.graph.text import references
 
@@ -317,7 +317,7 @@ def make_report(
     if dims is not None:
         rows, least = kernels_of(entries, dims, machine, timing)
     plan = plan_for(f, dims)
-    sizes = dict.fromkeys(f.dims, 64) if dims is None else dims
+    sizes = typical_values(f.dims) if dims is None else dims
     workspace, live = plan.slot_offsets(sizes)[1], plan.live_bound(sizes)
     text = _head(f, plan, entries, sizes, (workspace, live))
     if machine is not None:

@@ -16,7 +16,7 @@ from codegen.places import places_by_value
 from codegen.program import Place, Program
 from codegen.recurrences import lower
 from codegen.request import Clock, Request
-from codegen.slicing import slice_first
+from codegen.slicing import slice_first, sliced_before
 from codegen.stages import Made
 from codegen.teamwork import TeamProgram, make_team
 from codegen.transposing import transpose_constants
@@ -40,8 +40,8 @@ from symgrad.graph.traversal import replace, toposort
 def make(request: Request, clock: Clock) -> Made:
     """Lead the graph of a request through all passes."""
     back, threads = request.back, request.threads
-    told: dict[Node, Node] = {streams.training: Constant(np.asarray(request.training))}
-    wanted = replace(request.wanted, told)
+    fixed: dict[Node, Node] = {streams.training: Constant(np.asarray(request.training))}
+    wanted = replace(request.wanted, fixed)
     asked = _index_uses(toposort(wanted))
     stable = clock("stabilize", lambda: stabilize([*wanted, *(index for index, _, _ in asked)]))
     uncut = clock("drop cuts", lambda: without_cuts(stable))
@@ -52,8 +52,8 @@ def make(request: Request, clock: Clock) -> Made:
     wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
-    wanted = clock("transpose constants", lambda: transpose_constants(wanted))
-    wanted = clock("slice first", lambda: slice_first(wanted))
+    wanted = clock("transpose constants", lambda: transpose_constants(wanted, moved))
+    wanted = clock("slice first", lambda: slice_first(wanted, moved))
     wanted = clock("read outputs", lambda: read_outputs(wanted))
     updated = {leaf for leaf, _ in request.updates}
     outputs, count = len(request.outputs), len(request.wanted)
@@ -80,13 +80,13 @@ def make(request: Request, clock: Clock) -> Made:
                 *(back, dims, key),
             ),
         )
-    notes = tuple(residuals), tuple(moved)
+    notes = tuple(residuals), (*moved, *sliced_before(computed))
     return Made(schedule.graph, schedule, plan, source, _program(plan, final), team, *notes)
 
 
 def hoist_and_sink(outputs: Sequence[Node], notes: list[Moved]) -> list[Node]:
     """What recurrences need not do step by step, around them; `notes` is told what moved."""
-    made = read_inside(read_tables(hoist(sink(outputs, notes), notes)))
+    made = read_inside(read_tables(hoist(sink(outputs, notes), notes), notes), notes)
     unchanged = all(a is b for a, b in zip(made, outputs, strict=True))
     return made if unchanged else list(simplify(made))
 

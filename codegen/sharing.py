@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from codegen import loop_ir as ir
-from codegen.injectivity import TYPICAL_EXTENT, Access, nonnegative, separate
+from codegen.injectivity import Access, nonnegative, separate
 from codegen.launches import (
     ASSOCIATIVE,
     Accumulate,
@@ -49,13 +49,13 @@ from codegen.loop_ir import (
     Statement,
     Store,
     Update,
-    parts_of,
+    partition_of,
     variable,
 )
 from codegen.spreading import Spreader
 from codegen.values import Lowered, Operand, RunningTotals, Scratch, Temporary
-from codegen.work import SMALL, typical, work_of
-from symgrad.graph.dims import Extent, Shape, same, size
+from codegen.work import SMALL, work_of
+from symgrad.graph.dims import TYPICAL_EXTENT, Extent, Shape, same, size, typical
 from symgrad.graph.nodes import Node
 
 #: Elements between what two workers write, so that they share no cache line.
@@ -396,7 +396,7 @@ def merged(
         names:  four that nothing has.
     """
     own, stride = copies
-    n, parts = size(shape), parts_of(shape)
+    n, parts = size(shape), partition_of(shape)
     z, (first, old, new, total) = variable("z"), names
     start = (Let(first, buffer.dtype, Load(own, z)), Store(buffer, z, first))
     step = (

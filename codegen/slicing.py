@@ -12,24 +12,32 @@ computed in the loop that reads the gates, and is never written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from codegen.access import is_one, slices
-from symgrad.graph.dims import same
-from symgrad.graph.folds import Fold, with_outputs
+from symgrad.calculus.loop_parts import Moved, Notes, only_moves
+from symgrad.graph.dims import Extent, same
+from symgrad.graph.folds import Fold, counted_by, with_outputs
 from symgrad.graph.functions import AxisIndex
 from symgrad.graph.nodes import Gather, Map, Node, Piece, Reindex
 from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance
-from symgrad.graph.traversal import rebuild, reconnect, users
+from symgrad.graph.traversal import rebuild, reconnect, toposort, users
 
 # Sums of sums are cut from the last one back, one in a sweep.
 SWEEPS = 8
 
 
 @rewrites
-def slice_first(outputs: Sequence[Node]) -> list[Node]:
+def slice_first(
+    outputs: Sequence[Node], notes: Notes | None = None, steps: Extent | None = None
+) -> list[Node]:
     """Rewrite all such slices; see the module.
+
+    Args:
+        notes: told what is sliced.
+        steps: of the recurrence whose body the outputs are.
 
     >>> import symgrad as sg
     >>> x, y = sg.input("x", (3, 4)), sg.input("y", (3, 4))
@@ -38,19 +46,24 @@ def slice_first(outputs: Sequence[Node]) -> list[Node]:
     >>> [graph.count("move") for graph in map(str, (gated, *slice_first([gated])))]
     [2, 4]
     """
+    kept: Notes = [] if notes is None else notes
 
     def inside(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)
         if not isinstance(node, Fold):
             return node
         with own_provenance():
-            return with_outputs(node, slice_first(node.body.outputs))
+            return with_outputs(
+                node, slice_first(node.body.outputs, kept, node.structure.length)
+            )
 
     made = rebuild(outputs, inside)
     for _ in range(SWEEPS):
         cut = _to_cut(made)
         if not cut:
             break
+        for source, pieces in Counter(cut.values()).items():
+            kept.append(Moved("sliced", source, steps, f"nothing but {pieces} slices reads it"))
 
         def rule(node: Node, args: tuple[Node, ...], cut: Mapping[Node, Node] = cut) -> Node:
             if node in cut:
@@ -60,6 +73,35 @@ def slice_first(outputs: Sequence[Node]) -> list[Node]:
 
         made = rebuild(made, rule)
     return made
+
+
+def sliced_before(outputs: Sequence[Node]) -> list[Moved]:
+    """The slices that recurrences read as constants, so that they are made once, before the steps.
+
+    >>> import symgrad as sg
+    >>> x, W = sg.input("x", (7, 3)), sg.input("W", (2, 3))
+    >>> c, _ = sg.scan(lambda c, x: (sg.tanh(c + W[1] * x), ()), sg.zeros((3,)), x)
+    >>> [moved.heading for moved in sliced_before([c])]
+    ['sliced before 7 steps']
+    """
+    found: dict[tuple[Node, Extent], Moved] = {}
+    for fold in toposort(outputs):
+        if isinstance(fold, Fold):
+            steps = fold.structure.length
+            for node in fold.consts:
+                if slices(source := _before_moves(node)):
+                    found.setdefault(
+                        (source, steps), Moved("sliced before", source, steps, "no step changes it")
+                    )
+            found |= {(m.node, m.length or 0): m for m in sliced_before(fold.body.outputs)}
+    return list(found.values())
+
+
+def _before_moves(node: Node) -> Node:
+    """What a reshaped, transposed or repeated node is made from."""
+    while not slices(node) and only_moves(node):
+        (node,) = node.args
+    return node
 
 
 def _to_cut(outputs: Sequence[Node]) -> dict[Node, Node]:
@@ -73,7 +115,7 @@ def _to_cut(outputs: Sequence[Node]) -> dict[Node, Node]:
         if isinstance(node, Map) and any(isinstance(s, AxisIndex) for s in node.body.free_symbols):
             continue
         if all(
-            isinstance(r, Reindex) and slices(r) and r not in wanted
+            isinstance(r, Reindex) and slices(r) and r not in wanted and counted_by(r) is None
             and (isinstance(node, Map) or _spares_indices(node, r))
             and all(isinstance(reader, Map) for reader in readers[r])
             for r in own

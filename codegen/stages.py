@@ -11,6 +11,7 @@ from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input
 
 if TYPE_CHECKING:
+    from codegen.chunking import Chunks
     from codegen.loop_ir import Kernel
     from codegen.memory import Plan
     from codegen.program import Program
@@ -47,6 +48,7 @@ class Stages:
     team:      the same program for several workers; None for one.
     residuals: what recurrences that go back read of the way forward: saved or recomputed.
     moved:     what left recurrences.
+    chunks:    what chooses the lengths of chunks, where a recurrence has a budget of memory.
 
     Of a program that was found in the cache, what the passes make is made when it is asked for.
     """
@@ -61,6 +63,7 @@ class Stages:
         self.graph = graph
         self.seconds = seconds
         self.team = None if made is None else made.team  # only programs of one worker are found
+        self.chunks: Chunks | None = None
         self._make = make
         if made is not None:
             self.__dict__["_made"] = made
@@ -107,20 +110,24 @@ class Stages:
         return tuple(kernels_of(self.plan.calls))
 
     def __str__(self) -> str:
-        from codegen.reasons import told, told_moves, told_turns
-        from symgrad.calculus.residuals import told_residuals
+        from codegen.reasons import checkpoint_lines, move_table, stage_table, turn_lines
+        from symgrad.calculus.residuals import residual_table
 
         counts = (
             f"{_computed(self.graph)} nodes as written, {_computed(self.rewritten)} rewritten, "
             f"{len(self.schedule.stages)} stages; slots of memory: {len(self.plan.slots)}"
         )
-        more = "more: print .graph .rewritten .schedule .plan .source, and each of .kernels"
-        shared = f"\n\n{self.team}" if self.team else ""
-        moves = f"\n\n{told_moves(self.moved)}" if self.moved else ""
-        saved = f"\n\n{told_residuals(self.residuals)}" if self.residuals else ""
-        taken = "\n".join(told_turns(self.plan.calls, self.schedule))
-        turns = f"\n\n{taken}" if taken else ""
-        return f"{counts}\n\n{told(self.schedule)}{moves}{saved}{turns}{shared}\n\n{more}"
+        sections = (
+            counts,
+            stage_table(self.schedule),
+            move_table(self.moved),
+            residual_table(self.residuals) if self.residuals else "",
+            "\n".join(checkpoint_lines(self.graph, self.chunks)),
+            "\n".join(turn_lines(self.plan.calls, self.schedule)),
+            str(self.team) if self.team else "",
+            "more: print .graph .rewritten .schedule .plan .source, and each of .kernels",
+        )
+        return "\n\n".join(filter(None, sections))
 
 
 def _computed(graph: Graph) -> int:

@@ -25,8 +25,8 @@ from codegen.loop_ir import Kernel, Wait
 from codegen.meetings import with_meetings
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.state import Array, Invocation
-from codegen.work import CALL, MEETING, START, typical, work_of
-from symgrad.graph.dims import Dim, Extent, free_dims, size, value
+from codegen.work import CALL, MEETING, START, work_of
+from symgrad.graph.dims import Dim, Extent, at_most, free_dims, size, typical, value
 
 if TYPE_CHECKING:
     from codegen.targets import Target
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: that it does: the rest goes into fetching what other workers wrote.
 WORTH, EFFICIENCY = 0.1, 0.75
 #: Decisions that are remembered, since dims come and go.
-REMEMBERED = 64
+REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class TeamProgram:
         if self.workers > workers.cores():
             turns = f" They have {workers.cores()} cores and take turns."
         asked = f"threads={self.workers}: {used} for typical dims.{turns}"
-        return "\n".join([asked, *_told(self.plan.calls, "  ")])
+        return "\n".join([asked, *_grouped(self.plan.calls, "  ")])
 
 
 def make_team(plan: Plan, back: Target, dims: tuple[Dim, ...], key: str) -> TeamProgram:
@@ -138,7 +138,7 @@ def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
             shared = shared + work_of(call.kernel.body)
             alone = alone + CALL
             meetings = meetings + sum(isinstance(s, Wait) for s in call.kernel.body)
-    return Work(shared, alone, meetings, tuple(rows))
+    return Work(at_most(shared), at_most(alone), at_most(meetings), tuple(map(at_most, rows)))
 
 
 def _meetings_inside(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[int]:
@@ -153,7 +153,7 @@ def _meetings_inside(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[int]:
     yield own
 
 
-def _told(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
+def _grouped(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
     """Which calls are shared, and why others are not; copies that are alike are one line."""
     for line, alike in groupby(_lines(calls)):
         many = sum(1 for _ in alike)
@@ -168,14 +168,14 @@ def _lines(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[str]:
             kind = "turns" if call.loop.turns else "steps"
             shared = ", shared" if call.loop.rows is not None else ""
             yield f"{call.loop.length} {kind}{shared}:"
-            yield from _told(call.loop.calls, "  ")
+            yield from _grouped(call.loop.calls, "  ")
         else:
             own = call.kernel.name if call.nodes else call.kernel.formula  # as in `f.report()`
             name = own or "copy"
-            yield f"{name:<10} {told_of(call)}"
+            yield f"{name:<10} {sharing_of(call)}"
 
 
-def told_of(call: Invoked) -> str:
+def sharing_of(call: Invoked) -> str:
     """How a kernel is shared, or why it is not."""
     alone = call.kernel.alone
     return f"worker 0: {alone}" if alone else _shares(call.kernel)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from codegen.access import is_one
+from symgrad.calculus.loop_parts import Moved, Notes
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, binder
 from symgrad.graph.graph import Graph
@@ -29,8 +30,11 @@ STEPS = 4
 
 
 @rewrites
-def transpose_constants(outputs: Sequence[Node]) -> list[Node]:
+def transpose_constants(outputs: Sequence[Node], notes: Notes | None = None) -> list[Node]:
     """Transpose such constants of all recurrences; see the module.
+
+    Args:
+        notes: told which.
 
     >>> import symgrad as sg
     >>> x, h, U = sg.input("x", (7, 2, 3)), sg.input("h", (2, 3)), sg.input("U", (3, 3))
@@ -39,23 +43,25 @@ def transpose_constants(outputs: Sequence[Node]) -> list[Node]:
     >>> [type(c).__name__ for c in made.args[0].consts]
     ['Input', 'Einsum']
     """
+    kept: Notes = [] if notes is None else notes
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)
-        return _transposed(node) if isinstance(node, Fold) else node
+        return _transposed(node, kept) if isinstance(node, Fold) else node
 
     return rebuild(outputs, rule)
 
 
-def _transposed(fold: Fold) -> Fold:
+def _transposed(fold: Fold, notes: Notes) -> Fold:
     with own_provenance():
-        outputs = transpose_constants(fold.body.outputs)
+        outputs = transpose_constants(fold.body.outputs, notes)
     length = fold.structure.length
     consts = dict(zip(fold.binders[2], fold.consts, strict=True))
     found: dict[Node, Node] = {}
     added: dict[Input, Input] = {}  # a constant's binder -> that of the transposed one
     if type(length) is not int or length >= STEPS:
-        for node, leaf in _products(Graph(fold.body.inputs, tuple(outputs)), set(consts)):
+        whole = {c for c in consts if fold.whole(c) == c.shape}
+        for node, leaf in _products(Graph(fold.body.inputs, tuple(outputs)), whole):
             if leaf not in added:
                 added[leaf] = binder(leaf.name, leaf.shape[::-1], leaf.dtype)
             with provenance(node.origin, node.backward_of, node.where):
@@ -65,6 +71,8 @@ def _transposed(fold: Fold) -> Fold:
     with own_provenance():
         outputs = replace(outputs, found) if found else outputs
         turned = tuple(einsum_node([consts[leaf]], [(0, 1)], (1, 0)) for leaf in added)
+    why = "a product of the step reads its rows"
+    notes.extend(Moved("transposed before", node, length, why) for node in turned)
     if not found and all(a is b for a, b in zip(outputs, fold.body.outputs, strict=True)):
         return fold
     body = Graph((*fold.body.inputs, *added.values()), tuple(outputs))

@@ -19,7 +19,7 @@ from codegen.loop_ir import (
     Statement,
     Store,
     Update,
-    parts_of,
+    partition_of,
     walk,
 )
 from codegen.runtime.names import RUNTIME
@@ -64,7 +64,7 @@ def collapse(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
                 if _joint(inner.body, s.var, inner.var, inner.extent):
                     dropped = _drop(inner.body, s.var)
                     joined = size((s.extent, inner.extent))
-                    parts = parts_of((s.extent, *(inner.parts or (inner.extent,))))
+                    parts = partition_of((s.extent, *(inner.parts or (inner.extent,))))
                     s = For(inner.var, joined, dropped, parts)
         done.append(s)
     return tuple(done)

@@ -31,8 +31,8 @@ from codegen.sharing import APART, merged, moved
 from codegen.spreading import Spreader
 from codegen.turns import Sum, Turn
 from codegen.values import Lowered, Operand, Temporary
-from codegen.work import BYTE, typical, work_of
-from symgrad.graph.dims import Extent, same, size
+from codegen.work import BYTE, work_of
+from symgrad.graph.dims import Extent, same, size, typical
 from symgrad.graph.nodes import Node
 
 #: A turn's work, over all turns, is so many times that of merging its sums.

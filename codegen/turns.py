@@ -23,7 +23,7 @@ from codegen.loop_ir import (
     Let,
     Literal,
     Load,
-    Parts,
+    Partition,
     Statement,
     Store,
     Update,
@@ -132,7 +132,7 @@ def _terms_of(call: Call) -> For | None:
     return For("i0", call.terms[0], (part,))
 
 
-def _each(parts: Parts | None, extent: Extent) -> int:
+def _each(parts: Partition | None, extent: Extent) -> int:
     """How many rows of a product belong to one turn; 0 where they are too few."""
     if parts is None or same(extent, size(parts)) is not True:
         return 0

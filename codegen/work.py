@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import sympy
 
-from codegen.injectivity import TYPICAL_EXTENT
 from codegen.loop_ir import (
     WORKERS,
     Apply,
@@ -24,7 +23,7 @@ from codegen.loop_ir import (
     Store,
 )
 from codegen.loops import CHEAP
-from symgrad.graph.dims import Extent, free_dims, size, value
+from symgrad.graph.dims import Extent, size
 
 #: Picoseconds of a read or write by bytes, of a simple operation, of a function such as exp, of an
 #: index that is checked, of a multiplication and addition in a product, of an element of a B^T that
@@ -69,8 +68,3 @@ def _for_two(extent: Extent) -> Extent:
     if isinstance(extent, int) or WORKERS not in extent.free_symbols:
         return extent
     return int(extent.xreplace({WORKERS: sympy.Integer(2)}))
-
-
-def typical(extent: Extent) -> int:
-    """An extent with the same number for every dim."""
-    return value(extent, dict.fromkeys(free_dims(extent), TYPICAL_EXTENT))

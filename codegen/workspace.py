@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from codegen.runtime.packing import Workspace, bound, place
-from symgrad.graph.dims import Dim, Extent, free_dims, same, value
+from symgrad.graph.dims import Dim, Extent, free_dims, same, typical_values, value
 
 # Bytes to which blocks are aligned, and which they have at least: one cache line.
 ALIGNMENT = 64
-# The extent that stands for a symbolic one when the program is written.
-TYPICAL_EXTENT = 64
-# Layouts that are remembered, since dims come and go: whole batches and the last one.
-REMEMBERED = 8
+# Layouts that are remembered, since dims come and go: batches of sentences have many lengths.
+REMEMBERED = 256
 
 Span: TypeAlias = tuple[int, int]
 
@@ -52,16 +50,15 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The blocks of a workspace, and its slots."""
+    """The blocks of a workspace, its slots, and the dims that their sizes depend on."""
 
     blocks: tuple[Block, ...]
     slots: tuple[Slot, ...]
+    dims: tuple[Dim, ...] = field(init=False)
     _known: dict[tuple[int, ...], Placement] = field(default_factory=dict)
 
-    @property
-    def dims(self) -> tuple[Dim, ...]:
-        """The dims that sizes depend on."""
-        return free_dims(self.extents())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dims", free_dims(self.extents()))
 
     def extents(self) -> Iterator[Extent]:
         """The sizes of all blocks, of those of recurrences too."""
@@ -115,7 +112,7 @@ def laid_out(blocks: Sequence[Block], slots: Sequence[tuple[int, int]]) -> tuple
         slots: a block, and a slot of what lies in it, for each.
     """
     first = Layout(tuple(blocks), tuple(Slot(k, *slot) for k, slot in enumerate(slots)))
-    placed = first.place(dict.fromkeys(first.dims, TYPICAL_EXTENT))
+    placed = first.place(typical_values(first.dims))
     merged: list[Block] = []
     at: dict[int, list[int]] = {}  # offset -> merged blocks that begin there
     became: dict[int, int] = {}

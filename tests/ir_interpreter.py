@@ -114,6 +114,7 @@ class Target:
     hold = staticmethod(cpu.hold)
     TIMED = False
     KEEPS = False
+    UNPADS = False
 
     def __init__(self, translate: Translate, row_memory: bool) -> None:
         self.plans: dict[str, tuple[Plan, tuple[Dim, ...]]] = {}

@@ -133,7 +133,7 @@ class TeamTranslator(Translator):
             else:
                 super().block((s,), depth)
 
-    def bounds(self, parts: ir.Parts) -> tuple[int, int]:
+    def bounds(self, parts: ir.Partition) -> tuple[int, int]:
         rows, each = (value(e, self.dims) for e in parts)
         worker, workers = self.dims[WORKER], self.dims[WORKERS]
         first, end = (first_row(rows, w, workers) for w in (worker, worker + 1))

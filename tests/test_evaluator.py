@@ -175,7 +175,8 @@ def test_wrong_shapes():
     ):
         evaluate(made, {x: np.zeros((5, 4)), y: np.zeros(5)})
     with pytest.raises(
-        ShapeError, match=r"'y' has the wrong shape\n.* for B = 5\n.*\(4,\)"
+        ShapeError,
+        match=r"'y' has the wrong shape\n.* for B = 5\n.*\(4,\)\n  It must agree with 'x' on B\.",
     ) as caught:
         evaluate(made, {x: np.zeros((5, 3)), y: np.zeros(4)})
     assert isinstance(caught.value, DataError) and isinstance(caught.value, ValueError)

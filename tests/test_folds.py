@@ -309,7 +309,7 @@ def test_errors_of_scan():
         return c, c
 
     refused(ShapeError, r"(?s)^scan: carry 'h' changes shape in one step\n"
-            r"  carry in   float32 \(3, 4\)   init         test_folds\.py:\d+\n"
+            r"  carry in   float32 \(3, 4\)      init         test_folds\.py:\d+\n"
             r"  carry out  float32 \(3, 1, 4\)   step result  test_folds\.py:\d+\n"
             r".*Sum or slice away axis 1 in the step\.$",
             lambda c, x: ({"h": c["h"][:, None]}, ()), {"h": h}, x)  # fmt: skip

@@ -10,7 +10,9 @@ import pytest
 import symgrad as sg
 from symgrad.calculus.hoisting import hoist, read_inside
 from symgrad.calculus.look_ups import read_tables
+from symgrad.calculus.loop_parts import Moved
 from symgrad.calculus.simplification import simplify
+from symgrad.calculus.sinking import sink
 from symgrad.graph.checker import check
 from symgrad.graph.errors import DataError
 from symgrad.graph.evaluator import evaluate
@@ -141,18 +143,36 @@ def test_a_sequence_that_others_read_stays_one() -> None:
     equal([last], [moved], values)
 
 
-def test_indices_with_steps_along_another_axis_stay_outside() -> None:
+def test_indices_with_steps_along_another_axis_are_transposed() -> None:
     words = input("words", (2, 13), "int32")
     table, h = real("table", 5, 3), real("h", 2, 3)
     seen = Gather((table, words), (~0, 2), ((1, 0),), (0, 1, 2), True)  # (13, 2, 3)
     last, _ = scan(lambda h, x: (V["tanh"](h + x), ()), h, seen)
-    (kept,) = read_inside([last])
-    assert kept is last
+    (moved,) = read_inside([last])
+    assert isinstance(moved.args[0], Fold) and moved.args[0].xs[0].shape == (13, 2)
     values = {**sample([table, h], 2), words: WORDS[:13, :2].T}
     state = values[h]
     for t in range(13):
         state = np.tanh(state + values[table][values[words][:, t]])
-    np.testing.assert_allclose(evaluate(kept, values), state, rtol=1e-12)
+    for node in (last, moved):
+        np.testing.assert_allclose(evaluate(node, values), state, rtol=1e-12)
+
+
+def test_layers_whose_batch_comes_before_time_read_the_projected_table() -> None:
+    words = input("words", (7, 13), "int32")
+    table = real("table", 5, 40)
+    ys = sg.nn.RNN(3)(table[words])
+    leaves = [table, *sg.parameters(ys)]
+    loss = weighed(ys, 1)
+    before = list(simplify([ys, loss, *sg.grad(loss, leaves)]))
+    notes: list[Moved] = []
+    made = list(simplify(read_inside(read_tables(hoist(sink(before)), notes), notes)))
+    equal(before, made, {**sample(leaves, 2), words: WORDS.reshape(-1)[:91].reshape(7, 13)})
+    assert count(made, 7 * 13 * 40 * 3) == 0  # all products with the table or W have its 5 rows
+    assert [note.heading for note in notes] == [
+        "looked up", *["added by rows"] * 2, *["read inside 13 steps"] * 2,
+    ]
+    assert len({n for n in toposort(made) if isinstance(n, Scatter)}) == 1
 
 
 def test_indices_are_checked_where_the_table_is_read() -> None:

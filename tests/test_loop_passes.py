@@ -299,7 +299,21 @@ def test_stages_tell_what_moved_and_why() -> None:
     loss, leaves, values = lstm()
     f = sg.compile([loss, *sg.grad(loss, leaves)])
     text = str(f.stages)
-    assert "hoisted of 4 steps" in text and "depends on no carry" in text
-    assert "sunk of 4 steps" in text and "a carry that only adds up" in text
+    assert "hoisted out of 4 steps" in text and "depends on no carry" in text
+    assert "sunk out of 4 steps" in text and "a carry that only adds up" in text
     equal([loss, *sg.grad(loss, leaves)], [constant(v) for v in f(
         **{leaf.name: values[leaf] for leaf in leaves})], values, 1e-10)  # fmt: skip
+
+
+def test_stages_tell_what_is_looked_up_sliced_and_transposed_before_the_steps() -> None:
+    words = input("words", (7, 13), "int32")
+    ys = sg.nn.LSTM(3, peepholes=True)(real("table", 5, 40)[words])
+    leaves = sg.parameters(ys)
+    f = sg.compile([ys, *sg.grad(ys.sum(), leaves)])
+    lines = [line.split("  ")[0] for line in str(f.stages).splitlines()]
+    assert {"looked up", "added by rows", "read inside 13 steps", "sliced in 13 steps",
+            "sliced before 13 steps", "transposed before 13 steps"} <= {*lines}  # fmt: skip
+    assert "a product of the 5 rows of a table, not of 91 that are read" in str(f.stages)
+    made = [m.node.shape for m in f.stages.moved if m.how == "sliced before"]
+    assert made == [(1, 3)] * 3  # of p, as both directions read it
+    assert [m.node.shape for m in f.stages.moved if m.how == "transposed before"] == [(12, 3)]

@@ -350,8 +350,23 @@ def test_what_is_asked_wrongly_is_refused() -> None:
         nn.LSTM(4, forget_bias="one")
     with pytest.raises(sg.SymgradError, match="RNN: expected a layer or a function"):
         nn.RNN(4, activation="relu")
-    with pytest.raises(sg.ShapeError, match=r"(?s)carry 'h' changes shape|the carry changes shape"):
+    with pytest.raises(sg.ShapeError, match=r"(?s)initial: .* asked  \(B, 4\)\n  got .*\(4,\)"):
         nn.RNN(4).run(x, sg.zeros((4,)))
+    h = sg.zeros((B, 4))
+    structure = r"asked  \(array, array\)\n  got    array\n  Give what `start` returns"
+    with pytest.raises(sg.SymgradError, match=r"lstm_1: initial: .*\n  " + structure):
+        nn.LSTM(4).run(x, h)
+    with pytest.raises(sg.SymgradError, match=r"carry: .*\n  " + structure):
+        nn.LSTM(4).step(h, x[:, 0])
+    layers = nn.Stacked([nn.GRU(4), nn.GRU(4)])
+    for ask in (lambda: layers.run(x, (h, h, h)), lambda: layers.step(h, x[:, 0])):
+        with pytest.raises(sg.SymgradError, match="needs a tuple of 2 carries, one for each layer"):
+            ask()
+    with pytest.raises(sg.SymgradError, match="initial: needs a tuple of 2 carries"):
+        nn.Bidirectional(nn.GRU(4)).run(x, h)
+    for sequences, lengths in ((x, sg.input("n", (3, 5), "int32")), (x[0], sg.input("n", (3,)))):
+        with pytest.raises(sg.ShapeError, match=r"gru_1: lengths: needs x \(B, T, n\) and one"):
+            nn.GRU(4).run(sequences, lengths=lengths)
     with pytest.raises(sg.DTypeError, match="the carry changes dtype"):
         nn.GRU(4).run(x, sg.zeros((B, 4), "int32"))
     with pytest.raises(sg.SymgradError, match="Stacked: needs recurrent layers"):

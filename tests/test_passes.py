@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import symgrad as sg
 from codegen.contractions import order_contractions
 from codegen.output_reuse import read_outputs
 from codegen.pieces import join_pieces
@@ -34,18 +35,21 @@ from symgrad.fuzz.programs import Built, Program
 from symgrad.fuzz.rounding import Shaken
 from symgrad.graph import passes
 from symgrad.graph.checker import check
-from symgrad.graph.dtypes import FLOAT32
+from symgrad.graph.dims import dim
+from symgrad.graph.dtypes import FLOAT32, FLOAT64
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.evaluator import evaluate
-from symgrad.graph.folds import Fold
+from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.leaves import input
-from symgrad.graph.nodes import Einsum, Map, Node, map_node
+from symgrad.graph.nodes import Einsum, Map, Node, Piece, Reindex, Scatter, map_node, reshape_node
 from symgrad.graph.passes import PASSES, checking, makes, rewrites
 from symgrad.graph.traversal import replace, toposort
 from tests.codegen_cases import call
 from tests.ir_interpreter import interpreted
 from tests.random_programs import assert_equal, outputs_of, random_program
+
+B, C = dim("B"), dim("C")
 
 Pass = Callable[[Sequence[Node]], Sequence[Node]]
 REWRITES: dict[str, Pass] = {
@@ -105,6 +109,86 @@ def test_an_illegal_graph_names_the_pass() -> None:
             bent([input("y", (3, 5)) * 2])
     finally:
         del PASSES["torn"], PASSES["bent"]
+
+
+def seen(broken: Callable[[Node], Node], match: str) -> None:
+    """A pass that puts what it makes of x (3, 5) inside a graph, or inside a body, is stopped."""
+    x, xs = input("x", (3, 5)), input("xs", (4, 3, 5))
+    c, e = binder("c", (), FLOAT32), binder("e", (3, 5), FLOAT32)
+
+    def in_graph(middle: Callable[[Node], Node]) -> Node:
+        return sg.exp(middle(x)).astype("float32").sum()
+
+    def in_body(middle: Callable[[Node], Node]) -> Node:
+        body = Graph((c, e), (c + sg.exp(middle(e)).astype("float32").sum(),))
+        return projections(Fold((sg.constant(0.0), xs), body, Chain(4), 1, 1))[0]
+
+    for place in (in_graph, in_body):
+
+        @rewrites
+        def breaks(outputs: Sequence[Node], place: Callable[..., Node] = place) -> list[Node]:
+            return [place(broken) for _ in outputs]
+
+        try:
+            with pytest.raises(SymgradError, match=rf"(?s)^breaks: .*{match}"):
+                breaks([place(lambda x: x * 2)])
+        finally:
+            del PASSES["breaks"]
+
+
+def tampered(node: Node, name: str, value: object) -> Node:
+    object.__setattr__(node, name, value)
+    return node
+
+
+@pytest.mark.parametrize(
+    ("broken", "match"),
+    [
+        (lambda x: tampered(x.sum(axis=0), "shape", (7,)), r"make it float32 \(5,\)"),
+        (lambda x: tampered(x.T, "shape", (3, 5)), r"make it float32 \(5, 3\)"),
+        (lambda x: tampered(x.max(axis=1), "shape", (5,)), r"make it float32 \(3,\)"),
+        (lambda x: tampered(x[1:], "dtype", FLOAT64), "dtype float32 in a reindex of float64"),
+        (lambda x: tampered(x[[0, 2]], "shape", (3, 5)), r"make it float32 \(2, 5\)"),
+    ],
+)
+def test_shapes_and_dtypes_are_derived_anew(
+    broken: Callable[[Node], Node], match: str
+) -> None:
+    seen(broken, match)
+
+
+def test_extents_that_a_node_matches_are_equal() -> None:
+    k, whole = sg.zeros((3,), "int32"), Piece((B, 5), (1, 0), (1, 1), (B, 5), (0, 0), (1, 1))
+    seen(lambda x: Scatter((x, k), (0, 1), ((1,),), (~0, 1), (7, 5)), "extents 5 and 3 meet")
+    seen(lambda x: Scatter((x, k), (0, 1), ((0,),), (~0, 1), (7, 4)), "extents 5 and 4 meet")
+    long = sg.zeros((B, 5))
+    seen(lambda x: Reindex((long * x[0],), (whole,), (B, 5)), "leave an axis of extent B")
+
+
+def test_no_new_pair_of_extents_must_be_equal() -> None:
+    """A rewrite's graph asks nothing of the dims that the graph before did not."""
+    x, y = input("x", (B,)), input("y", (C,))
+    seen(lambda e: sg.zeros((B,)) * e[0, 0] + sg.zeros((C,)), "B and C meet, which nothing")
+
+    @rewrites
+    def longer(outputs: Sequence[Node]) -> list[Node]:
+        return [y * 2 for _ in outputs]
+
+    @rewrites
+    def flat(outputs: Sequence[Node]) -> list[Node]:
+        first, *rest = outputs
+        return [reshape_node(sg.exp(reshape_node(first, (15,))), first.shape), *rest]
+
+    try:
+        with pytest.raises(SymgradError, match="extents B and C meet"):
+            longer([x * 2])
+        assert longer([(x + y) * 2])[0].shape == (C,)  # here they are known to be equal
+        fives = sg.stack([x] * 5)
+        with pytest.raises(SymgradError, match=r"extents 15 and 5\*B meet"):
+            flat([fives])
+        assert len(flat([fives, x + sg.zeros((3,))])) == 2  # 5 B is 15, since B is 3
+    finally:
+        del PASSES["longer"], PASSES["flat"]
 
 
 def test_the_switch_is_off_for_users() -> None:

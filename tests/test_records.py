@@ -21,7 +21,7 @@ from codegen.compiled import Compiled
 from codegen.program import Program, Table
 from codegen.request import Request
 from codegen.workspace import Layout
-from symgrad.graph.dims import Dim, Part
+from symgrad.graph.dims import DerivedDim, Dim
 from symgrad.graph.dtypes import FLOAT32, FLOAT64
 from symgrad.graph.folds import NODES, Chain, Fold, Proj, binder
 from symgrad.graph.functions import P
@@ -139,8 +139,8 @@ def test_names_dims_order_and_how_a_node_was_made_change_the_key() -> None:
     assert Graph.of([program()]).key == Graph.of([program("c", "d", "z")]).key
     assert key(X, Y) != key(Y, X) != key(Y)
     a, b = sg.dim("a"), sg.dim("b")
-    parts = (Part(a, 3), Part(a, b), Part(a, None), Part(a + b, 3), Dim(Part(a, 3).name))
-    assert len({key(sg.input("x", (part,))) for part in parts}) == 5
+    derived = [DerivedDim(*fields) for fields in ((a, 3), (a, b), (a, None), (a + b, 3))]
+    assert len({key(sg.input("x", (d,))) for d in (*derived, Dim(derived[0].name))}) == 5
     body = P[0] * 3.0 + 0.125
     keys = {key(Map((X,), body, (3, 5), FLOAT32))}
     # equal nodes are one object while they live, so each is made after the one before has gone
@@ -227,10 +227,14 @@ def _recurrence() -> tuple[Any, dict[str, Any], dict[str, Any]]:
     return [last, ys, sg.grad(ys.sum(), b)], {}, {"xs": np.linspace(-1, 1, 21).reshape(7, 3)}
 
 
-def _checkpoints() -> tuple[Any, dict[str, Any], dict[str, Any]]:
+def _checkpoints(kind: str = "sqrt") -> tuple[Any, dict[str, Any], dict[str, Any]]:
     xs, b = sg.input("xs", (sg.dim("t"), 3)), sg.parameter("b", (3,), init=0.5)
-    _, ys = sg.scan(lambda c, x: (sg.tanh(c + x * b),) * 2, b * 0.0, xs, checkpoint="sqrt")
+    _, ys = sg.scan(lambda c, x: (sg.tanh(c + x * b),) * 2, b * 0.0, xs, checkpoint=kind)
     return [ys, sg.grad(ys.sum(), b)], {}, {"xs": np.linspace(-1, 1, 33).reshape(11, 3)}
+
+
+def _budget() -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    return _checkpoints("2 kB")
 
 
 def _dropout() -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -239,7 +243,7 @@ def _dropout() -> tuple[Any, dict[str, Any], dict[str, Any]]:
 
 
 PROGRAMS: list[Callable[[], tuple[Any, dict[str, Any], dict[str, Any]]]] = [
-    _rows, _constants, _updates, _recurrence, _checkpoints, _dropout,
+    _rows, _constants, _updates, _recurrence, _checkpoints, _budget, _dropout,
 ]  # fmt: skip
 
 

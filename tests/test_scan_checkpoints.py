@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import symgrad as sg
-from symgrad.graph.dims import Part, parts_of, root_of, roots, value
+from symgrad.graph.dims import DerivedDim, ceil_sqrt, quotient_of, roots, value
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.folds import Fold
 from symgrad.graph.graph import Graph
@@ -140,11 +140,12 @@ def test_a_trainer_may_have_chunks_of_its_rows():
 
 
 def test_dims_that_others_tell():
-    part, root = parts_of(T * B + 1, 3), root_of(T)
-    assert isinstance(part, Part) and str(part) == "(B*T + 1)//3" and str(root) == "sqrt(T)"
-    assert parts_of(T * B + 1, 3) == part and roots(part * root) == (B, T)
+    part, root = quotient_of(T * B + 1, 3), ceil_sqrt(T)
+    assert isinstance(part, DerivedDim) and str(part) == "(B*T + 1)//3" and str(root) == "sqrt(T)"
+    assert quotient_of(T * B + 1, 3) == part and roots(part * root) == (B, T)
     assert value(part * 3 + root, {T: 5, B: 2}) == 12
-    assert value(parts_of(T, root), {T: 0}) == 0 and value(T - 3 * parts_of(T, 3), {T: 8}) == 2
+    assert value(quotient_of(T, root), {T: 0}) == 0
+    assert value(T - 3 * quotient_of(T, 3), {T: 8}) == 2
 
     def summed(extent):
         x = sg.input("x", (extent, 3))
@@ -158,5 +159,5 @@ def test_dims_that_others_tell():
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.0, True, "3", "root"])
 def test_what_no_checkpoint_can_be(wrong):
-    with pytest.raises(SymgradError, match=r'checkpoint=.*whole number of steps >= 1.*or "sqrt"'):
+    with pytest.raises(SymgradError, match=r'steps >= 1 .*"sqrt", or a budget of memory'):
         sg.scan(lambda c, x: (c, ()), sg.constant(0.0), sg.ones((3,)), checkpoint=wrong)

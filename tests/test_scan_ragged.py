@@ -215,7 +215,7 @@ def test_products_leave_a_bounded_recurrence():
         outputs += sg.grad(sum((g * g * k).sum() for k, g in enumerate(first, 1)), wrt[1:])
     f = sg.compile(outputs)
     told = str(f.stages)
-    for moved in ("sunk of T steps", "hoisted of T steps"):
+    for moved in ("sunk out of T steps", "hoisted out of T steps"):
         assert moved in told
     cases = [([2, 0, 1], 5), ([5, 1, 2], 5), ([0, 0], 4), ([1, 0, 1, 1], 1), ([0], 0)]
     for lengths, steps in cases:

@@ -244,9 +244,9 @@ def test_attention_stays_in_its_sequences() -> None:
         np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-6)
     assert f.stages.team is not None
     calls = f.stages.team.plan.calls
-    told = [teamwork.told_of(c) for c in calls]
-    assert not any(text.startswith("worker 0") for text in told), told
-    sums = [k for k, text in enumerate(told) if "shared: rows of B" not in text]
+    shares = [teamwork.sharing_of(c) for c in calls]
+    assert not any(text.startswith("worker 0") for text in shares), shares
+    sums = [k for k, text in enumerate(shares) if "shared: rows of B" not in text]
     assert len(sums) < len(calls) - 4 and not any(c.meet for c in calls[: sums[0]])
 
 

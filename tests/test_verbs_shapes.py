@@ -172,7 +172,7 @@ def test_a_symbolic_extent_against_another_is_a_guard():
         X[0, :3] @ X[0].repeat(2, 0)[:7],
         exact=False,
     )
-    with pytest.raises(ShapeError, match=r"must be equal differ: B = 5 and T = 7") as caught:
+    with pytest.raises(ShapeError, match=r"equal differ: B = 5 of 'a' and T = 7 of 'b'") as caught:
         evaluate(made, {a: X[0, :3, :5], b: np.zeros((7, 7))})
     assert "test_verbs_shapes.py" in str(caught.value)
 

@@ -24,11 +24,13 @@ class Target(Protocol):
     ROW_MEMORY: whether rows run one after the other, so that they may share a row of memory.
     TIMED: whether `codegen.timing` can time its kernels.
     KEEPS: whether `codegen.loading` finds the machine code of its programs by name.
+    UNPADS: whether its programs may count extents while they run (`codegen.counted`).
     """
 
     ROW_MEMORY: bool
     TIMED: bool
     KEEPS: bool
+    UNPADS: bool
     EXECUTE: str
 
     def print_program(self, plan: Plan, dims: tuple[Dim, ...], key: str) -> str:

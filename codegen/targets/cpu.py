@@ -26,6 +26,8 @@ ROW_MEMORY = True
 TIMED = True
 # Machine code is kept by name.
 KEEPS = True
+# Programs may count extents while they run, and have steps that work on some of the rows.
+UNPADS = True
 
 
 def print_program(plan: Plan, dims: tuple[Dim, ...], key: str) -> str:

@@ -64,6 +64,8 @@ ROW_MEMORY = False
 TIMED = False
 # Programs are kept as source only.
 KEEPS = False
+# No extents are counted: every launch has those that the host knows.
+UNPADS = False
 ELSE = '`symgrad doctor` says what is missing; target="cpu" runs everywhere.'
 
 

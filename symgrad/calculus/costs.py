@@ -13,7 +13,7 @@ from typing import TypeAlias
 import sympy
 
 from symgrad.calculus import bodies
-from symgrad.graph.dims import Dim, Extent, Part, size, told
+from symgrad.graph.dims import DerivedDim, Dim, Extent, derived_values, size
 from symgrad.graph.errors import ShapeError
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.nodes import (
@@ -136,7 +136,7 @@ def _number(count: Count, known: Mapping[sympy.Symbol, sympy.Integer]) -> Count:
     if isinstance(count, int):
         return count
     values = {d: int(n) for d, n in known.items()}
-    parts = told((s for s in count.free_symbols if isinstance(s, Part)), values)
+    parts = derived_values((s for s in count.free_symbols if isinstance(s, DerivedDim)), values)
     count = sympy.expand(count.xreplace({**known, **parts}))
     return int(count) if count.is_Integer else count
 

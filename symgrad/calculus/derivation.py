@@ -179,11 +179,11 @@ def _named(order: Sequence[Node], loss: Node) -> dict[Node, Value]:
         if isinstance(node, Input):
             made[node] = Value(node, symbol, "", node.kind)
         else:
-            told = _told(_apart(node, symbols)[0], symbols)
+            formula = _formula(_apart(node, symbols)[0], symbols)
             if isinstance(node, Map) and node.body.has(fn.stop_gradient):
-                told += r"\quad \text{(held constant)}"
+                formula += r"\quad \text{(held constant)}"
             line = str(node.where) if node.where is not None else ""
-            made[node] = Value(node, symbol, told, printable(line))
+            made[node] = Value(node, symbol, formula, printable(line))
     return made
 
 
@@ -200,7 +200,7 @@ def _apart(node: Node, symbols: dict[Node, str]) -> tuple[Node, dict[Node, Input
     return node.with_args([leaves.get(a, a) for a in node.args]), leaves
 
 
-def _told(node: Node, symbols: dict[Node, str], extra: str = "") -> str:
+def _formula(node: Node, symbols: dict[Node, str], extra: str = "") -> str:
     """LaTeX with the stand-ins replaced by their symbols; `extra` is that of number 99999."""
     names = list(symbols.values())
 
@@ -208,8 +208,8 @@ def _told(node: Node, symbols: dict[Node, str], extra: str = "") -> str:
         number = int(match[1])
         return extra if number == 99999 else names[number]
 
-    told = in_one_line(node) if isinstance(node, Proj) else latex(node)
-    return re.sub(r"Z_\{9(\d{5})\}", symbol, told)
+    formula = in_one_line(node) if isinstance(node, Proj) else latex(node)
+    return re.sub(r"Z_\{9(\d{5})\}", symbol, formula)
 
 
 def _bar(value: Value) -> str:
@@ -228,20 +228,20 @@ def _steps(
     active = active_nodes(order, targets)
     reached = {loss}
     found: list[tuple[Node, Node, int, Node, dict[Node, Node]]] = []
-    told_by: dict[Node, Node] = {}  # the result that stands for a recurrence
+    result_of: dict[Node, Node] = {}  # the result that stands for a recurrence
     symbols = {n: v.symbol for n, v in values.items()}
     numbers = {n: k for k, n in enumerate(symbols)}
     for node in reversed(order):
         if node not in reached or node not in active or isinstance(node, (Input, Constant)):
             continue
         if isinstance(node, Proj):
-            told_by[node.args[0]] = node
+            result_of[node.args[0]] = node
             reached.add(node.args[0])
             continue
         if isinstance(node, Fold):
             for k, arg in enumerate(node.args):
                 if arg in active:
-                    found.append((told_by[node], arg, k, node, {}))
+                    found.append((result_of[node], arg, k, node, {}))
                     reached.add(arg)
             continue
         apart, leaves = _apart(node, symbols)
@@ -255,40 +255,40 @@ def _steps(
         for k, part in enumerate(parts):
             if part is None:
                 continue
-            (told,) = replace([part], {apart: own})
+            (cotangent,) = replace([part], {apart: own})
             if not isinstance(node, Gather):  # a Scatter says it best
-                told = simplify(told)
+                cotangent = simplify(cotangent)
             back: dict[Node, Node] = {leaf: n for n, leaf in leaves.items()}
             back[own] = node
-            found.append((node, node.args[k], k, told, back))
+            found.append((node, node.args[k], k, cotangent, back))
             reached.add(node.args[k])
     total: dict[Node, int] = {}
     for _, target, *_ in found:
         total[target] = total.get(target, 0) + 1
     seen: dict[Node, int] = {}
     steps: list[Step] = []
-    for node, target, k, told, back in found:
+    for node, target, k, cotangent, back in found:
         seen[target] = seen.get(target, 0) + 1
         share = (seen[target], total[target])
-        steps.append(_step(len(steps) + 1, node, k, told, back, share, values, symbols))
+        steps.append(_step(len(steps) + 1, node, k, cotangent, back, share, values, symbols))
     return tuple(steps)
 
 
 def _step(
-    number: int, node: Node, k: int, told: Node, back: dict[Node, Node],
+    number: int, node: Node, k: int, cotangent: Node, back: dict[Node, Node],
     share: tuple[int, int], values: dict[Node, Value], symbols: dict[Node, str],
 ) -> Step:
-    if isinstance(told, Fold):
-        return _step_back(number, told, k, share, values[node], values)
+    if isinstance(cotangent, Fold):
+        return _step_back(number, cotangent, k, share, values[node], values)
     primal, target = values[node], values[node.args[k]]
     rule, why = name_of_rule(node, k)
-    leaves = [n for n in toposort([told]) if isinstance(n, Input)]
+    leaves = [n for n in toposort([cotangent]) if isinstance(n, Input)]
     residuals = tuple(values[back[n]] for n in leaves if n in back)
-    shown = _known_formula(node, primal, target) or _told(told, symbols, _bar(primal))
+    shown = _known_formula(node, primal, target) or _formula(cotangent, symbols, _bar(primal))
     sign = "=" if share[1] == 1 else r"\mathrel{{+}{=}}"
     return Step(
         number, rule, why, primal, target, f"{_bar(target)} {sign} {shown}",
-        f"{primal.symbol} = {primal.formula}", _contractions(told), residuals, share,
+        f"{primal.symbol} = {primal.formula}", _contractions(cotangent), residuals, share,
     )
 
 
@@ -324,11 +324,11 @@ def _step_back(
     )
 
 
-def _contractions(told: Node) -> tuple[str, ...]:
-    letters = axis_letters(Graph.of([told]))
+def _contractions(cotangent: Node) -> tuple[str, ...]:
+    letters = axis_letters(Graph.of([cotangent]))
     return tuple(
         spec(n, letters)
-        for n in toposort([told])
+        for n in toposort([cotangent])
         if isinstance(n, Einsum) and (len(n.args) > 1 or any(
             not is_extent_one(n.extents[label]) for label in n.summed
         ))

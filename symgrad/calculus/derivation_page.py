@@ -90,8 +90,8 @@ def _item(step: Step, goal: bool) -> str:
         f"<div class='small'>shape <code>{escape(show(step.target.shape))}</code>",
     ]
     if step.einsum:
-        told = ", ".join(f"<code>{escape(e)}</code>" for e in step.einsum)
-        parts.append(f" · einsum {told}")
+        contractions = ", ".join(f"<code>{escape(e)}</code>" for e in step.einsum)
+        parts.append(f" · einsum {contractions}")
     if step.residuals:
         parts.append(" · reads " + ", ".join(_residual(r) for r in step.residuals))
     return "".join((*parts, "</div></li>"))

@@ -103,7 +103,7 @@ def _given(fold: Fold, colours: Sequence[int], numbers: _Numbers) -> dict[Node, 
 def merge_folds(outputs: Sequence[Node]) -> list[Node]:
     """rewrite: two Folds with a carry that is equal at every step -> one Fold with all results.
 
-    requires: one structure and one bound, and neither reads the other.
+    requires: one structure and one bound, and neither reads the other; all rows in each step.
     keeps:    every result; what nothing reads is dropped by `tidy_folds`.
     """
     merged, numbers = list(outputs), _Numbers()
@@ -126,7 +126,7 @@ def _pair(
     """Two Folds to merge, and which carry of the first each equal carry of the second is."""
     groups: dict[object, list[Fold]] = {}
     for node in toposort(outputs):
-        if isinstance(node, Fold):
+        if isinstance(node, Fold) and node.structure.rows is None:
             groups.setdefault((node.structure, node.bound), []).append(node)
     for folds in groups.values():
         starts = [{id(arg) for arg in fold.init} for fold in folds]

@@ -53,13 +53,15 @@ def tidied(fold: Fold, read: Collection[int], simplified: Simplify) -> dict[int,
     """The results of a Fold that are read, of a Fold with as little in it as possible."""
     with own_provenance():
         work = _Work(fold, simplified(fold.body))
-        for rule in (
+        some = fold.structure.rows is not None  # what it reads and emits has other rows outside
+        for rule in () if some else (
             _literals, _moved_consts, _equal_arguments, _still_sequences, _still_carries,
             _equal_carries,
         ):
             rule(work)
         work.keep(read)
-        _hoist(work)
+        if not some:
+            _hoist(work)
     return work.results(fold, read)
 
 
@@ -115,7 +117,8 @@ class _Work:
         """What stands for the results that are read."""
         found: dict[int, Node] = {}
         moving = self.moving()
-        for k, y in self.ys.items():
+        some = self.structure.rows is not None
+        for k, y in () if some else self.ys.items():
             if isinstance(y, Input) and y in self.xs:
                 found[k] = self.xs[y]  # y[t] = x[t]
             elif y not in moving:
@@ -125,6 +128,8 @@ class _Work:
                 found[k] = self.consts[leaf]
         stacked = list(dict.fromkeys(y for k, y in self.ys.items() if k not in found))
         used = set(toposort([*self.after.values(), *stacked]))
+        if some:
+            used.update(list(self.xs)[:2])  # they tell the rows
         groups = (
             {b: self.init[b] for b in self.after},
             {b: a for b, a in self.xs.items() if b in used},

@@ -266,9 +266,9 @@ def plain(formula: str) -> str:
 
 def _text(piece: Piece) -> str:
     if piece.kind in ("number", "letter", "word", "large"):
-        told = "L" if piece.text == _SIGNS["loss"] else piece.text
-        spaced = piece.kind != "large" and len(told) > 2 and told.isalpha()
-        return f" {told}" if spaced else told
+        shown = "L" if piece.text == _SIGNS["loss"] else piece.text
+        spaced = piece.kind != "large" and len(shown) > 2 and shown.isalpha()
+        return f" {shown}" if spaced else shown
     if piece.kind == "sign":
         return piece.text if piece.text in "()[]|,^'!" else f" {piece.text} "
     if piece.kind in ("space", "empty", "phantom"):

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from symgrad.calculus.loop_parts import (
+    FoldParts,
     Moved,
     Notes,
-    Parts,
     fits,
     only_moves,
     pays,
@@ -25,7 +25,7 @@ from symgrad.calculus.loop_parts import (
 )
 from symgrad.calculus.stacking import Stack, can_stack, stacked
 from symgrad.graph.folds import Fold, binder
-from symgrad.graph.nodes import Gather, Input, Node
+from symgrad.graph.nodes import Gather, Input, Node, einsum_node
 from symgrad.graph.passes import rewrites
 from symgrad.graph.traversal import toposort, users
 
@@ -52,7 +52,7 @@ def hoist(outputs: Sequence[Node], notes: Notes | None = None) -> list[Node]:
 
 
 def _hoisted(fold: Fold, notes: Notes) -> Mapping[int, Node] | None:
-    parts = Parts(fold)
+    parts = FoldParts(fold)
     order = toposort([*parts.after.values(), *parts.ys.values()])
     still = _still(parts, order)
     products = [node for node in order if node in still and _leaves(node, still, parts)]
@@ -78,14 +78,14 @@ def _hoisted(fold: Fold, notes: Notes) -> Mapping[int, Node] | None:
     return found | {k: around[y][0] for k, y in ys.items()}
 
 
-def _still(parts: Parts, order: Sequence[Node]) -> set[Node]:
+def _still(parts: FoldParts, order: Sequence[Node]) -> set[Node]:
     """The nodes that depend on sequences, on no carry and on no recurrence in the body."""
     loops = [node for node in order if not can_stack(node)]
     moving = parts.depending(order, [*parts.init, *loops])
     return parts.depending(order, [*parts.xs]) - moving
 
 
-def _leaves(node: Node, still: Collection[Node], parts: Parts) -> bool:
+def _leaves(node: Node, still: Collection[Node], parts: FoldParts) -> bool:
     return pays(node, still) and fits((parts.length, *node.shape), node.dtype.itemsize)
 
 
@@ -98,7 +98,7 @@ def _is_cheap(y: Node, still: Collection[Node]) -> bool:
 
 
 @rewrites
-def read_inside(outputs: Sequence[Node]) -> list[Node]:
+def read_inside(outputs: Sequence[Node], notes: Notes | None = None) -> list[Node]:
     """rewrite: a sequence that is read from a table by index -> its step reads the table.
 
         c[t+1] = f(c[t], (E[i])[t])    ->    c[t+1] = f(c[t], E[i[t]])
@@ -107,46 +107,50 @@ def read_inside(outputs: Sequence[Node]) -> list[Node]:
     keeps:    values.
 
     The step's loops read the table where it lies, and no copy of its rows is written.
+
+    Args:
+        notes: told what moved.
     """
+    kept: Notes = [] if notes is None else notes
     alone = {
         node for node, readers in users(outputs).items()
         if all(isinstance(r, Fold) and any(x is node for x in r.xs) for r in readers)
     } - set(outputs)
 
     def rule(fold: Fold, read: Collection[int]) -> Mapping[int, Node] | None:
-        parts = Parts(fold)
+        parts = FoldParts(fold)
         mapping: dict[Node, Node] = {}
         for leaf, arg in list(parts.xs.items()):
             if isinstance(arg, Gather) and _by_steps(arg) and arg in alone:
                 mapping[leaf] = _in_step(parts, leaf, arg)
+                kept.append(Moved("read inside", arg, parts.length, "only steps read these rows"))
         if not mapping:
             return None
         parts.put(mapping)
         final, emitted = parts.built()
         return dict(enumerate(final.values())) | emitted
 
-    return rewrite_folds(outputs, read_inside, rule)
+    return rewrite_folds(outputs, lambda body: read_inside(body, kept), rule)
 
 
 def _by_steps(node: Gather) -> bool:
-    """Whether the first axis is one of indices, the first in each that has it."""
-    t = node.out[0]
-    return t not in node.source_axes and all(
-        t not in own[1:] for own in node.index_labels
-    )
+    """Whether the first axis is one of indices."""
+    return node.out[0] not in node.source_axes
 
 
-def _in_step(parts: Parts, leaf: Input, node: Gather) -> Node:
+def _in_step(parts: FoldParts, leaf: Input, node: Gather) -> Node:
     """The rows that a step reads; the table and the indices become arguments of the Fold."""
     t = node.out[0]
     source = binder("table", node.args[0].shape, node.args[0].dtype)
     parts.consts[source] = node.args[0]
     indices, labels = [], []
     for own, index in zip(node.index_labels, node.args[1:], strict=True):
-        moves = own[:1] == (t,)
+        rest = tuple(k for k in own if k != t)
+        if (moves := t in own) and own[0] != t:
+            index = einsum_node([index], [own], (t, *rest))
         inner = binder("index", index.shape[moves:], index.dtype)
         (parts.xs if moves else parts.consts)[inner] = index
         indices.append(inner)
-        labels.append(own[moves:])
+        labels.append(rest)
     del parts.xs[leaf]
     return Gather((source, *indices), node.source_axes, tuple(labels), node.out[1:], node.wrap)

@@ -18,11 +18,13 @@ keeps: values, the last two up to rounding, for rows are added first. The last o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from symgrad.calculus.building import is_extent_one
+from symgrad.calculus.einsum_rules import inner_einsum
+from symgrad.calculus.loop_parts import Moved, Notes
 from symgrad.calculus.map_rules import derived
-from symgrad.calculus.residuals import typical
-from symgrad.graph.dims import Extent, Shape, size
+from symgrad.graph.dims import Extent, Shape, printable, size, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Fold, with_outputs
 from symgrad.graph.nodes import Einsum, Gather, Node, Scatter, einsum_node
@@ -36,8 +38,14 @@ ELEMENT = 16
 
 
 @rewrites
-def read_tables(outputs: Sequence[Node]) -> list[Node]:
+def read_tables(
+    outputs: Sequence[Node], notes: Notes | None = None, steps: Extent | None = None
+) -> list[Node]:
     """rewrite: a product with rows read by index -> rows of the table's product; see the module.
+
+    Args:
+        notes: told which products.
+        steps: of the recurrence whose body the outputs are.
 
     >>> import symgrad as sg
     >>> E, W = sg.input("E", (4, 40)), sg.input("W", (40, 3))
@@ -45,21 +53,69 @@ def read_tables(outputs: Sequence[Node]) -> list[Node]:
     >>> type(z).__name__, type(read_tables([z])[0]).__name__
     ('Einsum', 'Gather')
     """
+    kept: Notes = [] if notes is None else notes
 
     def rule(node: Node, args: tuple[Node, ...]) -> Node:
         node = reconnect(node, args)
         if isinstance(node, Fold):
             with own_provenance():
-                return with_outputs(node, read_tables(node.body.outputs))
+                return with_outputs(
+                    node, read_tables(node.body.outputs, kept, node.structure.length)
+                )
         if isinstance(node, Einsum) and len(node.args) == 2 and is_float(node.dtype):
-            tried = (form(node, k) for k in (0, 1) for form in (_projected, _collected))
-            return next((made for made in tried if made is not None), node)
-        if isinstance(node, Scatter) and isinstance(node.args[0], Einsum):
+            product = _direct(node)
+            tried = (form(product, k) for k in (0, 1) for form in (_projected, _collected))
+            made = next((made for made in tried if made is not None), None)
+        elif isinstance(node, Scatter) and isinstance(node.args[0], Einsum):
             made = _scattered(node)
-            return node if made is None else made
-        return node
+        else:
+            made = None
+        if made is None:
+            return node
+        kept.append(_noted(node, made, steps))
+        return made
 
     return rebuild(outputs, rule)
+
+
+def _direct(node: Einsum) -> Einsum:
+    """A product without transposing, for layers put the batch before time and recurrences time.
+
+        sum_k E[i]'[t, b, k] W[k, n]    ->    sum_k E[i][b, t, k] W[k, n]
+        (sum_k d[t, b, k] W[n, k])'     ->    sum_k d[t, b, k] W[n, k]   as (b, t, n)
+    """
+    if len(node.args) == 1 and not node.summed:
+        node = _einsum(inner_einsum(node, lambda _: True), node)
+    while isinstance(made := inner_einsum(node, lambda _: False), Einsum) and len(made.args) == 2:
+        node = made
+    return node
+
+
+def _einsum(made: Node | None, node: Einsum) -> Einsum:
+    return made if isinstance(made, Einsum) else node
+
+
+def _noted(node: Node, made: Node, steps: Extent | None) -> Moved:
+    """The product as it was, and how many rows it has now."""
+    how: Literal["looked up", "added by rows"]
+    rows: Gather | Scatter
+    if isinstance(made, Gather):
+        how, rows = "looked up", made
+        labels, extents = rows.out, rows.shape
+    else:
+        how, rows = "added by rows", next(n for n in made.args if isinstance(n, Scatter))
+        labels, extents = rows.update_labels, rows.args[0].shape
+    table = size(e for k, e in zip(*_table(rows), strict=True) if k < 0)
+    index = {k for own in rows.index_labels for k in own}
+    read = size(e for e, k in zip(extents, labels, strict=True) if k in index)
+    return Moved(
+        how, node, steps,
+        f"a product of the {_number(table)} rows of a table, not of {_number(read)} that are read",
+    )
+
+
+def _number(extent: Extent) -> str:
+    return printable(str(extent))
 
 
 def _pays(read: int, rows: int, inner: int, width: int) -> bool:
@@ -111,11 +167,11 @@ def _summed_rows(
     indices = tuple(tuple(name[m] for m in own) for own in node.index_labels)
     index = {m for own in indices for m in own}
     kept = [m for m in labels if m not in index]
-    own = {m: k for k, m in enumerate(labels)}  # so that equal sums are one node
+    place = {m: k for k, m in enumerate(labels)}  # equal sums are one node
     made = Scatter(
-        (given, *node.args[1:]), tuple(own.values()),
-        tuple(tuple(own[m] for m in of_index) for of_index in indices),
-        (*(m for m, _ in rows), *(own[m] for m in kept)),
+        (given, *node.args[1:]), tuple(place.values()),
+        tuple(tuple(place[m] for m in own) for own in indices),
+        (*(m for m, _ in rows), *(place[m] for m in kept)),
         (*(e for _, e in rows), *(extents[m] for m in kept)), node.wrap,
     )
     return made, [*(base + ~m for m, _ in rows), *kept]
@@ -177,8 +233,8 @@ def _collected(node: Einsum, k: int) -> Node | None:
 
 def _scattered(node: Scatter) -> Node | None:
     # scatter(i, d W) -> scatter(i, d) W
-    product = node.args[0]
-    assert isinstance(product, Einsum)
+    assert isinstance(node.args[0], Einsum)
+    product = _direct(node.args[0])
     if len(product.args) != 2 or (places := _read_places(node)) is None:
         return None
     name = dict(zip(node.update_labels, product.out, strict=True))

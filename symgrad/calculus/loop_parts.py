@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from symgrad.calculus.building import is_extent_one
-from symgrad.calculus.residuals import typical
-from symgrad.graph.dims import Extent, Shape, size
+from symgrad.graph.dims import Extent, Shape, printable, size, typical
 from symgrad.graph.dtypes import is_float
 from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.graph import Graph
@@ -39,25 +38,51 @@ LARGEST = 1 << 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moved:
-    """What left a recurrence.
+    """What a pass moved: out of a recurrence, into it, or before what reads it.
 
-    how:    out of its beginning or its end.
-    node:   as it stood in the body.
-    length: steps of the recurrence.
+    hoisted, sunk   out of the beginning or the end of a recurrence
+    read inside     rows of a table: in the step instead of before all steps
+    looked up       rows of a table: of its product, instead of a product of rows
+    added by rows   rows of a table: before a product, instead of the product's
+    sliced          into pieces that are computed by themselves, where they are read
+    sliced before, transposed before    the steps that read it: once
+    without padding, with padding       a recurrence with lengths: whether it works on live rows
+
+    node:   as it stood before.
+    length: steps of the recurrence; None where the node stood in none.
     why:    a sentence.
     """
 
-    how: Literal["hoisted", "sunk"]
+    how: Literal[
+        "hoisted", "sunk", "read inside", "looked up", "added by rows", "sliced", "sliced before",
+        "transposed before", "without padding", "with padding",
+    ]
     node: Node
-    length: Extent
+    length: Extent | None
     why: str
+
+    @property
+    def heading(self) -> str:
+        """How, and of how many steps.
+
+        >>> from symgrad.graph.leaves import input
+        >>> x = input("x", (3,))
+        >>> Moved("hoisted", x, 7, "").heading, Moved("looked up", x, None, "").heading
+        ('hoisted out of 7 steps', 'looked up')
+        """
+        if self.length is None:
+            return self.how
+        place = {"hoisted": "out of ", "sunk": "out of "}.get(self.how, "in ")
+        if self.how.endswith(("inside", "before")):
+            place = ""
+        return f"{self.how} {place}{printable(str(self.length))} steps"
 
 
 Notes = list[Moved]
 Rule = Callable[[Fold, Collection[int]], Mapping[int, Node] | None]
 
 
-class Parts:
+class FoldParts:
     """A Fold taken apart: binders with their arguments, next carries, ys by place."""
 
     def __init__(self, fold: Fold) -> None:
@@ -121,8 +146,8 @@ def rewrite_folds(outputs: Sequence[Node], inside: Callable[[Sequence[Node]], Se
                 assert isinstance(fold, Fold)
                 with own_provenance():
                     fold = with_outputs(fold, inside(fold.body.outputs))
-                    # around a loop all steps would be kept
-                    stays = fold.structure.checkpoint
+                    # around a loop all steps would be kept, and all rows be worked on
+                    stays = fold.structure.checkpoint or fold.structure.rows is not None
                     found = None if stays else rule(fold, read.get(node, ()))
                 results[node] = found or dict(enumerate(projections(fold)))
             elif isinstance(node, Proj):

@@ -10,6 +10,7 @@ from symgrad.calculus import building
 from symgrad.calculus.map_rules import build
 from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent, Shape
+from symgrad.graph.folds import counted_by
 from symgrad.graph.functions import AXIS, P, placeholder
 from symgrad.graph.nodes import (
     Constant,
@@ -57,11 +58,14 @@ def move_of_scalar(node: Reindex, once: Once) -> Node | None:
 def move_of_move(node: Reindex, once: Once) -> Node | None:
     """rewrite: x[a + s k][b + t j] -> x[a + s b + s t j].
 
-    requires: the slice lies in one piece of x, then it reads the source of that piece.
+    requires: the slice lies in one piece of x, then it reads the source of that piece; neither
+              tells a dim.
     """
     if len(node.pieces) != 1 or is_reshape(node):
         return None
     (outer,), (arg,) = node.pieces, node.args
+    if any(isinstance(n, Reindex) and counted_by(n) is not None for n in (node, arg)):
+        return None
     if not isinstance(arg, Reindex) or is_reshape(arg) or outer.view != arg.shape:
         return None
     for source, inner in zip(arg.args, arg.pieces, strict=True):

@@ -31,7 +31,7 @@ import sympy
 
 from symgrad.calculus.costs import operations_of
 from symgrad.calculus.fold_rules import tidy_folds
-from symgrad.graph.dims import Extent, printable, roots, same, show, size, value
+from symgrad.graph.dims import Extent, printable, same, show, size, typical
 from symgrad.graph.folds import Fold, Proj, binder, with_outputs
 from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.graph import Graph
@@ -41,8 +41,6 @@ from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.scalars import operations
 from symgrad.graph.traversal import rebuild, reconnect, replace, toposort
 
-# The number that stands for a symbolic extent when costs are compared.
-TYPICAL = 64
 # Seconds on one core of a Xeon with AVX-512: of a byte written and read again through the caches,
 # of an operation of a contraction, of a simple operation and of a function such as exp, by element.
 PER_BYTE = 1 / 8e9
@@ -80,7 +78,11 @@ class Residual:
         if self.how == "saved":
             return f"saving {_time(self.saving)}, computing {_time(self.recomputing)} a step"
         if self.saving == INFINITE:
-            return "drawn, stacked by a recurrence inside the step, or made on the way back alone"
+            if _draws(self.node):
+                return "drawn again, from the same counters"
+            if isinstance(self.node, (Fold, Proj)):
+                return "a recurrence inside the step stacks it"
+            return "the way forward does not compute it"
         return f"computing {_time(self.recomputing)}, saving {_time(self.saving)} a step"
 
 
@@ -90,7 +92,7 @@ Notes = list[Residual]
 MOST_LINES, WIDE = 24, 44
 
 
-def told_residuals(residuals: Sequence[Residual]) -> str:
+def residual_table(residuals: Sequence[Residual]) -> str:
     """Residuals as a table, equal lines as one."""
     rows: dict[tuple[str, ...], int] = {}
     for r in residuals:
@@ -162,6 +164,8 @@ def _pairs(outputs: Sequence[Node]) -> Iterator[tuple[Fold, Fold]]:
                 assert isinstance(primal, Fold)
                 equal = same(primal.structure.length, back.structure.length)
                 alike = primal.bound is back.bound and not primal.structure.checkpoint
+                if back.structure.rows is not None or primal.structure.rows is not None:
+                    continue
                 if equal is True and alike:
                     yield back, primal
 
@@ -284,13 +288,6 @@ HEAVY = frozenset((
     "exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh", "cosh", "arctan", "erf",
     "sigmoid", "softplus", "pow",
 ))
-
-
-def typical(extent: Extent) -> int:
-    """An extent as a number, symbolic dims being typical ones."""
-    if isinstance(extent, int):
-        return extent
-    return value(extent, dict.fromkeys(roots(extent), TYPICAL))
 
 
 # -- the cut ---------------------------------------------------------------------------------------

@@ -25,19 +25,18 @@ import sympy
 from symgrad.calculus.building import aligned, equal_shapes, total
 from symgrad.calculus.loop_parts import (
     ROWS,
+    FoldParts,
     Moved,
     Notes,
-    Parts,
     fits,
     only_moves,
     pays,
     rewrite_folds,
 )
 from symgrad.calculus.map_rules import derived
-from symgrad.calculus.residuals import typical
-from symgrad.calculus.stacking import Stack, can_stack, scattered, stacked, with_steps
+from symgrad.calculus.stacking import Stack, can_stack, has_counted, scattered, stacked, with_steps
 from symgrad.graph import functions as fn
-from symgrad.graph.dims import Extent, Shape, size
+from symgrad.graph.dims import Extent, Shape, size, typical
 from symgrad.graph.folds import Fold
 from symgrad.graph.functions import P
 from symgrad.graph.leaves import arange
@@ -128,7 +127,8 @@ def terms_of(leaf: Input, after: Node) -> tuple[Term, ...] | None:
             else:
                 return None
         found.append(Term(weight, tuple(factors)))
-    return tuple(found) if all(term.factors for term in found) else None
+    moves = all(term.factors and not any(map(has_counted, term.factors)) for term in found)
+    return tuple(found) if moves else None
 
 
 def opens(term: Term) -> bool:
@@ -151,7 +151,7 @@ class _Border:
 
     def __init__(self, fold: Fold, read: Collection[int]) -> None:
         self.fold = fold
-        self.parts = parts = Parts(fold)
+        self.parts = parts = FoldParts(fold)
         parts.ys = {k: y for k, y in parts.ys.items() if k in read}
         self.order = toposort([*parts.after.values(), *parts.ys.values()])
         self.steps = parts.depending(self.order, [*parts.init, *parts.xs])
@@ -275,14 +275,14 @@ class _Border:
             around |= self._ended(around)
         found |= {k: stack[k] if k in stack else around[y][0] for k, y in ys.items()}
         for leaf, terms in self.sums.items():
-            parts_of = []
+            addends = []
             for term in terms:
                 node = term.factors[0]
                 with provenance(node.origin, node.backward_of, node.where):
-                    parts_of.append(self._summed(term, leaf, around))
+                    addends.append(self._summed(term, leaf, around))
             if not starts_at_zero(inits[leaf]):
-                parts_of.insert(0, inits[leaf])
-            found[places[leaf]] = total(parts_of)
+                addends.insert(0, inits[leaf])
+            found[places[leaf]] = total(addends)
         return found
 
     def _ended(self, around: Mapping[Node, Stack]) -> dict[Node, Stack]:

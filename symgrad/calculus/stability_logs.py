@@ -291,11 +291,11 @@ def _far(builder: Builder, form: Form, dtype: DType) -> tuple[str, Node] | None:
 def _pair(builder: Builder, form: Form, dtype: DType) -> tuple[str, Fraction, Node] | None:
     # log of c e^s t^j (t^n + b), b > 0:  log(e^(s + (j+n) u + log c) + e^(s + j u + log(b c)))
     assert form.ratio is not None
-    sign, parts = Fraction(1), rt.parts_of(form.ratio)
+    sign, parts = Fraction(1), rt.factored(form.ratio)
     if parts.above.degree() == 0 and parts.below.degree() == 1:
         sign, form = Fraction(-1), inverse(Form(form.number, {}, form.exponent, form.ratio,
                                                 form.base))
-        parts = rt.parts_of(form.ratio)
+        parts = rt.factored(form.ratio)
     if parts.above.degree() != 1 or parts.below.degree():
         return None
     inner = rt.fraction(dict(parts.above.terms()).get((0,), 0))

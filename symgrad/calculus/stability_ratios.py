@@ -163,7 +163,7 @@ def degree(a: Ratio) -> int:
 
 # -- factors ---------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Factored:
     """`number t^shift above(t^step) / below(t^step)`; above and below are coprime, not 0 at 0."""
 
     number: Fraction
@@ -174,7 +174,7 @@ class Parts:
 
 
 @lru_cache(maxsize=4096)
-def parts_of(a: Ratio) -> Parts:
+def factored(a: Ratio) -> Factored:
     """Take out the power of t, and the step of the powers that occur."""
     low_above, low_below = _lowest(a.numer), _lowest(a.denom)
     powers = [k - low_above for (k,) in a.numer.itermonoms()]
@@ -182,7 +182,7 @@ def parts_of(a: Ratio) -> Parts:
     step = gcd(*powers) or 1
     above, c = _primitive(a.numer, low_above, step)
     below, d = _primitive(a.denom, low_below, step)
-    return Parts(c / d, low_above - low_below, step, above, below)
+    return Factored(c / d, low_above - low_below, step, above, below)
 
 
 def _primitive(p: Poly, low: int, step: int) -> tuple[Poly, Fraction]:
@@ -227,13 +227,13 @@ def closed_form(a: Ratio) -> Closed | None:
     """
     if a == 0 or monomial(a) is not None:
         return None
-    parts = parts_of(a)
+    parts = factored(a)
     if parts.below.degree() == 0:
         return _difference(parts)
     return _logistic(parts) or _reciprocal(parts) or _whole_two_sided(a)
 
 
-def _difference(parts: Parts) -> Closed | None:
+def _difference(parts: Factored) -> Closed | None:
     # t - 1 = expm1(u);   (t^2 - 1) / (2 t) = sinh(u);   1 - 1/t = -expm1(-u)
     n, j = parts.step, parts.shift
     count, rest = multiplicity(parts.above, _MINUS)
@@ -247,7 +247,7 @@ def _difference(parts: Parts) -> Closed | None:
     return None
 
 
-def _reciprocal(parts: Parts) -> Closed | None:
+def _reciprocal(parts: Factored) -> Closed | None:
     # 1/(t - 1) = 1/expm1(u);   t/(t - 1) = -1/expm1(-u)
     count, rest = multiplicity(parts.below, _MINUS)
     if parts.above.degree() or rest.degree():
@@ -257,7 +257,7 @@ def _reciprocal(parts: Parts) -> Closed | None:
     return None
 
 
-def _power_of_expm1(parts: Parts, count: int, down: bool) -> Closed:
+def _power_of_expm1(parts: Factored, count: int, down: bool) -> Closed:
     """`number t^j (t^n - 1)^count` by expm1(n u), or downwards by `t^n - 1 = -t^n expm1(-n u)`."""
     n, j = parts.step, parts.shift
     body = _rational(parts.number) * (-P[0] if down else P[0]) ** count
@@ -269,7 +269,7 @@ def _power_of_expm1(parts: Parts, count: int, down: bool) -> Closed:
     return Closed(body, tuple(arguments), "expm1")
 
 
-def _logistic(parts: Parts) -> Closed | None:
+def _logistic(parts: Factored) -> Closed | None:
     # with T = t^n, s = T/(1+T) = sigmoid(n u), r = 1/(1+T) = sigmoid(-n u):
     #   sum_i c_i T^i / (1+T)^k = sum_i c_i s^i r^(k-i),   (T-1)/(T+1) = tanh(n u / 2)
     n, j = parts.step, parts.shift
@@ -308,7 +308,7 @@ def two_sided(a: Ratio) -> tuple[sympy.Expr, int, int]:
 
     B is written with `w = -|u|`: no power of a number above 1.
     """
-    parts = parts_of(a)
+    parts = factored(a)
     n, j = parts.step, parts.shift
     c, d = _scale(parts.above), _scale(parts.below)
     factor = _rational(parts.number * d / c)
@@ -392,7 +392,7 @@ def log_form(a: Ratio) -> tuple[Fraction, tuple[LogTerm, ...]] | None:
     if one is not None:
         c, k = one
         return c, (LogTerm("itself", Fraction(1), Fraction(k)),) if k else ()
-    parts = parts_of(a)
+    parts = factored(a)
     n, j, number = parts.step, parts.shift, parts.number
     powers: dict[tuple[str, Fraction], int] = {}
     wide: list[LogTerm] = []

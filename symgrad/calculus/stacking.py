@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from symgrad.calculus.building import spread, with_batch
-from symgrad.graph.dims import Extent
+from symgrad.graph.dims import Extent, is_counted
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.functions import AxisIndex, axis_index
 from symgrad.graph.nodes import (
@@ -33,7 +33,15 @@ Stack = tuple[Node, bool]  # a node around the body, and whether it has the axis
 
 def can_stack(node: Node) -> bool:
     """Whether a node takes an axis of steps: a recurrence does not."""
-    return not isinstance(node, (Fold, Proj))
+    return not isinstance(node, (Fold, Proj)) and not has_counted(node)
+
+
+def has_counted(node: Node) -> bool:
+    """Whether a node has extents that differ from step to step, since programs count them."""
+    extents = [*node.shape, *(e for arg in node.args for e in arg.shape)]
+    if isinstance(node, (Map, Einsum)):
+        extents += [node.body] if isinstance(node, Map) else node.extents
+    return is_counted(*extents)
 
 
 def stacked(

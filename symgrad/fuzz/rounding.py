@@ -82,9 +82,9 @@ class Shaken:
         step: int = 0,
     ) -> None:
         self.graph = Graph.of(nodes)
-        named, told = named_values(self.graph, values)
+        named, dims = named_values(self.graph, values)
         arrays, self.dims = Binding(self.graph)(
-            named, dims=told, draws=seed, training=training, step=step
+            named, dims=dims, draws=seed, training=training, step=step
         )
         self.arrays: dict[Input, Array] = dict(zip(self.graph.inputs, arrays, strict=True))
 

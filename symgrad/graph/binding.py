@@ -17,6 +17,7 @@ from symgrad.graph import dims as dm
 from symgrad.graph.dims import Dim, Extent, free_dims
 from symgrad.graph.dtypes import BOOL, BOUNDS, DType, is_bool, is_float, is_int
 from symgrad.graph.errors import DataError, DataShapeError, DataTypeError, LeafError
+from symgrad.graph.folds import Fold
 from symgrad.graph.graph import Graph, Guard
 from symgrad.graph.leaves import initial_value
 from symgrad.graph.nodes import Input, Node, Reduce, Reindex, describe
@@ -126,22 +127,22 @@ class Binding:
             ):
                 raise _wrong_shape(leaf, value, {})
             arrays.append(value)
-        told: dict[Dim, int] = {}
+        known: dict[Dim, int] = {}
         for source in self._sources:
             given = arrays[source.leaf]
-            if given is not None and source.dim not in told:
-                told[source.dim] = self._solved(source, given)
+            if given is not None and source.dim not in known:
+                known[source.dim] = self._solved(source, given)
         if dims:
-            told = {**dims, **told}
-        if len(told) < len(self._dims):
-            self._solve_products(arrays, told)
-        told |= dm.told((d for d, _ in self._dims if d not in told), told)
+            known = {**dims, **known}
+        if len(known) < len(self._dims):
+            self._solve_products(arrays, known)
+        known |= dm.derived_values((d for d, _ in self._dims if d not in known), known)
         for k in absent:
-            arrays[k] = self._default(self.leaves[k], told, seed, step, values)
+            arrays[k] = self._default(self.leaves[k], known, seed, step, values)
         bound: list[Array] = arrays  # type: ignore[assignment]
-        if self._checks or self.guards or self.requirements or len(told) < len(self._dims):
-            self._check(bound, told)
-        return bound, told
+        if self._checks or self.guards or self.requirements or len(known) < len(self._dims):
+            self._check(bound, known)
+        return bound, known
 
     def _solved(self, source: _Source, array: Array) -> int:
         extent: int = array.shape[source.axis]
@@ -208,7 +209,7 @@ class Binding:
                 else:
                     wanted = _value(extent, dims, leaf)
                 if shape[axis] != wanted:
-                    raise _wrong_shape(leaf, arrays[k], dims)
+                    raise _wrong_shape(leaf, arrays[k], dims, self._tellers())
         for d, node in self._dims:
             if d not in dims:
                 _value(d, dims, node)
@@ -216,9 +217,11 @@ class Binding:
             left = _value(guard.left, dims, guard.node)
             right = _value(guard.right, dims, guard.node)
             if left != right:
+                tellers = self._tellers()
                 raise DataShapeError(
-                    f"extents that must be equal differ: {_told(guard.left, left)} and "
-                    f"{_told(guard.right, right)}\n  {describe(guard.node)}"
+                    f"extents that must be equal differ: {_extent_text(guard.left, left, tellers)} "
+                    f"and {_extent_text(guard.right, right, tellers)}\n  {_asking(guard.node)}\n"
+                    "  Give values that agree there."
                 )
         for need in self.requirements:
             if (spare := _value(need.extent, dims, need.node)) < 0:
@@ -231,8 +234,16 @@ class Binding:
                     )
                 raise DataShapeError(
                     f"a slice leaves its axis: {need.extent} must not be negative, got {spare}"
-                    f"{_dims_told(dims)}\n  {describe(need.node)}"
+                    f"{_dims_text(dims)}\n  {describe(need.node)}"
                 )
+
+
+    def _tellers(self) -> dict[Dim, Input]:
+        """The leaf that tells each dim, where one has it as an axis."""
+        found: dict[Dim, Input] = {}
+        for source in self._sources:
+            found.setdefault(source.dim, self.leaves[source.leaf])
+        return found
 
 
 def _value(extent: Extent, dims: dict[Dim, int], node: Node) -> int:
@@ -251,20 +262,38 @@ def _value(extent: Extent, dims: dict[Dim, int], node: Node) -> int:
     return dm.value(extent, dims)
 
 
-def _told(extent: Extent, value: int) -> str:
-    return str(value) if type(extent) is int else f"{dm.printable(str(extent))} = {value}"
+def _extent_text(extent: Extent, value: int, tellers: Mapping[Dim, Input]) -> str:
+    if type(extent) is int:
+        return str(value)
+    teller = tellers.get(extent) if isinstance(extent, Dim) else None
+    of = f" of {dm.quoted(teller.name)}" if teller is not None else ""
+    return f"{dm.printable(str(extent))} = {value}{of}"
 
 
-def _dims_told(dims: Mapping[Dim, int]) -> str:
-    told = ", ".join(f"{dm.printable(d.name)} = {n}" for d, n in dims.items())
-    return f" for {told}" if told else ""
+def _asking(node: Node) -> str:
+    """What asks for equal extents: an operation, or a recurrence over several sequences."""
+    if isinstance(node, Fold):
+        line = f"  {node.where}" if node.where is not None else ""
+        return f"{node.origin or 'scan'}: sequences have one length, a carry its shape{line}"
+    return describe(node)
 
 
-def _wrong_shape(leaf: Input, array: Array, dims: Mapping[Dim, int]) -> DataShapeError:
+def _dims_text(dims: Mapping[Dim, int]) -> str:
+    text = ", ".join(f"{dm.printable(d.name)} = {n}" for d, n in dims.items())
+    return f" for {text}" if text else ""
+
+
+def _wrong_shape(
+    leaf: Input, array: Array, dims: Mapping[Dim, int], tellers: Mapping[Dim, Input] | None = None
+) -> DataShapeError:
     own = {d: n for d, n in dims.items() if d in free_dims(leaf.shape)}
+    others = {d: t for d, t in (tellers or {}).items() if d in own and t is not leaf}
+    names = dm.listed(dict.fromkeys(dm.quoted(t.name) for t in others.values()))
+    on = dm.listed(d.name for d in others)
+    agree = f"\n  It must agree with {names} on {on}." if others else ""
     return DataShapeError(
-        f"{leaf.kind} {dm.quoted(leaf.name)} has the wrong shape\n"
-        f"  asked  {describe(leaf)}{_dims_told(own)}\n  got    {array.dtype} {dm.show(array.shape)}"
+        f"{leaf.kind} {dm.quoted(leaf.name)} has the wrong shape\n  asked  {describe(leaf)}"
+        f"{_dims_text(own)}\n  got    {array.dtype} {dm.show(array.shape)}{agree}"
     )
 
 
@@ -291,7 +320,8 @@ def _first_uses(graph: Graph) -> tuple[tuple[Dim, Node], ...]:
         for extent in node.shape:
             if type(extent) is not int:
                 for d in free_dims(extent):
-                    first.setdefault(d, node)
+                    if not dm.is_counted(d):
+                        first.setdefault(d, node)
     for d in graph.dims:
         first.setdefault(d, graph.outputs[0])
     return tuple(first.items())
@@ -322,7 +352,7 @@ def requirements(graph: Graph) -> tuple[Requirement, ...]:
         for extent in node.shape:
             if type(extent) is not int and not isinstance(extent, Dim):
                 _need(found, node, extent)
-    return tuple(found.values())
+    return tuple(need for need in found.values() if not dm.is_counted(need.extent))
 
 
 def _inside(

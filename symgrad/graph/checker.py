@@ -1,10 +1,13 @@
 """What a legal graph is: one list of rules per node class, read between passes in tests.
 
 A pass that breaks a rule is a bug in the pass; the message names the node, the rule and both sides.
+What holds of one node is read once in its life: its fields never change, and most nodes that a pass
+returns are those that it was given.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +19,7 @@ from symgrad.graph.dtypes import ALL, BOOL, INT32, INT64, is_bool, is_int
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.folds import NODES, Fold, Proj
 from symgrad.graph.functions import AxisIndex, Placeholder, function_of
-from symgrad.graph.graph import Graph
+from symgrad.graph.graph import Graph, meetings
 from symgrad.graph.nodes import (
     RUNNING,
     Constant,
@@ -84,16 +87,15 @@ def _check_binders(fold: Fold, around: frozenset[Input]) -> None:
 
 def _check_nodes(graph: Graph) -> None:
     known: set[int] = set()
+    leaves = set(map(id, graph.inputs))
     for node in graph.nodes:
-        if type(node) not in NODES:
-            raise _broken(node, f"{type(node).__name__} is none of the node classes")
-        for rule in (_common(node), _RULES[type(node)](node)):
-            for what in rule:
-                raise _broken(node, what)
+        if _LEGAL.get(id(node)) is not node:
+            _check_node(node)
+            _LEGAL[id(node)] = node
         for arg in node.args:
             if id(arg) not in known:
                 raise _broken(node, f"its argument {arg!r} comes after it, or not at all")
-        if isinstance(node, Input) and not any(node is leaf for leaf in graph.inputs):
+        if isinstance(node, Input) and id(node) not in leaves:
             raise _broken(node, "a leaf that is not among the graph's inputs")
         known.add(id(node))
     for output in graph.outputs:
@@ -101,6 +103,32 @@ def _check_nodes(graph: Graph) -> None:
             raise _broken(output, "an output that is not among the graph's nodes")
         if isinstance(output, Fold):
             raise _broken(output, "an output that is no tensor, but a recurrence")
+
+
+_LEGAL: weakref.WeakValueDictionary[int, Node] = weakref.WeakValueDictionary()
+"""The nodes that were found legal, by identity: what lives and what it reads never change."""
+
+
+def _check_node(node: Node) -> None:
+    if type(node) not in NODES:
+        raise _broken(node, f"{type(node).__name__} is none of the node classes")
+    for rule in (_common, _RULES[type(node)], _derived):
+        for what in rule(node):
+            raise _broken(node, what)
+
+
+def _derived(node: Node) -> Broken:
+    """Shape and dtype, derived anew, and the extents that the node matches with each other."""
+    if isinstance(node, (Einsum, Reduce, Reindex, Gather, Scatter, Proj)):
+        again = object.__new__(type(node))
+        for name in ("args", *node.own_fields):
+            object.__setattr__(again, name, getattr(node, name))
+        again.derive()
+        if (again.shape, again.dtype) != (node.shape, node.dtype):
+            yield f"its fields make it {_typed(again)}"
+    for left, right in meetings(node):
+        if same(left, right) is False:
+            yield f"extents {left} and {right} meet"
 
 
 def _broken(node: Node, rule: str) -> SymgradError:
@@ -274,10 +302,19 @@ def _piece(piece: Piece, arg: Node, node: Reindex) -> Broken:
 
 
 def _inside(extent: Extent, start: Extent, step: int, count: Extent) -> bool:
-    if not all(type(e) is int for e in (extent, start, count)):
-        return True  # checked when values arrive
-    last = start + step * (count - 1)
-    return bool(count == 0 or (0 <= start < extent and 0 <= last < extent))
+    """Whether positions lie on an axis, as far as that is known before values arrive."""
+    if type(count) is int and count == 0:
+        return True
+    ends = (start, start + step * (count - 1))
+    return all(not _negative(end) and not _negative(extent - 1 - end) for end in ends)
+
+
+def _negative(extent: Extent) -> bool:
+    """Whether an extent is below zero, whatever the dims."""
+    if type(extent) is int:
+        return extent < 0
+    difference = sympy.expand(extent)
+    return bool(difference.is_number and difference < 0)
 
 
 def _region(piece: Piece) -> list[range] | None:
@@ -352,11 +389,17 @@ def _fold(node: Fold) -> Broken:
     bound = node.args[n + m] if node.structure.bounded and len(node.args) > n + m else None
     if node.structure.bounded and (bound is None or bound.shape or bound.dtype != INT64):
         yield "a bound that is no int64 scalar"
+    if node.structure.rows is not None and [
+        (x.ndim, x.dtype) for x in node.xs[:2]
+    ] != [(1, INT64)] * 2:
+        yield "rows without the int64 sequences that tell where they begin and how many they are"
     for k, (arg, leaf) in enumerate(zip(node.args, binders, strict=True)):
-        shape = arg.shape[1:] if n <= k < n + m else arg.shape
-        if n <= k < n + m and (not arg.shape or same(arg.shape[0], node.structure.length) is False):
-            yield f"a sequence {show(arg.shape)} for {node.structure.length} steps"
-        elif not _fits(shape, leaf.shape) or arg.dtype != leaf.dtype:
+        sequence = n <= k < n + m
+        wanted = node.stacked(leaf) if sequence else node.whole(leaf)
+        if sequence and (not arg.shape or same(arg.shape[0], wanted[0]) is False):
+            yield f"a sequence {show(arg.shape)} for {wanted[0]} steps"
+        elif not _fits(arg.shape, wanted) or arg.dtype != leaf.dtype:
+            shape = arg.shape[1:] if sequence else arg.shape
             yield f"the binder {_typed(leaf)} for an argument {arg.dtype} {show(shape)}"
     for leaf, after in zip(binders, outputs[:n], strict=False):
         if not _fits(leaf.shape, after.shape) or leaf.dtype != after.dtype:

@@ -21,6 +21,8 @@ Extent: TypeAlias = int | sympy.Expr
 Shape: TypeAlias = tuple[Extent, ...]
 #: The most characters of a name or an extent in a message.
 LONGEST = 40
+#: The number that stands for a symbolic dim where costs are compared before values are known.
+TYPICAL_EXTENT = 64
 
 
 class Dim(sympy.Symbol):  # type: ignore[misc]  # SymPy ships no types
@@ -37,7 +39,7 @@ class Dim(sympy.Symbol):  # type: ignore[misc]  # SymPy ships no types
         return (self.name,), {}
 
 
-class Part(Dim):
+class DerivedDim(Dim):
     """A dim whose value others tell: the whole parts of an extent, or how many make a square.
 
     Fields:
@@ -50,16 +52,21 @@ class Part(Dim):
     of: Extent
     every: Extent | None
 
-    def __new__(cls, of: Extent, every: Extent | None) -> Part:
+    def __new__(cls, of: Extent, every: Extent | None) -> DerivedDim:
         """Return the dim of that extent; equal extents have the same."""
         whole, part = (str(e) if isinstance(e, (int, Dim)) else f"({e})" for e in (of, every))
         made = super().__new__(cls, f"sqrt({of})" if every is None else f"{whole}//{part}")
-        assert isinstance(made, Part)
+        assert isinstance(made, DerivedDim)
         made.of, made.every = of, every
         return made
 
-    def __getnewargs_ex__(self) -> tuple[tuple[Extent, Extent | None], dict[str, object]]:  # type: ignore[override]
-        return (self.of, self.every), {}
+    @property
+    def arguments(self) -> tuple[Extent | None, ...]:
+        """What it is made of: equal ones make the same dim."""
+        return self.of, self.every
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Extent | None, ...], dict[str, object]]:  # type: ignore[override]
+        return self.arguments, {}
 
     def number(self, dims: Mapping[Dim, int]) -> int:
         """Its value."""
@@ -69,29 +76,62 @@ class Part(Dim):
         return whole // max(value(self.every, dims), 1)
 
 
-def parts_of(of: Extent, every: Extent) -> Extent:
+class Counted(Dim):
+    """A dim whose value a program finds while it runs: at most `most`, for which memory is made.
+
+    Of a vector `v` of `most + 1` int64, the move `[0:n] = v[0:n]` tells n, its last element.
+
+    Fields:
+        most: the extent that it never exceeds.
+    """
+
+    __slots__ = ("most",)
+
+    most: Extent
+
+    def __new__(cls, name: str, most: Extent) -> Counted:
+        """Return the dim of that name and bound; equal ones are the same."""
+        made = super().__new__(cls, f"{name} <= {most}")
+        assert isinstance(made, Counted)
+        made.most = most
+        return made
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str, Extent], dict[str, object]]:  # type: ignore[override]
+        return (self.label, self.most), {}
+
+    @property
+    def label(self) -> str:
+        """Its name without its bound."""
+        return str(self.name.rsplit(" <= ", 1)[0])
+
+    def number(self, dims: Mapping[Dim, int]) -> int:
+        """The most that it can be."""
+        return value(self.most, dims)
+
+
+def quotient_of(of: Extent, every: Extent) -> Extent:
     """How many whole parts of `every` steps an extent has.
 
-    >>> parts_of(7, 3), value(parts_of(dim("T"), 3), {dim("T"): 7})
+    >>> quotient_of(7, 3), value(quotient_of(dim("T"), 3), {dim("T"): 7})
     (2, 2)
     """
-    return of // every if isinstance(of, int) and isinstance(every, int) else Part(of, every)
+    return of // every if isinstance(of, int) and isinstance(every, int) else DerivedDim(of, every)
 
 
-def root_of(of: Extent) -> Extent:
+def ceil_sqrt(of: Extent) -> Extent:
     """The square root of an extent, rounded up, at least 1.
 
-    >>> root_of(17), root_of(16), root_of(0), value(root_of(dim("T")), {dim("T"): 17})
+    >>> ceil_sqrt(17), ceil_sqrt(16), ceil_sqrt(0), value(ceil_sqrt(dim("T")), {dim("T"): 17})
     (5, 4, 1, 5)
     """
-    return math.isqrt(max(of - 1, 0)) + 1 if isinstance(of, int) else Part(of, None)
+    return math.isqrt(max(of - 1, 0)) + 1 if isinstance(of, int) else DerivedDim(of, None)
 
 
-def told(dims: Iterable[Dim], known: Mapping[Dim, int]) -> dict[Dim, int]:
+def derived_values(dims: Iterable[Dim], known: Mapping[Dim, int]) -> dict[Dim, int]:
     """The values of dims that others tell, where these are known."""
     found: dict[Dim, int] = {}
     for d in dims:
-        if isinstance(d, Part) and all(b in known for b in roots(d)):
+        if isinstance(d, DerivedDim) and all(b in known for b in roots(d)):
             found[d] = d.number(known)
     return found
 
@@ -100,8 +140,12 @@ def roots(extent: Extent) -> tuple[Dim, ...]:
     """The dims that an extent depends on in the end, sorted by name."""
     found: set[Dim] = set()
     for d in free_dims(extent):
-        inner = (d.of, d.every or 0) if isinstance(d, Part) else ()
-        found.update(*map(roots, inner)) if inner else found.add(d)
+        if isinstance(d, DerivedDim):
+            found.update(*(roots(a) for a in d.arguments if a is not None))
+        elif isinstance(d, Counted):
+            found.update(roots(d.most))
+        else:
+            found.add(d)
     return tuple(sorted(found, key=lambda d: d.name))
 
 
@@ -236,6 +280,23 @@ def free_dims(extents: Extent | Iterable[Extent]) -> tuple[Dim, ...]:
     return tuple(sorted(found, key=lambda d: d.name)) if found else ()
 
 
+def is_counted(*extents: Extent) -> bool:
+    """Whether a program finds some of these while it runs, so that nothing else can check them."""
+    return any(isinstance(d, Counted) for d in free_dims(extents))
+
+
+def at_most(extent: Extent) -> Extent:
+    """An extent with the most that each dim can be which a program counts.
+
+    >>> at_most(Counted("words", dim("T") * dim("B")) * 2)
+    2*B*T
+    """
+    if isinstance(extent, int) or not is_counted(extent):
+        return extent
+    most = {d: d.most for d in free_dims(extent) if isinstance(d, Counted)}
+    return at_most(as_extent(extent.xreplace(most)))
+
+
 def value(extent: Extent, dims: Mapping[Dim, int]) -> int:
     """The number that an extent is once its dims are known.
 
@@ -245,14 +306,28 @@ def value(extent: Extent, dims: Mapping[Dim, int]) -> int:
     if isinstance(extent, int):
         return extent
     if isinstance(extent, Dim):
-        if isinstance(extent, Part) and extent not in dims:
+        if isinstance(extent, (DerivedDim, Counted)) and extent not in dims:
             return extent.number(dims)
         return int(dims[extent])
     known = {d: sympy.Integer(n) for d, n in dims.items()}
     for d in free_dims(extent):
-        if isinstance(d, Part) and d not in known:
+        if isinstance(d, (DerivedDim, Counted)) and d not in known:
             known[d] = sympy.Integer(d.number(dims))
     return int(extent.xreplace(known))
+
+
+def typical(extent: Extent) -> int:
+    """The number that an extent is where every dim of a user has the typical one.
+
+    >>> typical(dim("B") * 2), typical(ceil_sqrt(dim("T"))), typical(7)
+    (128, 8, 7)
+    """
+    return extent if isinstance(extent, int) else value(extent, typical_values(roots(extent)))
+
+
+def typical_values(dims: Iterable[Dim]) -> dict[Dim, int]:
+    """Dims with typical values; derived ones follow from theirs."""
+    return {d: typical(d) if isinstance(d, DerivedDim) else TYPICAL_EXTENT for d in dims}
 
 
 def values(shape: Shape, dims: Mapping[Dim, int]) -> tuple[int, ...]:

@@ -14,9 +14,10 @@ import numpy as np
 
 from symgrad.graph import dims as dm
 from symgrad.graph.binding import Array, Binding
+from symgrad.graph.dim_inference import infer_dims
 from symgrad.graph.dims import Dim
 from symgrad.graph.errors import DataError, LeafError
-from symgrad.graph.folds import Fold, Proj
+from symgrad.graph.folds import Fold, Proj, Rows, counted_by, in_rows
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     Constant,
@@ -35,7 +36,6 @@ from symgrad.graph.positions import out_of_range
 from symgrad.graph.scalars import evaluate_scalar
 from symgrad.graph.streams import as_flag
 from symgrad.graph.structure import Structure, flatten
-from symgrad.graph.telling import tell_dims
 
 Dims = Mapping[Dim, int]
 
@@ -145,7 +145,7 @@ def named_values(graph: Graph, values: Mapping[Any, Any]) -> tuple[dict[str, Any
                 f"evaluate: two values for the leaf {dm.quoted(name)}, by name and by node."
             )
         found[name] = value
-    return found, tell_dims(graph, found) | dims
+    return found, infer_dims(graph, found) | dims
 
 
 def evaluate_many(
@@ -171,6 +171,8 @@ def evaluate_graph(graph: Graph, arrays: Mapping[Input, Array], dims: Dims) -> l
             if isinstance(node, Input):
                 values[node] = arrays[node]
             else:
+                if isinstance(node, Reindex) and (counted := counted_by(node)) is not None:
+                    dims = {**dims, counted: int(args[0][-1])}
                 values[node] = MEANING[type(node)](node, args, dims)
             del args
             for arg in node.args:
@@ -373,6 +375,8 @@ def run_fold(
     a, b = node.carries, node.carries + node.sequences
     carry, xs, consts = args[:a], args[a:b], args[b:]
     length = dm.value(node.structure.length, dims)
+    if node.structure.rows is not None:
+        return _run_rows(node, node.structure.rows, args, dims, evaluated)
     shapes = [dm.values(n.shape, dims) for n in node.body.outputs[a:]]
     ys = [
         np.empty((length, *s), n.dtype) for s, n in zip(shapes, node.body.outputs[a:], strict=True)
@@ -383,6 +387,40 @@ def run_fold(
         carry = found[:a]
         for y, value in zip(ys, found[a:], strict=True):
             y[t] = value
+    return [*carry, *ys]
+
+
+def _run_rows(
+    node: Fold, rows: Rows, args: list[Array], dims: Dims,
+    evaluated: Callable[[Graph, Mapping[Input, Array], Dims], list[Array]],
+) -> list[Array]:
+    """The results of a recurrence whose steps work on rows of their own."""
+    a, b = node.carries, node.carries + node.sequences
+    xs, inputs, outputs = args[a:b], node.body.inputs, node.body.outputs
+    carry = [np.array(c) for c in args[:a]]
+    ys = [np.zeros(dm.values(node.stacked(n), dims), n.dtype) for n in outputs[a:]]
+    steps = range(int(args[b]) if node.structure.bounded else len(xs[0]))
+    for t in reversed(steps) if node.structure.reverse else steps:
+        first, now = int(xs[0][t]), int(xs[1][t])
+        some, own = slice(0, now), slice(first, first + now)
+        given = [  # copies: a step reads the carry as it was
+            np.array(c[some if in_rows(rows, n) else ...])
+            for c, n in zip(carry, inputs, strict=False)
+        ]
+        given += [
+            x[own] if in_rows(rows, n) else x[t, ...] for x, n in zip(xs, inputs[a:b], strict=True)
+        ]
+        given += [
+            c[some] if in_rows(rows, n) else c for c, n in zip(args[b:], inputs[b:], strict=True)
+        ]
+        here = {**dims, rows.now: now}
+        # copies, since what is emitted may be the carry that is written over
+        made = evaluated(node.body, dict(zip(inputs, given, strict=True)), here)
+        found = [np.array(value) for value in made]
+        for c, value, n in zip(carry, found, outputs, strict=False):
+            c[some if in_rows(rows, n) else ...] = value
+        for y, value, n in zip(ys, found[a:], outputs[a:], strict=True):
+            y[own if in_rows(rows, n) else t] = value
     return [*carry, *ys]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from symgrad.graph.dims import Extent, Shape
+from symgrad.graph.dims import Counted, Extent, Shape, same
 from symgrad.graph.dtypes import BOOL, DType
 from symgrad.graph.nodes import (
     Constant,
@@ -36,6 +36,23 @@ _set = object.__setattr__
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """How many rows a recurrence has in a step, and how many in all its steps.
+
+    The first two sequences are int64 scalars: where a step's rows begin among those of all steps,
+    and how many they are. What has `now` as its leading extent in the body is
+
+        of a sequence, or emitted   x[start : start + now]   of (all, ...)
+        of a carry, or a constant   c[0 : now]               of (now.most, ...)
+
+    and the carry's other rows stay as they are.
+    """
+
+    now: Counted
+    all: Counted
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
     """The structure of a recurrence over a line of `length` steps; `reverse` starts at its end.
 
@@ -47,12 +64,14 @@ class Chain:
                 carry as it is, and what they emit is zero, or read in such steps only, or read by
                 sums to which such steps give nothing. That is so by what the body computes; a
                 target may leave these steps out, and has zeros where others read of them.
+    rows:       a step works on some of the rows only.
     """
 
     length: Extent
     reverse: bool = False
     checkpoint: bool = False
     bounded: bool = False
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -87,10 +106,9 @@ class Fold(Node):
     @property
     def results(self) -> tuple[tuple[Shape, DType], ...]:
         """Shape and dtype of each result."""
-        found = [(n.shape, n.dtype) for n in self.body.outputs[: self.carries]]
-        length = self.structure.length
-        stacked = [((length, *n.shape), n.dtype) for n in self.body.outputs[self.carries :]]
-        return (*found, *stacked)
+        n, outputs = self.carries, self.body.outputs
+        found = [(self.whole(after), after.dtype) for after in outputs[:n]]
+        return (*found, *((self.stacked(y), y.dtype) for y in outputs[n:]))
 
     @property
     def init(self) -> tuple[Node, ...]:
@@ -119,17 +137,46 @@ class Fold(Node):
         inputs = self.body.inputs
         return inputs[:a], inputs[a:b], inputs[b:]
 
+    def stacked(self, node: Node) -> Shape:
+        """The shape of the sequence that a value of the body is an element of."""
+        rows = self.structure.rows
+        if rows is not None and in_rows(rows, node):
+            return (rows.all, *node.shape[1:])
+        return (self.structure.length, *node.shape)
+
+    def whole(self, node: Node) -> Shape:
+        """The shape of the carry or constant that a step sees as a value of the body."""
+        rows = self.structure.rows
+        if rows is not None and in_rows(rows, node):
+            return (rows.now.most, *node.shape[1:])
+        return node.shape
+
     def meetings(self) -> Iterator[tuple[Extent, Extent]]:
         """Pairs of extents that must be equal: arguments and binders, carry in and out, lengths."""
         carry, elements, consts = self.binders
         for x, binder in zip(self.xs, elements, strict=True):
-            yield self.structure.length, x.shape[0]
-            yield from zip(binder.shape, x.shape[1:], strict=True)
+            yield from zip(self.stacked(binder), x.shape, strict=True)
         for group, binders in ((self.init, carry), (self.consts, consts)):
             for arg, binder in zip(group, binders, strict=True):
-                yield from zip(binder.shape, arg.shape, strict=True)
+                yield from zip(self.whole(binder), arg.shape, strict=True)
         for binder, after in zip(carry, self.body.outputs, strict=False):
             yield from zip(binder.shape, after.shape, strict=True)
+
+
+def in_rows(rows: Rows, node: Node) -> bool:
+    """Whether a value of a body has the rows of its step."""
+    return node.ndim > 0 and node.shape[0] == rows.now
+
+
+def counted_by(node: Reindex) -> Counted | None:
+    """The dim that a node tells: the last element of its argument, of which it is the rest."""
+    if len(node.args) != 1 or node.ndim != 1 or not isinstance(node.shape[0], Counted):
+        return None
+    (arg,), (piece,) = node.args, node.pieces
+    told = node.shape[0]
+    whole = arg.ndim == 1 and same(arg.shape[0], told.most + 1) is True
+    moves = piece.count == node.shape and piece.start == piece.offset == (0,)
+    return told if whole and moves and piece.step == piece.stride == (1,) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

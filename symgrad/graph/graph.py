@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from symgrad.graph import nodes as nd
-from symgrad.graph.dims import Dim, Extent, dims_in, same
+from symgrad.graph.dims import Dim, Extent, dims_in, is_counted, same
 from symgrad.graph.errors import LeafError
 from symgrad.graph.folds import Fold
 from symgrad.graph.keys import key_of
@@ -82,8 +82,8 @@ class Graph:
 
     @property
     def dims(self) -> tuple[Dim, ...]:
-        """The symbolic extents that occur, by name."""
-        found = set(self._dims_by_use())
+        """The symbolic extents that occur, by name; not those that programs count."""
+        found = {d for d in self.dims_by_use() if not is_counted(d)}
         return tuple(sorted(found, key=lambda d: d.name))
 
     @property
@@ -91,17 +91,18 @@ class Graph:
         """Pairs of extents that must be equal, each pair once."""
         found: dict[frozenset[object], Guard] = {}
         for node in self.every_node():
-            for left, right in _meetings(node):
-                if same(left, right) is None:
+            for left, right in meetings(node):
+                if same(left, right) is None and not is_counted(left, right):
                     found.setdefault(frozenset((left, right)), Guard(left, right, node))
         return tuple(found.values())
 
     @property
     def key(self) -> str:
         """SHA-256 of the structure: alpha-equal graphs have the same key."""
-        return key_of(self, {d: f"d{k}" for k, d in enumerate(self._dims_by_use())})
+        return key_of(self, {d: f"d{k}" for k, d in enumerate(self.dims_by_use())})
 
-    def _dims_by_use(self) -> Iterator[Dim]:
+    def dims_by_use(self) -> Iterator[Dim]:
+        """All dims, those that programs count too."""
         seen: dict[Dim, None] = {}
         for node in self.every_node():
             for extent in _extents(node):
@@ -124,9 +125,11 @@ def _extents(node: Node) -> Iterator[Extent]:
         yield from node.extents
     elif isinstance(node, Fold):
         yield node.structure.length
+        if node.structure.rows is not None:
+            yield from (node.structure.rows.now, node.structure.rows.all)
 
 
-def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
+def meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
     """Pairs of extents that a node matches with each other."""
     if isinstance(node, nd.Map):
         for arg in node.args:
@@ -144,6 +147,10 @@ def _meetings(node: Node) -> Iterator[tuple[Extent, Extent]]:
             for label, extent in zip(labels, arg.shape, strict=True):
                 if label >= 0:
                     yield first.setdefault(label, extent), extent
+        if isinstance(node, nd.Scatter):
+            for label, extent in zip(node.target_axes, node.shape, strict=True):
+                if label >= 0:
+                    yield first[label], extent
     elif isinstance(node, nd.Reindex):
         from symgrad.graph.dims import size
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 
-from symgrad.graph.dims import Dim, Extent, Part, dims_in
+from symgrad.graph.dims import Counted, DerivedDim, Dim, Extent, dims_in
 from symgrad.graph.nodes import Constant, Input, Node
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def exact_key(graph: Graph) -> str:
 
     The user's lines and initial values do not.
     """
-    digest = hashlib.sha256(key_of(graph, {d: _definition(d) for d in graph.dims}).encode())
+    names = {d: _definition(d) for d in graph.dims_by_use()}
+    digest = hashlib.sha256(key_of(graph, names).encode())
     for node in graph.every_node():
         named = node.name if isinstance(node, Input) else None
         primal = node.backward_of
@@ -43,8 +44,10 @@ def exact_key(graph: Graph) -> str:
 
 def _definition(extent: Extent | None) -> str:
     """A dim by its name, or by what tells it; dims in other extents by theirs."""
-    if isinstance(extent, Part):
-        return f"{_definition(extent.of)} // {_definition(extent.every)}"
+    if isinstance(extent, DerivedDim):
+        return f"{type(extent).__name__}({', '.join(map(_definition, extent.arguments))})"
+    if isinstance(extent, Counted):
+        return f"{extent.label!r} <= {_definition(extent.most)}"
     if isinstance(extent, Dim):
         return repr(extent.name)
     if isinstance(extent, sympy.Expr):

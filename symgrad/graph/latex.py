@@ -38,7 +38,7 @@ from symgrad.graph.scalar_latex import (
     MATRIX,
     PRODUCT,
     SUM,
-    Told,
+    Rendered,
     body_latex as body_latex,
     decimal,
     extent_latex,
@@ -70,17 +70,17 @@ def latex(e: Node | Sequence[Node]) -> str:
     page = _Page()
     writer = _Writer(Graph(leaves, tuple(outputs)), page)
     lines = page.lines
-    results = [writer.told[o] for o in outputs]
+    results = [writer.rendered[o] for o in outputs]
     if not lines and len(results) == 1:
         return results[0][0]
     hidden = max(0, len(lines) - LINES)
-    rows = [rf"{name} &= {told}" for name, told in lines[: LINES // 2]]
+    rows = [rf"{name} &= {rendered}" for name, rendered in lines[: LINES // 2]]
     if hidden:
         rows.append(r"&\ \,\vdots \quad " + rf"\text{{{hidden} lines}}")
-        rows += [rf"{name} &= {told}" for name, told in lines[-LINES // 2 :]]
+        rows += [rf"{name} &= {rendered}" for name, rendered in lines[-LINES // 2 :]]
     else:
-        rows += [rf"{name} &= {told}" for name, told in lines[LINES // 2 :]]
-    rows += [rf"&\phantom{{=}}\ {told}" for told, _ in results]
+        rows += [rf"{name} &= {rendered}" for name, rendered in lines[LINES // 2 :]]
+    rows += [rf"&\phantom{{=}}\ {rendered}" for rendered, _ in results]
     return r"\begin{aligned} " + r" \\ ".join(rows) + r" \end{aligned}"
 
 
@@ -88,8 +88,8 @@ def in_one_line(e: Node) -> str:
     """An expression, then the lines that it needs: `c_T, c_0 = .., c_{t+1} = ..`."""
     page = _Page()
     leaves = tuple(n for n in toposort([e]) if isinstance(n, Input))
-    told = _Writer(Graph(leaves, (e,)), page).told[e][0]
-    return r",\quad ".join([told, *(f"{name} = {line}" for name, line in page.lines)])
+    rendered = _Writer(Graph(leaves, (e,)), page).rendered[e][0]
+    return r",\quad ".join([rendered, *(f"{name} = {line}" for name, line in page.lines)])
 
 
 # -- nodes ----------------------------------------------------------------------------------------
@@ -118,14 +118,14 @@ class _Writer:
         self,
         graph: Graph,
         page: _Page,
-        given: Mapping[Node, Told] | None = None,
+        given: Mapping[Node, Rendered] | None = None,
         times: str = "",
         named: Mapping[Node, str] | None = None,
     ) -> None:
         self.page, self.times = page, times
         self.letters = axis_letters(graph)
-        self.told: dict[Node, Told] = dict(given or {})
-        self.results: dict[Node, list[Told]] = {}
+        self.rendered: dict[Node, Rendered] = dict(given or {})
+        self.results: dict[Node, list[Rendered]] = {}
         reads: dict[Node, int] = {}
         for node in graph.nodes:
             for k, arg in enumerate(node.args):
@@ -137,44 +137,44 @@ class _Writer:
         for node in graph.nodes:
             weight[node] = 0
             if isinstance(node, (Input, Constant)):
-                told = self.told.setdefault(node, _leaf(node))
-                page.taken.add(told[0])
+                rendered = self.rendered.setdefault(node, _leaf(node))
+                page.taken.add(rendered[0])
                 continue
             if isinstance(node, Fold):
                 self.results[node] = _fold(self, node)
                 continue
             if isinstance(node, Proj):
-                self.told[node] = self.results[node.args[0]][node.place]
+                self.rendered[node] = self.results[node.args[0]][node.place]
                 continue
-            told = _FORMULAS[type(node)](self, node)
+            rendered = _FORMULAS[type(node)](self, node)
             weight[node] = sum(weight[a] for a in node.args) + _operations(node)
             passes = _passes(node)
-            atom = told[1] == ATOM and len(told[0]) <= 12
+            atom = rendered[1] == ATOM and len(rendered[0]) <= 12
             if named and node in named:
-                page.lines.append((named[node], told[0]))
-                self.told[node] = (named[node], ATOM)
+                page.lines.append((named[node], rendered[0]))
+                self.rendered[node] = (named[node], ATOM)
                 weight[node] = 0
                 continue
             small = weight[node] <= INLINE and (reads.get(node, 0) <= 1 or (passes and atom))
             if (node in last and not reads.get(node)) or small:
-                self.told[node] = told
+                self.rendered[node] = rendered
             else:
                 page.lets += 1
                 moment = f", {times[-1]}" if times else ""
                 name = f"v_{{{page.lets}{moment}}}"
-                page.lines.append((name, told[0]))
-                self.told[node] = (name, ATOM)
+                page.lines.append((name, rendered[0]))
+                self.rendered[node] = (name, ATOM)
                 weight[node] = 0
 
     def indexed(self, node: Node, axes: Sequence[str]) -> str:
         """A node with subscripts."""
-        told, holds = self.told[node]
+        rendered, holds = self.rendered[node]
         if not axes:
-            return told
+            return rendered
         inner = ", ".join(axes) if any(len(a) > 1 for a in axes) else " ".join(axes)
         if holds < ATOM:
-            return rf"\left({told}\right)_{{{inner}}}"
-        return rf"{{{told}}}_{{{inner}}}" if "_" in told else rf"{told}_{{{inner}}}"
+            return rf"\left({rendered}\right)_{{{inner}}}"
+        return rf"{{{rendered}}}_{{{inner}}}" if "_" in rendered else rf"{rendered}_{{{inner}}}"
 
 
 def _occurrences(body: sympy.Expr, k: int) -> int:
@@ -206,7 +206,7 @@ def _is_stretch(node: Einsum) -> bool:
     return ones and kept == sorted(kept)
 
 
-def _leaf(node: Node) -> Told:
+def _leaf(node: Node) -> Rendered:
     if isinstance(node, Constant):
         if node.shape:
             return r"\mathrm{" + "".join(ESCAPED.get(c, c) for c in literal(node)) + "}", ATOM
@@ -214,7 +214,7 @@ def _leaf(node: Node) -> Told:
     return latex_name(node.name), ATOM
 
 
-def _fold(writer: _Writer, node: Fold) -> list[Told]:
+def _fold(writer: _Writer, node: Fold) -> list[Rendered]:
     """Lines for the start and the step; the results."""
     page = writer.page
     t = "tsrq"[len(writer.times)] if len(writer.times) < 4 else f"t_{len(writer.times)}"
@@ -224,14 +224,14 @@ def _fold(writer: _Writer, node: Fold) -> list[Told]:
         before, after, first, last = after, before, last, first
     carry, elements, consts = node.binders
     names = [page.name(_symbol(b.name)) for b in carry]
-    given: dict[Node, Told] = {
-        b: writer.told[a] for b, a in zip(consts, node.consts, strict=True)
+    given: dict[Node, Rendered] = {
+        b: writer.rendered[a] for b, a in zip(consts, node.consts, strict=True)
     }
     for leaf, arg in zip(elements, node.xs, strict=True):
-        given[leaf] = _at(writer.told[arg], t)
+        given[leaf] = _at(writer.rendered[arg], t)
     for leaf, name, arg in zip(carry, names, node.init, strict=True):
         given[leaf] = _at((name, ATOM), before)
-        page.lines.append((_at((name, ATOM), first)[0], writer.told[arg][0]))
+        page.lines.append((_at((name, ATOM), first)[0], writer.rendered[arg][0]))
     outputs = node.body.outputs
     nexts = [_at((name, ATOM), after)[0] for name in names]
     named: dict[Node, str] = {}
@@ -241,10 +241,10 @@ def _fold(writer: _Writer, node: Fold) -> list[Told]:
     inner = _Writer(node.body, page, given, writer.times + t[0], named)
     for name, out in zip(nexts, outputs, strict=False):
         if named.get(out) != name:
-            page.lines.append((name, inner.told[out][0]))
+            page.lines.append((name, inner.rendered[out][0]))
     ys = [page.name("y") for _ in outputs[node.carries :]]
     for name, out in zip(ys, outputs[node.carries :], strict=True):
-        page.lines.append((_at((name, ATOM), t)[0], inner.told[out][0]))
+        page.lines.append((_at((name, ATOM), t)[0], inner.rendered[out][0]))
     over = rf",\quad {t} = 0, \ldots, {length} - 1"
     if node.structure.reverse:
         over = rf",\quad {t} = {length} - 1, \ldots, 0"
@@ -261,25 +261,25 @@ def _symbol(name: str) -> str:
     return latex_name({"carry": "c"}.get(name, name))
 
 
-def _at(told: Told, moment: str) -> Told:
+def _at(rendered: Rendered, moment: str) -> Rendered:
     """A value at a moment."""
-    inner = wrapped(told, ATOM)
-    if told[1] == ATOM and inner[:1].isdigit():
-        return told
+    inner = wrapped(rendered, ATOM)
+    if rendered[1] == ATOM and inner[:1].isdigit():
+        return rendered
     return (rf"{{{inner}}}_{{{moment}}}" if "_" in inner or "^" in inner else
             rf"{inner}_{{{moment}}}"), ATOM
 
 
-def _map(writer: _Writer, node: Map) -> Told:
-    args = [writer.told[a] for a in node.args]
+def _map(writer: _Writer, node: Map) -> Rendered:
+    args = [writer.rendered[a] for a in node.args]
     return body_latex(node.body, args, writer.letters[node])
 
 
-def _einsum(writer: _Writer, node: Einsum) -> Told:
+def _einsum(writer: _Writer, node: Einsum) -> Rendered:
     if _is_stretch(node):
-        return writer.told[node.args[0]]
+        return writer.rendered[node.args[0]]
     if len(node.args) == 1 and not node.summed and node.ndim == 2 == node.args[0].ndim:
-        return rf"{{{wrapped(writer.told[node.args[0]], ATOM)}}}^{{\top}}", CALL
+        return rf"{{{wrapped(writer.rendered[node.args[0]], ATOM)}}}^{{\top}}", CALL
     if (matrix := _matrix_product(writer, node)) is not None:
         return matrix, MATRIX
     letter = dict(zip(node.out, writer.letters[node], strict=True))
@@ -315,21 +315,21 @@ def _matrix_product(writer: _Writer, node: Einsum) -> str | None:
         return None
     if len(node.out) != len(set(node.out)) or not node.out:
         return None
-    told: list[str] = []
+    rendered: list[str] = []
     for place, k in enumerate(order):
         own = node.labels[k]
         straight = len(own) == 1 or own.index(inner) == 1 - place
-        text = wrapped(writer.told[node.args[k]], MATRIX if straight else ATOM)
-        told.append(text if straight else rf"{{{text}}}^{{\top}}")
-    return r"\, ".join(told)
+        text = wrapped(writer.rendered[node.args[k]], MATRIX if straight else ATOM)
+        rendered.append(text if straight else rf"{{{text}}}^{{\top}}")
+    return r"\, ".join(rendered)
 
 
-def _reduce(writer: _Writer, node: Reduce) -> Told:
+def _reduce(writer: _Writer, node: Reduce) -> Rendered:
     (arg,) = node.args
     letters = writer.letters.get(arg) or tuple("ijklmnopq"[: arg.ndim])
     over = " ".join(letters[a] for a in node.axes)
     if node.op in RUNNING:
-        inner = writer.told[arg][0]
+        inner = writer.rendered[arg][0]
         return rf"\operatorname{{{node.op}}}_{{{over}}}\left({inner}\right)", CALL
     name = {"max": r"\max", "min": r"\min", "prod": r"\prod"}.get(
         node.op, rf"\operatorname{{{node.op}}}"
@@ -352,14 +352,14 @@ def _subscripts(
     ]
 
 
-def _gather(writer: _Writer, node: Gather) -> Told:
+def _gather(writer: _Writer, node: Gather) -> Rendered:
     letter = dict(zip(node.out, writer.letters[node], strict=True))
     source, *indices = node.args
     axes = _subscripts(node.source_axes, node.index_labels, indices, letter, writer)
     return writer.indexed(source, axes), CALL
 
 
-def _scatter(writer: _Writer, node: Scatter) -> Told:
+def _scatter(writer: _Writer, node: Scatter) -> Rendered:
     letter = dict(zip(out_labels(node), writer.letters[node], strict=True))
     updates, *indices = node.args
     groups = (node.update_labels, *node.index_labels)
@@ -376,16 +376,16 @@ def _scatter(writer: _Writer, node: Scatter) -> Told:
     )
 
 
-def _reindex(writer: _Writer, node: Reindex) -> Told:
+def _reindex(writer: _Writer, node: Reindex) -> Rendered:
     if is_reshape(node):
         shape = r" \times ".join(extent_latex(e) for e in node.shape) or "1"
-        inner = writer.told[node.args[0]][0]
+        inner = writer.rendered[node.args[0]][0]
         return rf"\operatorname{{reshape}}_{{{shape}}}\left({inner}\right)", CALL
     parts: list[str] = []
     for piece, arg in zip(node.pieces[:6], node.args, strict=False):
-        told = writer.told[arg]
+        rendered = writer.rendered[arg]
         reads = _ranges(piece)
-        parts.append(rf"{wrapped(told, ATOM)}\left[{reads}\right]" if reads else told[0])
+        parts.append(rf"{wrapped(rendered, ATOM)}\left[{reads}\right]" if reads else rendered[0])
     more = r",\ \ldots" if len(node.pieces) > 6 else ""
     if len(parts) == 1 and node.shape == node.pieces[0].count:
         return parts[0], CALL
@@ -399,22 +399,22 @@ def _ranges(piece: Piece) -> str:
     whole = piece.count == piece.view and all(s == 1 for s in piece.step)
     if whole:
         return ""
-    told = []
+    rendered = []
     for view, start, step, count in zip(
         piece.view, piece.start, piece.step, piece.count, strict=True
     ):
         if count == view and step == 1:
-            told.append(":")
+            rendered.append(":")
         elif type(count) is int and count == 1:
-            told.append(extent_latex(start))
+            rendered.append(extent_latex(start))
         else:
             last = start + step * count
             stride = f":{step}" if step != 1 else ""
-            told.append(f"{extent_latex(start)}:{extent_latex(last)}{stride}")
-    return ", ".join(told)
+            rendered.append(f"{extent_latex(start)}:{extent_latex(last)}{stride}")
+    return ", ".join(rendered)
 
 
-_FORMULAS: dict[type[Node], Callable[[_Writer, Any], Told]] = {
+_FORMULAS: dict[type[Node], Callable[[_Writer, Any], Rendered]] = {
     Map: _map,
     Einsum: _einsum,
     Reduce: _reduce,

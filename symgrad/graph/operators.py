@@ -300,9 +300,9 @@ class Operators:
         return _node("astype", self, dtype)
 
     def __str__(self) -> str:
-        told: str = VERBS["text"](self)
-        return told
+        shown: str = VERBS["text"](self)
+        return shown
 
     def _repr_latex_(self) -> str:
-        told: str = VERBS["latex"](self)
-        return "$\\displaystyle " + told + "$"
+        shown: str = VERBS["latex"](self)
+        return "$\\displaystyle " + shown + "$"

@@ -2,7 +2,8 @@
 
 A pass is marked where it is defined, and stands in `PASSES`:
 
-    @rewrites                   an equal expression: as many outputs, of the same shapes and dtypes
+    @rewrites                   an equal expression: as many outputs, of the same shapes and dtypes,
+                                that asks for no equal extents which the one before did not
     @makes                      other expressions, such as derivatives
 
 While `checking()` is on, as it is in the tests, every call's result must be a legal graph
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
+import sympy
+
 from symgrad.graph.checker import check_nodes
-from symgrad.graph.dims import same
+from symgrad.graph.dims import Dim, Extent, same
 from symgrad.graph.errors import SymgradError
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, describe
@@ -55,8 +58,47 @@ def rewrites(function: F) -> F:
                 raise SymgradError(
                     f"{function.__name__}: an output changed\n  {describe(old)}\n  {describe(new)}"
                 )
+        _compare_guards(function.__name__, before, made)
 
     return _marked(function, compare)
+
+
+def _compare_guards(asked: str, before: Sequence[Node], made: Sequence[Node]) -> None:
+    """Raises: SymgradError where extents meet of which nothing before says that they are equal."""
+    pairs = [(g.left, g.right, g.node) for g in _graph_of(made).guards]
+    for old, new in zip(before, made, strict=True):
+        pairs += [(a, b, new) for a, b in zip(old.shape, new.shape, strict=True)]
+    pairs = [pair for pair in pairs if same(pair[0], pair[1]) is not True]
+    if not pairs:
+        return
+    known = [(g.left, g.right) for g in _graph_of(before).guards]
+    given = set(map(frozenset, known))
+    for left, right, node in pairs:
+        if frozenset((left, right)) not in given and not _follows(left, right, known):
+            raise SymgradError(
+                f"{asked}: extents {left} and {right} meet, which nothing says to be equal\n"
+                f"  {describe(node)}"
+            )
+
+
+def _follows(left: Extent, right: Extent, equal: Sequence[tuple[Extent, Extent]]) -> bool:
+    """Whether extents are equal once each dim that must equal another extent is put as that."""
+    difference, rest = sympy.sympify(left - right), list(equal)
+    while rest:
+        one, other = map(sympy.sympify, rest.pop())
+        if not isinstance(one, Dim):
+            one, other = other, one
+        if isinstance(one, Dim) and not other.has(one):
+            difference = difference.xreplace({one: other})
+            rest = [
+                (sympy.sympify(a).xreplace({one: other}), sympy.sympify(b).xreplace({one: other}))
+                for a, b in rest
+            ]
+    return same(difference, 0) is True
+
+
+def _graph_of(nodes: Sequence[Node]) -> Graph:
+    return Graph(tuple(n for n in toposort(nodes) if isinstance(n, Input)), tuple(nodes))
 
 
 def makes(function: F) -> F:
@@ -73,9 +115,8 @@ def _marked(function: F, compare: Callable[[Any, Sequence[Node]], None]) -> F:
             given = list(given)
         result = function(given, *args, **options)
         made = _nodes(result)
-        leaves = tuple(n for n in toposort(made) if isinstance(n, Input))
         try:
-            check_nodes(Graph(leaves, tuple(made)))
+            check_nodes(_graph_of(made))
         except SymgradError as error:
             raise SymgradError(f"{function.__name__}: {error}") from error
         compare(given, made)

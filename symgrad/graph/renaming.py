@@ -8,7 +8,7 @@ from typing import Any
 
 import sympy
 
-from symgrad.graph.dims import Dim, Part
+from symgrad.graph.dims import DerivedDim, Dim
 from symgrad.graph.folds import Chain, binder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Input, Node, Piece
@@ -51,8 +51,8 @@ def _renamed(value: Any, dims: Mapping[Dim, Dim]) -> Any:
         return tuple(_renamed(v, dims) for v in value)
     if isinstance(value, sympy.Basic):
         parts = {
-            d: Part(_renamed(d.of, dims), _renamed(d.every, dims))
-            for d in value.free_symbols if isinstance(d, Part)
+            d: type(d)(*(_renamed(a, dims) for a in d.arguments))
+            for d in value.free_symbols if isinstance(d, DerivedDim)
         }
         return value.xreplace({**dims, **parts})
     if isinstance(value, Piece):

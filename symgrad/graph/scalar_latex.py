@@ -15,7 +15,7 @@ from symgrad.graph.scalars import number
 ATOM, CALL, MATRIX, PRODUCT, SUM = 4, 3, 2, 1, 0
 """How tightly a piece of LaTeX holds together; looser ones get parentheses."""
 
-Told = tuple[str, int]
+Rendered = tuple[str, int]
 
 
 def latex_name(name: str) -> str:
@@ -52,16 +52,16 @@ def extent_latex(extent: dm.Extent) -> str:
     return made
 
 
-def wrapped(told: Told, least: int) -> str:
+def wrapped(rendered: Rendered, least: int) -> str:
     """In parentheses where it holds less tightly than `least`."""
-    inner, holds = told
+    inner, holds = rendered
     return inner if holds >= least else rf"\left({inner}\right)"
 
 
 # -- scalar bodies --------------------------------------------------------------------------------
-def body_latex(body: sympy.Expr, args: Sequence[Told], axes: Sequence[str] = ()) -> Told:
+def body_latex(body: sympy.Expr, args: Sequence[Rendered], axes: Sequence[str] = ()) -> Rendered:
     """A scalar body over arguments in LaTeX, and how tightly it holds together."""
-    done: dict[sympy.Basic, Told] = {}
+    done: dict[sympy.Basic, Rendered] = {}
     for expr in sympy.postorder_traversal(body):
         if expr not in done:
             done[expr] = _scalar(expr, done, args, axes)
@@ -69,8 +69,11 @@ def body_latex(body: sympy.Expr, args: Sequence[Told], axes: Sequence[str] = ())
 
 
 def _scalar(
-    expr: sympy.Expr, done: dict[sympy.Basic, Told], args: Sequence[Told], axes: Sequence[str]
-) -> Told:
+    expr: sympy.Expr,
+    done: dict[sympy.Basic, Rendered],
+    args: Sequence[Rendered],
+    axes: Sequence[str],
+) -> Rendered:
     if isinstance(expr, Placeholder):
         return ("y", ATOM) if expr.name == "y" else args[int(expr.name[1:])]
     if isinstance(expr, AxisIndex):
@@ -87,7 +90,7 @@ def _scalar(
             return first
         if function.name == "pow":
             return rf"{{{wrapped(first, ATOM)}}}^{{{inner[1][0]}}}", CALL
-        return function.latex.format(*(told for told, _ in inner)), CALL
+        return function.latex.format(*(rendered for rendered, _ in inner)), CALL
     if expr.is_number:
         return _number(expr)
     if isinstance(expr, sympy.Add):
@@ -118,7 +121,7 @@ def _is_test(expr: sympy.Expr) -> bool:
     return function is not None and function.result == "bool"
 
 
-def _number(expr: sympy.Expr) -> Told:
+def _number(expr: sympy.Expr) -> Rendered:
     if isinstance(expr, sympy.Float) or not isinstance(expr, sympy.Number):
         if not isinstance(expr, sympy.Float):
             return str(sympy.latex(expr)), CALL
@@ -129,18 +132,18 @@ def _number(expr: sympy.Expr) -> Told:
     return decimal(str(number(expr))) if expr.is_finite else (str(sympy.latex(expr)), ATOM)
 
 
-def decimal(shown: str) -> Told:
+def decimal(shown: str) -> Rendered:
     """A number that is printed in decimals."""
     names = {"inf": r"\infty", "-inf": r"-\infty", "nan": r"\mathrm{NaN}"}
     if shown in names:
         return names[shown], ATOM if shown != "-inf" else PRODUCT
     mantissa, e, exponent = shown.partition("e")
     mantissa = mantissa.removesuffix(".0")
-    told = rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if e else mantissa
-    return told, PRODUCT if e or told.startswith("-") else ATOM
+    rendered = rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if e else mantissa
+    return rendered, PRODUCT if e or rendered.startswith("-") else ATOM
 
 
-def _power(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
+def _power(expr: sympy.Expr, done: dict[sympy.Basic, Rendered]) -> Rendered:
     base, exponent = expr.args
     if exponent.is_Integer and exponent < 0:
         below = (
@@ -150,7 +153,7 @@ def _power(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
     return f"{{{wrapped(done[base], ATOM)}}}^{{{done[exponent][0]}}}", CALL
 
 
-def _product(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
+def _product(expr: sympy.Expr, done: dict[sympy.Basic, Rendered]) -> Rendered:
     above: list[str] = []
     below: list[str] = []
     sign = ""
@@ -179,10 +182,10 @@ def _product(expr: sympy.Expr, done: dict[sympy.Basic, Told]) -> Told:
             below.append(base if factor.exp == -1 else f"{{{base}}}^{{{-factor.exp}}}")
         else:
             above.append(wrapped(done[factor], SUM if alone else CALL))
-    told = r" \cdot ".join(above) or "1"
+    rendered = r" \cdot ".join(above) or "1"
     if below:
-        told = rf"\frac{{{told}}}{{{r' '.join(below)}}}"
-    return sign + told, CALL if below and not sign else PRODUCT
+        rendered = rf"\frac{{{rendered}}}{{{r' '.join(below)}}}"
+    return sign + rendered, CALL if below and not sign else PRODUCT
 
 
 def _is_inverse(factor: sympy.Expr) -> bool:

@@ -22,7 +22,7 @@ from symgrad.graph.ragged import (
     within,
 )
 from symgrad.graph.streams import as_flag, births, stepped
-from symgrad.graph.structure import flatten
+from symgrad.graph.structure import flatten, outline
 from symgrad.graph.traversal import replace, toposort
 from symgrad.graph.truncation import borders, check_truncate, cut
 
@@ -56,11 +56,16 @@ def scan(
             and its xs are not read; reversed, a row starts at its own end. See `ragged`.
         checkpoint: derivatives keep the carry at every so many steps only, and compute the steps
             between once more: memory for T/k + k steps instead of T, for one more forward pass.
-            "sqrt" chooses k = sqrt(T), rounded up. See `checkpoints`.
+            "sqrt" chooses k = sqrt(T), rounded up. A size, "64 MB" or "1.5 GiB", is a budget: so
+            many bytes of the steps derivatives may keep at once. A compiled program then chooses k
+            when values arrive: nothing is computed again where everything fits, else chunks are
+            about as long as the budget allows. Recurrences of one length with the same budget
+            share it. Sequences, ys and their gradients are not counted. See `checkpoints`.
     Returns: the final carry, and y stacked along a new leading axis (T, ...), in the structures
         that `step` returns.
     Raises: ShapeError, DTypeError when a step changes the carry, or sequences differ in length.
-        Lengths that are out of range are a DataError, when called where only data tell.
+        Lengths that are out of range are a DataError, and a budget that cannot be met is a
+        DataShapeError with the least that can: when called, where only data tell.
     Cotangent: a Fold in reverse time; residual c[t]. Werbos 1990.
 
     >>> import symgrad as sg
@@ -87,7 +92,7 @@ def scan(
     first = births()
     result = step(carry_of(marks.entering(carry)), element_of(elements))
     if not isinstance(result, tuple) or len(result) != 2 or result[1] is None:
-        got = _outline(result)
+        got = outline(result)
         raise SymgradError(
             f"scan: the step must return (carry, y), got {got}. Return () as y where there is none."
         )
@@ -210,21 +215,11 @@ def _length(sequences: Sequence[Node]) -> Extent:
 
 
 def _check_structure(before: Any, after: Any) -> None:
-    if _outline(before) != _outline(after):
+    if outline(before) != outline(after):
         raise SymgradError(
-            f"scan: the carry changes its structure in one step\n  carry in   {_outline(before)}\n"
-            f"  carry out  {_outline(after)}\n  The step must return the carry as it got it."
+            f"scan: the carry changes its structure in one step\n  carry in   {outline(before)}\n"
+            f"  carry out  {outline(after)}\n  The step must return the carry as it got it."
         )
-
-
-def _outline(structure: Any) -> str:
-    if isinstance(structure, Mapping):
-        keys = sorted(structure, key=str)
-        return "{" + ", ".join(f"{k!r}: {_outline(structure[k])}" for k in keys) + "}"
-    if isinstance(structure, (tuple, list)):
-        inner = ", ".join(map(_outline, structure))
-        return f"({inner})" if isinstance(structure, tuple) else f"[{inner}]"
-    return "None" if structure is None else "array"
 
 
 def _in_order(before: Any, after: Any) -> Any:
@@ -246,10 +241,12 @@ def _check_carry(init: Any, before: Sequence[Node], after: Sequence[Node]) -> No
         if fits and a.dtype == b.dtype:
             continue
         kind, what = (ShapeError, "shape") if not fits else (DTypeError, "dtype")
+        got = [f"{n.dtype} {show(n.shape)}" for n in (a, b)]
+        wide = max(map(len, got))
         raise kind(
             f"scan: {name} changes {what} in one step\n"
-            f"  carry in   {a.dtype} {show(a.shape)}   init         {a.where or ''}\n"
-            f"  carry out  {b.dtype} {show(b.shape)}   step result  {b.where or ''}\n"
+            f"  carry in   {got[0]:<{wide}}   init         {a.where or ''}\n"
+            f"  carry out  {got[1]:<{wide}}   step result  {b.where or ''}\n"
             f"  The carry must keep shape and dtype. {_hint(a, b, fits)}"
         )
 

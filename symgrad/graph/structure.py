@@ -61,3 +61,18 @@ def _fill(template: Any, values: Sequence[Any]) -> Any:
     if hasattr(template, "_fields"):
         return type(template)(*(_fill(v, values) for v in template))
     return type(template)(_fill(v, values) for v in template)
+
+
+def outline(structure: Any) -> str:
+    """A structure without its values.
+
+    >>> outline({"h": (1, 2), "c": None})
+    "{'c': None, 'h': (array, array)}"
+    """
+    if isinstance(structure, Mapping):
+        keys = sorted(structure, key=str)
+        return "{" + ", ".join(f"{k!r}: {outline(structure[k])}" for k in keys) + "}"
+    if isinstance(structure, (tuple, list)):
+        inner = ", ".join(map(outline, structure))
+        return f"({inner})" if isinstance(structure, tuple) else f"[{inner}]"
+    return "None" if structure is None else "array"

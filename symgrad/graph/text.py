@@ -71,8 +71,8 @@ def text_of(graph: Graph, lines: int | None = None) -> str:
     if not rows:
         return head
     column = min(max(len(line) for line, _ in rows), 72)
-    told = [f"{line:<{column}}  # {comment}" if comment else line for line, comment in rows]
-    return "\n".join([head, *told, *([f"  .. {hidden} more"] if hidden else [])])
+    shown = [f"{line:<{column}}  # {comment}" if comment else line for line, comment in rows]
+    return "\n".join([head, *shown, *([f"  .. {hidden} more"] if hidden else [])])
 
 
 def _rows(graph: Graph, names: dict[Node, str], margin: str) -> Iterator[tuple[str, str]]:
@@ -319,9 +319,9 @@ def _map(node: Map, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]
     letter_of = {f"i{k}": letter for k, letter in enumerate(own)}
     body = printable(str(node.body))
     used = [k for k in letter_of if k in {s.name for s in node.body.free_symbols}]
-    told = f"  with {', '.join(f'{k}={letter_of[k]}' for k in used)}" if used else ""
+    suffix = f"  with {', '.join(f'{k}={letter_of[k]}' for k in used)}" if used else ""
     wide = f"  to {typed(node)}" if not node.args else ""
-    return f"map {body}  {' '.join(reads)}".rstrip() + told + wide
+    return f"map {body}  {' '.join(reads)}".rstrip() + suffix + wide
 
 
 def _reduce(node: Reduce, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]) -> str:
@@ -345,14 +345,14 @@ def _indexed(
     letter: Callable[[int], str],
     names: dict[Node, str],
 ) -> str:
-    told: list[str] = []
+    pieces: list[str] = []
     for k in axes:
         if k >= 0:
-            told.append(letter(k))
+            pieces.append(letter(k))
         else:
             inner = ",".join(letter(label) for label in index_labels[~k])
-            told.append(names[indices[~k]] + (f"[{inner}]" if inner else ""))
-    return ",".join(told)
+            pieces.append(names[indices[~k]] + (f"[{inner}]" if inner else ""))
+    return ",".join(pieces)
 
 
 def _gather(node: Gather, names: dict[Node, str], letters: dict[Node, tuple[str, ...]]) -> str:
@@ -410,6 +410,7 @@ def _fold(node: Fold, names: dict[Node, str], letters: dict[Node, tuple[str, ...
     back = ", last first" if node.structure.reverse else ""
     back += ", checkpoints" if node.structure.checkpoint else ""
     back += ", bounded" if node.structure.bounded else ""
+    back += ", its own rows" if node.structure.rows is not None else ""
     return f"fold over {printable(str(node.structure.length))}{back}  {'; '.join(given)}"
 
 

@@ -110,7 +110,7 @@ def explain_nan(
         for output in outputs:
             if not _is_finite(known[output]):
                 node, local, steps = _followed(output, known, dims)
-                return _told(node, local, steps)
+                return _finding(node, local, steps)
     return NotFinite("all values are finite")
 
 
@@ -190,7 +190,7 @@ def _through_steps(
     return fold, known, (), place  # it started so
 
 
-def _told(node: Node, known: Values, steps: tuple[TimeStep, ...]) -> NotFinite:
+def _finding(node: Node, known: Values, steps: tuple[TimeStep, ...]) -> NotFinite:
     value = known[node]
     bad = np.argwhere(~np.isfinite(value))
     place = tuple(int(k) for k in bad[0])

@@ -59,11 +59,11 @@ def to_sympy(e: Node) -> sympy.Expr | sympy.Array:
     0
     """
     outputs_of("to_sympy", [e])
-    result = _told(Graph.of([e]), {})[e]
+    result = _evaluated(Graph.of([e]), {})[e]
     return result[()] if not e.shape else sympy.ImmutableDenseNDimArray(result.ravel(), e.shape)
 
 
-def _told(graph: Graph, known: Mapping[Node, Elements]) -> dict[Node, Any]:
+def _evaluated(graph: Graph, known: Mapping[Node, Elements]) -> dict[Node, Any]:
     """The elements of every node; of a recurrence, those of each of its results."""
     values: dict[Node, Any] = dict(known)
     for node in graph.nodes:
@@ -305,7 +305,7 @@ def _fold(node: Fold, args: list[Elements]) -> list[Elements]:
     ys: dict[int, list[Elements]] = {}
     for t in reversed(steps) if node.structure.reverse else steps:
         read = [*carry, *(np.asarray(x[t, ...]) for x in sequences), *outer]
-        values = _told(node.body, dict(zip(node.body.inputs, read, strict=True)))
+        values = _evaluated(node.body, dict(zip(node.body.inputs, read, strict=True)))
         results = [values[o] for o in node.body.outputs]
         carry, ys[t] = results[: node.carries], results[node.carries :]
     stacked = []

@@ -13,7 +13,7 @@ from symgrad.graph.nodes import Input, Node
 from symgrad.graph.shapes import concatenate
 from symgrad.graph.streams import as_number, dropout
 from symgrad.nn.layers import Layer, Sequential
-from symgrad.nn.recurrent import Carry, Recurrent, as_sequences
+from symgrad.nn.recurrent import Carry, Recurrent, as_sequences, one_each
 
 
 class Bidirectional(Layer):
@@ -61,21 +61,26 @@ class Bidirectional(Layer):
         lengths: ArrayLike | None = None,
         reverse: bool = False,
         truncate: int | None = None,
+        checkpoint: int | str | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of both: ys (*rows, T, 2 units), and both carries; see `Recurrent.run`.
 
         Args:
-            x, lengths, truncate: as there. With lengths, backward begins at each row's last step.
+            x, lengths, truncate, checkpoint: as there; both share a budget. With lengths, backward
+                begins at each row's last step.
             initial: two carries.
             reverse: let the two change their directions.
         """
         node = as_sequences(self, x)
         with self._building(node):
-            first, second = (None, None) if initial is None else initial
+            first, second = (
+                (None, None) if initial is None else one_each(self, "initial", initial, 2)
+            )
             for layer in (self.forward, self.backward):
                 layer.prefix = f"{self.name}/"
-            there, after = self.forward.run(node, first, lengths, reverse, truncate)
-            back, before = self.backward.run(node, second, lengths, not reverse, truncate)
+            how = truncate, checkpoint
+            there, after = self.forward.run(node, first, lengths, reverse, *how)
+            back, before = self.backward.run(node, second, lengths, not reverse, *how)
             result = concatenate([there, back], axis=-1)
         self._calls[result] = node
         return result, (after, before)
@@ -134,7 +139,8 @@ class Stacked(Sequential):
         node = as_node(x)
         with self._building(node):
             after = []
-            for k, (layer, own) in enumerate(zip(self._steppers(), carry, strict=True)):
+            carries = one_each(self, "carry", carry, len(self.layers))
+            for k, (layer, own) in enumerate(zip(self._steppers(), carries, strict=True)):
                 own, node = layer.step(own, self._dropped(node) if k else node)
                 after.append(own)
         return tuple(after), node
@@ -145,15 +151,24 @@ class Stacked(Sequential):
         initial: Carry = None,
         lengths: ArrayLike | None = None,
         truncate: int | None = None,
+        checkpoint: int | str | None = None,
     ) -> tuple[Node, Carry]:
-        """All steps of all layers, one layer after the other; see `Recurrent.run`."""
+        """All steps of all layers, one layer after the other; see `Recurrent.run`.
+
+        All layers share a budget of memory, `checkpoint="64 MB"`.
+        """
         node = result = as_sequences(self, x)
         with self._building(node):
-            starts = (None,) * len(self.layers) if initial is None else initial
+            count = len(self.layers)
+            starts = (
+                (None,) * count if initial is None else one_each(self, "initial", initial, count)
+            )
             after = []
             for k, (layer, own) in enumerate(zip(self.layers, starts, strict=True)):
                 below = self._dropped(result) if k else result
-                result, last = layer.run(below, own, lengths, truncate=truncate)
+                result, last = layer.run(
+                    below, own, lengths, truncate=truncate, checkpoint=checkpoint
+                )
                 after.append(last)
         self._calls[result] = node
         return result, tuple(after)

@@ -23,15 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from symgrad.graph.contractions import matmul
-from symgrad.graph.dims import Shape
+from symgrad.graph.dims import Shape, same, show
 from symgrad.graph.dtypes import DEFAULT, DTypeLike, is_float
 from symgrad.graph.elementwise import sigmoid, tanh
-from symgrad.graph.errors import ShapeError
+from symgrad.graph.errors import ShapeError, SymgradError
 from symgrad.graph.leaves import ArrayLike, Init, as_node, cast, zeros
 from symgrad.graph.nodes import Input, Node, describe
 from symgrad.graph.scanning import scan
 from symgrad.graph.shapes import moveaxis, split
 from symgrad.graph.streams import as_number
+from symgrad.graph.structure import flatten, outline
 from symgrad.init import Sizes, glorot_uniform, orthogonal
 from symgrad.nn.layers import Function, Layer, as_floats, checked_count, checked_function
 
@@ -96,6 +97,7 @@ class Recurrent(Layer):
     def step(self, carry: Carry, x: ArrayLike) -> tuple[Carry, Node]:
         """One step: from the carry and x[t] (*rows, n) to the next carry and y[t]."""
         features = as_floats(self, as_node(x), axes=1)
+        _check_carry(self, "carry", carry, self.start())
         with self._building(features):
             return self._step(carry, features)
 
@@ -109,22 +111,29 @@ class Recurrent(Layer):
         lengths: ArrayLike | None = None,
         reverse: bool = False,
         truncate: int | None = None,
+        checkpoint: int | str | None = None,
     ) -> tuple[Node, Carry]:
         """All steps of `x`: ys of every step, and the carry after the last one.
 
         Args:
             x:       (*rows, T, n).
             initial: the carry before the first step, in the structure of `start`; default zeros.
-            lengths: integers (B,), see the module; truncate: see `sg.scan`.
+            lengths: integers (B,), see the module.
+            truncate, checkpoint: see `sg.scan`. checkpoint="64 MB" bounds what derivatives keep.
             reverse: begin at x[T-1]; y[t] still belongs to x[t].
         Returns: ys (*rows, T, units), carry.
         Raises: ShapeError when `x` has no axis of time, or the carry has another shape.
         """
         node = as_sequences(self, x)
         with self._building(node):
-            carry = self.start(node.shape[:-2], node.dtype) if initial is None else initial
+            carry = self.start(node.shape[:-2], node.dtype)
+            if initial is not None:
+                _check_carry(self, "initial", initial, carry, shapes=True)
+                carry = initial
+            if lengths is not None:
+                lengths = _per_row(self, node, lengths)
             last, ys = scan(
-                self.step, carry, moveaxis(node, -2, 0), reverse, truncate=truncate, lengths=lengths
+                self.step, carry, moveaxis(node, -2, 0), reverse, truncate, lengths, checkpoint
             )
             result = moveaxis(ys, 0, -2)
         self._calls[result] = node
@@ -313,3 +322,49 @@ def as_sequences(layer: Layer, x: ArrayLike) -> Node:
             f"  {describe(node)}\n  Features of one number: x[..., None]."
         )
     return node if is_float(node.dtype) else cast(node, DEFAULT)
+
+
+def _check_carry(
+    layer: Layer, asked: str, given: Carry, start: Carry, shapes: bool = False
+) -> None:
+    """Raises: SymgradError when a carry has another structure than `start`, ShapeError likewise."""
+    if outline(given) != outline(start):
+        raise SymgradError(
+            f"{layer.name}: {asked}: a carry of another structure\n  asked  {outline(start)}\n"
+            f"  got    {outline(given)}\n  Give what `start` returns, or what `run` and `step` do."
+        )
+    if not shapes:
+        return
+    for own, node in zip(flatten(start)[0], flatten(given, asked)[0], strict=True):
+        if own.ndim != node.ndim or any(
+            same(a, b) is False for a, b in zip(own.shape, node.shape, strict=True)
+        ):
+            raise ShapeError(
+                f"{layer.name}: {asked}: a carry of another shape\n  asked  {show(own.shape)}\n"
+                f"  got    {describe(node)}\n  Its rows are those of x, its features the units."
+            )
+
+
+def _per_row(layer: Layer, x: Node, lengths: ArrayLike) -> Node:
+    """Raises: ShapeError unless there is a length for each row of x."""
+    n = as_node(lengths)
+    if x.ndim < 3 or n.ndim != 1 or same(x.shape[0], n.shape[0]) is False:
+        raise ShapeError(
+            f"{layer.name}: lengths: needs x (B, T, n) and one length a row, (B,)\n"
+            f"  {describe(x)}\n  {describe(n)}\n"
+            "  One sequence (T, n) has no lengths: slice it, x[:n], or make it a row, x[None]."
+        )
+    return n
+
+
+def one_each(layer: Layer, asked: str, given: Carry, parts: int) -> tuple[Carry, ...]:
+    """The carries of the layers inside another one.
+
+    Raises: SymgradError unless there is one for each.
+    """
+    if not isinstance(given, (tuple, list)) or len(given) != parts:
+        raise SymgradError(
+            f"{layer.name}: {asked}: needs a tuple of {parts} carries, one for each layer inside, "
+            f"got {outline(given)}\n  Give what `run` returned, or what `start` of each returns."
+        )
+    return tuple(given)

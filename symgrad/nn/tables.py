@@ -59,24 +59,25 @@ class Summary:
 
     def _lines(self) -> list[tuple[str, ...]]:
         body = [
-            (printable(r.name), show(r.shape), *map(_told, (r.parameters, r.flops, r.bytes)))
+            (printable(r.name), show(r.shape), *map(_count_text, (r.parameters, r.flops, r.bytes)))
             for r in self.rows
         ]
-        total = ("total", "", *map(_told, (self.parameters, self.cost.flops, self.cost.bytes)))
+        counts = map(_count_text, (self.parameters, self.cost.flops, self.cost.bytes))
+        total = ("total", "", *counts)
         return [("layer", "output", "parameters", "flops", "bytes"), *body, total]
 
     def __str__(self) -> str:
-        lines = self._lines()
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = self._lines()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        told = [
+        lines = [
             "  ".join(
                 cell.ljust(w) if k < 2 else cell.rjust(w)
                 for k, (cell, w) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
-            for line in lines
+            for line in rows
         ]
-        return "\n".join([told[0], rule, *told[1:-1], rule, told[-1]])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def _repr_html_(self) -> str:
         head, *body, total = self._lines()
@@ -92,8 +93,8 @@ def summary(
 ) -> Summary:
     """A table of the layers of a model or of an expression: shapes, parameters, flops, bytes.
 
-    A model is told as it was called last, one row per layer and verb. An expression is cut where it
-    is contracted with parameters, as pictures cut it. The rows share no work: they add up to the
+    A model is shown as it was called last, one row per layer and verb. An expression is cut where
+    it is contracted with parameters, as pictures cut it. The rows share no work: they add up to the
     totals, which are those of `sg.cost`.
 
     Args:
@@ -141,11 +142,11 @@ def summary(
     return Summary(tuple(rows), _numbers(every), bytes_of, cost(outputs, known))
 
 
-Part = tuple[str, Node, list[Node]]
+Section = tuple[str, Node, list[Node]]
 
 
 # -- parts of a model ------------------------------------------------------------------------------
-def _called(model: Layer, x: Node, y: Node) -> Iterator[Part]:
+def _called(model: Layer, x: Node, y: Node) -> Iterator[Section]:
     """For each layer and verb inside: its name, its result, and the nodes from x to it."""
     if not isinstance(model, Sequential):
         yield model.name, y, _between(x, y)
@@ -177,13 +178,13 @@ def _between(x: Node, y: Node) -> list[Node]:
 
 
 # -- parts of an expression ------------------------------------------------------------------------
-def _cut(outputs: Sequence[Node]) -> list[Part]:
+def _cut(outputs: Sequence[Node]) -> list[Section]:
     """An expression cut into its layers, each named by its parameters."""
     structure = structure_of(outputs)
     groups: dict[int, list[Node]] = {}
     for node in toposort(outputs):
         groups.setdefault(structure.layer.get(node, 0), []).append(node)
-    parts: list[Part] = []
+    parts: list[Section] = []
     for number in sorted(groups):
         nodes = groups[number]
         computed = [n for n in nodes if not isinstance(n, (Input, Constant))]
@@ -224,7 +225,7 @@ def _known(shape: Shape, dims: Mapping[Dim | str, int]) -> Shape:
     return tuple(int(e) if e.is_Integer else e for e in known)
 
 
-def _told(count: Count) -> str:
+def _count_text(count: Count) -> str:
     return f"{count:,}" if isinstance(count, int) else printable(str(count))
 
 

@@ -1,7 +1,8 @@
 """Data for training: checked against the leaves, converted once, never written.
 
 Arrays of the leaf's own dtype are used where they lie, so a memory-mapped file is read row by row
-as training goes; any other dtype is converted as a whole, in memory.
+as training goes; any other dtype is converted as a whole, in memory. A list of arrays whose extents
+differ stays a list: see `ragged`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from symgrad.graph.binding import converted
-from symgrad.graph.dims import Dim, listed, printable, quoted, show
+from symgrad.graph.dims import Dim, listed, printable, quoted, show, values
 from symgrad.graph.errors import DataError, DataShapeError, LeafError
 from symgrad.graph.nodes import Input, Node, describe
+from symgrad.train.orders import Orders, RaggedOrders
+from symgrad.train.ragged import Extents, Ragged, extents_of, ragged
 
 Array = npt.NDArray[Any]
+#: Rows that are computed at a time unless told otherwise, where nothing is trained.
+EVALUATION_ROWS = 1024
+#: The same where rows differ in extents: each stands for many elements.
+EVALUATION_SEQUENCES = 64
 #: Arrays by name or by leaf. A Mapping is invariant in its keys, so `str | Node` would refuse both.
 Data = Mapping[Any, Any]
 
@@ -28,19 +35,38 @@ class Bound:
     """Checked data.
 
     Fields:
-        rows:  per row input its array, all of length n.
-        whole: per other input its array.
-        n:     number of rows.
+        rows:    per row input its array, all of length n, or its rows where their extents differ.
+        whole:   per other input its array.
+        n:       number of rows.
+        extents: of every row; None where all rows agree.
     """
 
-    rows: dict[Input, Array]
+    rows: dict[Input, Array | Ragged]
     whole: dict[Input, Array]
     n: int
+    extents: Extents | None = None
 
-    def batch(self, start: int, stop: int) -> dict[str, Array]:
-        """Some rows, and what is whole, by name."""
-        parts = {leaf.name: array[start:stop] for leaf, array in self.rows.items()}
+    def batch(self, rows: Any) -> dict[str, Array]:
+        """Some rows, numbered by an array or a slice, and what is whole, by name."""
+        parts = {leaf.name: self._taken(leaf, rows) for leaf in self.rows}
         return parts | {leaf.name: array for leaf, array in self.whole.items()}
+
+    def _taken(self, leaf: Input, rows: Any) -> Array:
+        own = self.rows[leaf]
+        if not isinstance(own, Ragged):
+            part: Array = own[rows]
+            return part
+        assert self.extents is not None
+        extents = values(leaf.shape[1:], self.extents.of(rows))
+        return own.padded(np.arange(self.n)[rows], extents)
+
+    def orders(
+        self, batch_size: int, shuffle: bool = False, seed: int = 0, by_size: bool = False
+    ) -> Orders:
+        """The order of the rows in each epoch; `by_size`: rows of like extents share a batch."""
+        if self.extents is None:
+            return Orders(self.n, shuffle, seed)
+        return RaggedOrders(self.extents.numbers, batch_size, shuffle, seed, by_size)
 
 
 def bind(
@@ -58,11 +84,9 @@ def bind(
         data.
     """
     given = _by_name(asked, data, inputs, known)
-    arrays = {leaf: converted(leaf, given[leaf.name]) for leaf in inputs}
-    for leaf, array in arrays.items():
-        _check_shape(asked, leaf, array)
+    arrays = {leaf: _array(asked, leaf, given[leaf.name], batch) for leaf in inputs}
     rows = {leaf: a for leaf, a in arrays.items() if leaf.shape and leaf.shape[0] == batch}
-    whole = {leaf: a for leaf, a in arrays.items() if leaf not in rows}
+    whole = {x: a for x, a in arrays.items() if x not in rows and not isinstance(a, Ragged)}
     lengths = {leaf: len(array) for leaf, array in rows.items()}
     if len(set(lengths.values())) > 1:
         lines = "\n".join(f"  {printable(repr(x.name))}: {n} rows" for x, n in lengths.items())
@@ -75,7 +99,20 @@ def bind(
     if rows and n == 0:
         names = ", ".join(printable(repr(x.name)) for x in rows)
         raise DataError(f"{asked}: the data are empty: {names} with 0 rows. Give at least one row.")
-    return Bound(rows, whole, n)
+    if not any(isinstance(array, Ragged) for array in rows.values()):
+        return Bound(rows, whole, n)
+    return Bound(rows, whole, n, extents_of(asked, rows, whole, batch))
+
+
+def _array(asked: str, leaf: Input, given: Any, batch: Dim) -> Array | Ragged:
+    """The value of a leaf, checked."""
+    if leaf.shape and leaf.shape[0] == batch:
+        rows = ragged(asked, leaf, given)
+        if rows is not None:
+            return rows
+    array = converted(leaf, given)
+    _check_shape(asked, leaf, array)
+    return array
 
 
 def _check_shape(asked: str, leaf: Input, array: Array) -> None:
@@ -109,24 +146,29 @@ def check_batch_size(asked: str, batch_size: int, n: int) -> int:
     return int(batch_size)
 
 
+def rows_at_a_time(asked: str, batch_size: int | None, bound: Bound) -> int:
+    """Rows that are computed together where nothing is trained: at most all of them."""
+    usual = EVALUATION_ROWS if bound.extents is None else EVALUATION_SEQUENCES
+    size = usual if batch_size is None else batch_size
+    return check_batch_size(asked, min(size, bound.n) if is_count(size) else size, bound.n)
+
+
 def is_count(value: object) -> bool:
     """Whether it is an integer of at least 0."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return integer and int(value) >= 0  # type: ignore[call-overload]
 
 
-def not_finite(rows: Sequence[int], arrays: Mapping[Input, Array]) -> list[str]:
+def not_finite(rows: Sequence[int], arrays: Mapping[Input, Array | Ragged]) -> list[str]:
     """For each float input that has NaN or infinities in these rows, a line saying where."""
     lines = []
     for leaf, array in arrays.items():
         if array.dtype.kind == "f":
-            part = array[np.asarray(rows)]
-            bad = ~np.isfinite(part.reshape(len(part), -1)).all(axis=1)
-            if bad.any():
-                first = np.asarray(rows)[bad][:5].tolist()
+            bad = [row for row in rows if not np.isfinite(array[row]).all()]
+            if bad:
                 lines.append(
-                    f"  {printable(repr(leaf.name))} is not finite in {int(bad.sum())} of this "
-                    f"batch's rows: {', '.join(map(str, first))}{', ..' if bad.sum() > 5 else ''}"
+                    f"  {printable(repr(leaf.name))} is not finite in {len(bad)} of this "
+                    f"batch's rows: {', '.join(map(str, bad[:5]))}{', ..' if len(bad) > 5 else ''}"
                 )
     return lines
 

@@ -89,6 +89,8 @@ class _Part:
 class Run:
     """Epochs of a program over `n` rows: call `advance` until `epoch` reaches the number wanted.
 
+    The order of the rows follows from shuffle and seed, unless `orders` gives it.
+
     Fields:
         epoch: whole epochs done in this run.
         start: row at which the next batch begins; 0 between epochs.
@@ -109,13 +111,14 @@ class Run:
         seed: int = 0,
         first_epoch: int = 0,
         pace: float = 0.0,
+        orders: Orders | None = None,
     ) -> None:
         self.program, self.rows, self.batch_size = program, n, batch_size
         self.steps_per_epoch = -(-n // batch_size)
         self.sums = np.zeros((epochs, program.outputs))
         self.epoch = self.start = self.steps = 0
         self.failure = Failure()
-        self._orders = Orders(n, shuffle, seed)
+        self._orders = Orders(n, shuffle, seed) if orders is None else orders
         self._first_epoch = first_epoch
         self.pace = pace
         self._seconds = max(
@@ -155,10 +158,11 @@ class Run:
         """What comes next, at most `limit` steps: whole epochs where it can be."""
         whole, rests = divmod(self.rows, self.batch_size)
         done = self.start // self.batch_size
-        if not done and limit >= self.steps_per_epoch:
+        alike = self._orders.alike(self._first_epoch + self.epoch, done)
+        if alike is None and not done and limit >= self.steps_per_epoch:
             epochs = min(limit // self.steps_per_epoch, until - self.epoch)
             return _Part(epochs, whole, min(rests, 1))
-        steps = min(limit, self.steps_per_epoch - done)
+        steps = min(limit, self.steps_per_epoch - done, alike or limit)
         batches = min(steps, whole - done)
         return _Part(1, batches, steps - batches)
 
@@ -191,3 +195,12 @@ class Run:
         fitting = self._seconds / max(self.pace * self.batch_size, 1e-9)
         self._chunk = max(1, int(min(fitting, 8.0 * self._chunk)))
         return self._chunk
+
+
+def share(seconds: Array, spent: float, before: int, run: Run) -> None:
+    """Share the wall time of a chunk among the epochs whose steps it did."""
+    per_step = spent / max(run.steps - before, 1)
+    for epoch in range(before // run.steps_per_epoch, run.epoch + 1):
+        first = max(before, epoch * run.steps_per_epoch)
+        last = min(run.steps, (epoch + 1) * run.steps_per_epoch)
+        seconds[epoch] += per_step * max(last - first, 0)

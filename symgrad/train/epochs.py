@@ -4,6 +4,7 @@
     epoch:  state, sum = step(state, sum, rows),    rows = order[e, s, :],  s = 0 .. S-1
             state, sum = step(state, sum, rows),    rows = rest[e, p, :],   p = 0 .. P-1
     step:   x = X[rows];  state' = updates(state, x);  sum' = sum + |rows| output(state, x)
+            or, with weights of the rows,              sum' = sum + sum(weight(x)) output(state, x)
 
 The state is what the updates change: parameters, the optimiser's state, the step count, and what a
 user carries from batch to batch, which begins anew where an epoch is `fresh`. The last,
@@ -63,7 +64,7 @@ class Epochs:
 
 def make_epochs(
     outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node],
-    reset: Collection[Input] = (),
+    reset: Collection[Input] = (), weight: Node | None = None,
 ) -> Epochs:
     """Write down epochs of a step.
 
@@ -72,19 +73,22 @@ def make_epochs(
         batch:   the dim of the rows: the inputs that lead with it are data.
         updates: leaf -> what it becomes in a step.
         reset:   those of the leaves that have their first values at the start of an epoch.
+        weight:  what a batch counts in the sums, a float64 scalar; default: its rows.
     """
     with provenance("epoch"):
-        return _Writer(outputs, batch, updates, reset).run()
+        return _Writer(outputs, batch, updates, reset, weight).run()
 
 
 class _Writer:
     def __init__(
         self, outputs: Mapping[str, Node], batch: Dim, updates: Mapping[Input, Node],
-        reset: Collection[Input],
+        reset: Collection[Input], weight: Node | None,
     ) -> None:
+        self.weights = () if weight is None else (weight,)
         self.reset = [leaf for leaf in updates if leaf in set(reset)]
         self.outputs, self.updates, self.batch = outputs, updates, batch
-        self.graph = graph = Graph.of([*outputs.values(), *updates, *updates.values()])
+        every = [*outputs.values(), *updates, *updates.values(), *self.weights]
+        self.graph = graph = Graph.of(every)
         taken = {d.name for d in graph.dims}
         self.epochs, self.batches, self.rests, self.rest_rows, self.rows = (
             Dim(_free(name, taken))
@@ -157,11 +161,13 @@ class _Writer:
             leaf: _taken(own, element) if leaf in self.data else own for leaf, own in inner.items()
         }
         n = len(self.updates)
-        wanted = [*self.updates.values(), *self.outputs.values()]
+        wanted = [*self.updates.values(), *self.outputs.values(), *self.weights]
         made = with_dims(wanted, {self.batch: rows}, given)
-        weighed = P[0] + fn.CAST[FLOAT64](P[1]) * rows
+        weighs = made[len(carry) :]
+        weighed = P[0] + fn.CAST[FLOAT64](P[1]) * (P[2] if weighs else rows)
         totals = [
-            map_node(weighed, pair, FLOAT64) for pair in zip(carry[n:], made[n:], strict=True)
+            map_node(weighed, (total, value, *weighs), FLOAT64)
+            for total, value in zip(carry[n:], made[n : len(carry)], strict=True)
         ]
         body = Graph((*carry, element, *inner.values()), (*made[:n], *totals))
         args = (*state, *sums, order, *consts.values())

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from numbers import Real
 
 from symgrad.calculus.vjp import value_and_grad
 from symgrad.graph.arithmetic import add, maximum, square
 from symgrad.graph.dims import Dim, free_dims, same, show
-from symgrad.graph.dtypes import DEFAULT, is_float
+from symgrad.graph.dtypes import DEFAULT, FLOAT64, is_float
 from symgrad.graph.elementwise import sqrt
 from symgrad.graph.errors import DTypeError, LeafError, ShapeError, SymgradError
 from symgrad.graph.graph import Graph
@@ -39,8 +39,9 @@ class Objective:
         state:      those of the updates that only carry something to the next step; an epoch
                     starts with their first values.
         trained:    the parameters that move.
-        leaves:     every leaf of outputs and updates, in order of first use.
+        leaves:     every leaf of outputs, updates and weight, in order of first use.
         batch:      the dim of the rows.
+        weight:     what a batch counts in means, a float64 scalar; None: its rows.
     """
 
     outputs: dict[str, Node]
@@ -50,6 +51,12 @@ class Objective:
     trained: tuple[Input, ...]
     leaves: tuple[Input, ...]
     batch: Dim
+    weight: Node | None = None
+
+    @property
+    def measured(self) -> list[Node]:
+        """What figures of a batch are made of: outputs, and what they count."""
+        return [*self.outputs.values(), *([] if self.weight is None else [self.weight])]
 
     @property
     def rows(self) -> tuple[Input, ...]:
@@ -77,6 +84,7 @@ def make_objective(
     clip_norm: float | None,
     metrics: Mapping[str, Node],
     state: dict[Input, Node],
+    weight: Node | None = None,
 ) -> Objective:
     """Differentiate the loss and write down one step of training.
 
@@ -105,8 +113,10 @@ def make_objective(
         scale = clip_norm / maximum(norm, clip_norm)
         grads = tuple(g * cast(scale, g.dtype) for g in grads)
     updates = {**optimizer.updates(trained, grads), **state}
-    every = Graph.of([*outputs.values(), norm, *updates, *updates.values()]).inputs
-    return Objective(outputs, norm, updates, state, trained, every, batch)
+    weighed = None if weight is None else _weight(as_node(weight), batch)
+    goal = Objective(outputs, norm, updates, state, trained, (), batch, weighed)
+    every = Graph.of([*goal.measured, norm, *updates, *updates.values()]).inputs
+    return replace(goal, leaves=every)
 
 
 def _is_positive(value: object) -> bool:
@@ -159,6 +169,16 @@ def _mean(name: str, node: Node, batch: Dim, carries: bool) -> Node:
             f"got {show(node.shape)}\n  {describe(node)}\n  Reduce it with mean()."
         )
     return mean(node)
+
+
+def _weight(node: Node, batch: Dim) -> Node:
+    """The sum of what each row counts."""
+    if node.ndim != 1 or not same(node.shape[0], batch):
+        raise ShapeError(
+            f"Trainer: weight must have one number per row, shape ({batch},), such as the lengths "
+            f"of the rows, got {show(node.shape)}\n  {describe(node)}"
+        )
+    return sum(cast(node, FLOAT64))
 
 
 def _trained(

@@ -58,9 +58,10 @@ class BoundEpochs:
         self.state_bytes = sum(array.nbytes for array in self._spare)
         kept = {leaf.name: array for leaf, array in values.items()}
         rest = bound.n % batch_size or batch_size
-        _, dims = epochs.step({**bound.batch(0, batch_size), **kept})
+        data = bound.batch(slice(batch_size))
+        _, dims = epochs.step({**data, **kept})
         try:
-            epochs.step({**bound.batch(bound.n - rest, bound.n), **kept})
+            epochs.step({**bound.batch(slice(bound.n - rest, bound.n)), **kept})
         except DataShapeError as error:
             if not first or rest == batch_size:
                 raise
@@ -69,20 +70,21 @@ class BoundEpochs:
                 f"{batch_size}: what is carried must fit all.\n"
                 "  Give whole batches only, in the order of the stream (shuffle=False)."
             ) from None
-        data = {leaf.name: array for leaf, array in (*bound.rows.items(), *bound.whole.items())}
-        self._dims = {**dims, epochs.rows: bound.n}
+        if bound.extents is None:
+            data = bound.batch(slice(None))
+        self._dims = {**dims, epochs.rows: batch_size if bound.extents is not None else bound.n}
         order, last = np.zeros((1, 1, batch_size), np.int32), np.zeros((1, 1, rest), np.int32)
         self._shapes = order.shape, last.shape
         given = self._given(order, last, np.zeros((self.outputs, 1)), True)
         names = {leaf.name: array for leaf, array in given.items()}
         self._call = f.prepared({**kept, **data, **names}, self._extents(order, last))
+        self._leaves = {leaf.name: leaf for leaf in f.leaves}
         weakref.finalize(self, f.release, self._call).atexit = False
 
     def run(self, order: Array, rest: Array, begun: Array, fresh: bool) -> tuple[int, Array]:
         """Do steps over rows; when they fail, nothing has changed."""
         f, call = self.f, self._call
-        given = self._given(order, rest, begun, fresh)
-        f.rebind(call, given, self._extents(order, rest), self._spare)
+        self._rebind(order, rest, begun, fresh)
         with one_blas_thread(), subnormals_flushed():
             status = call.run()
         n = len(self._spare)
@@ -97,17 +99,40 @@ class BoundEpochs:
                 self._spare[k], self.values[leaf] = self.values[leaf], self._spare[k]
         return status, sums
 
+    def _rebind(self, order: Array, rest: Array, begun: Array, fresh: bool) -> None:
+        """Prepare a run over these rows."""
+        data: dict[Input, Array] = {}
+        if self.bound.extents is not None:
+            data, order, rest = self._padded(order, rest)
+        given = {**data, **self._given(order, rest, begun, fresh)}
+        self.f.rebind(self._call, given, self._extents(order, rest), self._spare)
+
+    def _padded(self, order: Array, rest: Array) -> tuple[dict[Input, Array], Array, Array]:
+        """Rows of like extents as data of their own, and where they stand in them."""
+        rows = np.append(order, rest)
+        parts = self.bound.batch(rows)
+        places = np.arange(len(rows), dtype=np.int32)
+        size = order.shape[-1] if order.size else rest.shape[-1]
+        kept = {leaf.name: array for leaf, array in self.values.items()}
+        own = {leaf.name for leaf in self.bound.rows}
+        one = {name: part[:size] if name in own else part for name, part in parts.items()}
+        _, dims = self.epochs.step({**one, **kept})
+        self._dims = {**dims, self.epochs.rows: len(rows)}
+        data = {self._leaves[name]: parts[name] for name in own if name in self._leaves}
+        whole, last = places[: order.size].reshape(order.shape), places[order.size :]
+        return data, whole, last.reshape(rest.shape)
+
     def report(self) -> Report:
         """What the kernels of some steps do, and how fast; changes nothing."""
         from codegen.reporting import make_report
 
         n, (_, _, size), (_, _, rest) = self.bound.n, *self._shapes
         whole, rows = n // size, np.arange(n, dtype=np.int32)
-        steps = min(whole, REPORTED)
+        alike = self.bound.extents is None  # else one batch, with extents of its own
+        steps = min(whole, REPORTED if alike else 1)
         order = rows[: steps * size].reshape(1, steps, size)
-        last = rows[n - rest :].reshape(1, 1, rest)[:, : int(whole * size < n)]
-        given = self._given(order, last, np.zeros((self.outputs, 1)), True)
-        self.f.rebind(self._call, given, self._extents(order, last), self._spare)
+        last = rows[n - rest :].reshape(1, 1, rest)[:, : int(alike and whole * size < n)]
+        self._rebind(order, last, np.zeros((self.outputs, 1)), True)
         dims = dict(zip(self.f.dims, map(int, self._call.dims), strict=False))
         return make_report(self.f, self._call.arrays, dims, "", subnormals_flushed)
 

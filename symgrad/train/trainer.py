@@ -25,13 +25,14 @@ from symgrad.optim import Optimizer
 from symgrad.train import checkpoint
 from symgrad.train.callbacks import Callback, Listener, listeners_of
 from symgrad.train.carried import checked_state, first_value
-from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count
-from symgrad.train.driver import Run, Stop
+from symgrad.train.data import Bound, Data, bind, check_batch_size, is_count, rows_at_a_time
+from symgrad.train.driver import Run, Stop, share
 from symgrad.train.epochs import Epochs, make_epochs
 from symgrad.train.failures import not_measured, stopped
 from symgrad.train.history import EpochRecord, History
 from symgrad.train.interruption import interruptions
 from symgrad.train.objective import Objective, make_objective
+from symgrad.train.prediction import predicted
 from symgrad.train.programs import BoundEpochs
 from symgrad.train.progress import progress_bar
 
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Measure = Callable[[], dict[str, float]]
-#: Rows that `evaluate` and `predict` compute at a time unless told otherwise.
-EVALUATION_ROWS = 1024
 
 
 class Trainer:
@@ -63,9 +62,16 @@ class Trainer:
         state:     {leaf: expression}: inputs or parameters that carry something from each minibatch
                    to the next, such as the hidden state of a recurrence over a long stream. An
                    epoch begins with zeros, or with a parameter's initial value. See `carried`.
+        weight:    what each row counts in the means that are reported, shape (B,); default 1. Where
+                   loss and metrics are means over words, the lengths of the rows.
 
     Losses and metrics are reported as means weighted by rows. Inputs that lead with the batch dim
     are data, one row per example; any other input is passed whole.
+
+    Rows may differ in extents: sentences, say. Give a list of arrays for an input such as (B, T)
+    with T = dim("T"). Each batch is padded with zeros to its own longest row, and rows of like size
+    share a batch where they are shuffled or measured. Let the loss leave out the padding: by
+    lengths, as in `sg.nn.LSTM(..).run(x, lengths=..)` and `sg.nn.sequence_cross_entropy`.
 
     Raises: SymgradError and its kinds where loss, parameters or options cannot work.
 
@@ -92,6 +98,7 @@ class Trainer:
         seed: int = 0,
         on_nan: str = "raise",
         state: Mapping[Input, Node] | None = None,
+        weight: Node | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             got = "none" if optimizer is None else type(optimizer).__name__
@@ -106,7 +113,7 @@ class Trainer:
         self.optimizer, self.clip_norm = optimizer, clip_norm
         self.target, self.threads, self.seed, self.on_nan = target, threads, int(seed), on_nan
         self.objective: Objective = make_objective(
-            loss, optimizer, wrt, clip_norm, metrics or {}, checked_state(state)
+            loss, optimizer, wrt, clip_norm, metrics or {}, checked_state(state), weight
         )
         self.epoch = 0
         self._records: list[EpochRecord] = []
@@ -163,11 +170,13 @@ class Trainer:
         """Train for a number of epochs; a further call continues where this one ended.
 
         Args:
-            data:       arrays by name or leaf. Memory-mapped files of the leaf's dtype are read as
-                        training goes.
+            data:       arrays by name or leaf, lists of arrays where rows differ in extents.
+                        Memory-mapped files of the leaf's dtype are read as training goes.
             epochs:     passes over the data.
             batch_size: rows per step, at most as many as there are; the last batch may be smaller.
-            shuffle:    a new order of rows in every epoch, made of seed and epoch.
+            shuffle:    a new order of rows in every epoch, made of seed and epoch. Rows of
+                        different extents are put together by size first, then the batches are
+                        shuffled; with False, all are taken as they stand.
             validation: data on which loss and metrics are computed after every epoch.
             callbacks:  called after every epoch with its EpochRecord; one that returns True or
                         "stop" ends training. See `EarlyStopping`, `Checkpoint` and `CsvLog`.
@@ -193,7 +202,8 @@ class Trainer:
             measure()  # what is wrong with these data is said before the first epoch
         run = Run(
             self._bound("train", bound, size), bound.n, epochs=int(epochs), batch_size=size,
-            shuffle=shuffle, seed=self.seed, first_epoch=self.epoch, pace=self._pace,
+            first_epoch=self.epoch, pace=self._pace,
+            orders=bound.orders(size, bool(shuffle), self.seed, by_size=bool(shuffle)),
         )
         first = len(self._records)
         informed = [listener for listener in listeners if isinstance(listener, Callback)]
@@ -223,7 +233,7 @@ class Trainer:
                 before, began = run.steps, time.perf_counter()
                 seen = run.epoch
                 status = run.advance(seen + 1 if one_by_one else epochs)
-                _share(seconds, time.perf_counter() - began, before, run)
+                share(seconds, time.perf_counter() - began, before, run)
                 for k in range(seen, run.epoch):
                     record = self._record(run, k, seconds[k], bound, measure)
                     if any([listener(record) in (True, "stop") for listener in listeners]):
@@ -242,14 +252,12 @@ class Trainer:
     ) -> EpochRecord:
         """Enter epoch `k` of a run, which may be a part of one."""
         rows = bound.n if k < run.epoch else run.start
-        names = list(self.objective.outputs)
-        *measured, norm = (run.sums[k] / rows).tolist()
-        means = dict(zip(names, measured, strict=True))
+        means, norm = self._means(run.sums[k], rows)
         self.epoch += 1
         record = EpochRecord(
             epoch=self.epoch,
             loss=means["loss"],
-            metrics={name: means[name] for name in names if name != "loss"},
+            metrics={name: means[name] for name in self.objective.outputs if name != "loss"},
             gradient_norm=norm,
             validation={},
             seconds=float(seconds),
@@ -260,6 +268,14 @@ class Trainer:
         if measure is not None:  # a failure here leaves the epoch that was trained in the history
             record = self._records[-1] = replace(record, validation=measure())
         return record
+
+    def _means(self, sums: Array, rows: int) -> tuple[dict[str, float], float]:
+        """Sums of an epoch as means of loss and metrics, and the last of them on its own."""
+        goal = self.objective
+        counts = rows if goal.weight is None else sums[len(goal.outputs)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = (sums / counts).tolist()
+        return dict(zip(goal.outputs, means, strict=False)), means[-1]
 
     def _progress_text(self, last: int) -> str:
         if not self._records:
@@ -281,27 +297,29 @@ class Trainer:
         bound = self._bound_to_measure("evaluate", data)
         if batch_size is None and self.objective.state and self._size:
             batch_size = self._size  # what is carried was made for as many rows
-        return self._measure("evaluate", bound, _rows_at_a_time("evaluate", batch_size, bound.n))()
+        return self._measure("evaluate", bound, rows_at_a_time("evaluate", batch_size, bound))()
 
     def _bound_to_measure(self, asked: str, data: Data) -> Bound:
         """Data for loss and metrics; what only updates read may be among them."""
         goal = self.objective
-        read = inputs([*goal.outputs.values(), *goal.state.values()])
+        read = inputs([*goal.measured, *goal.state.values()])
         own = [x for x in read if x not in goal.state]
         return bind(asked, data, own, goal.batch, goal.inputs)
 
     def _measure(self, asked: str, bound: Bound, batch_size: int) -> Measure:
         """A function that computes loss and metrics on checked data, for whom `asked` names."""
         size = min(batch_size, bound.n)
-        run = Run(self._bound("evaluate", bound, size), bound.n, epochs=1, batch_size=size)
+        run = Run(
+            self._bound("evaluate", bound, size), bound.n, epochs=1, batch_size=size,
+            orders=bound.orders(size, by_size=not self.objective.state),
+        )
 
         def measure() -> dict[str, float]:
             run.restart()
             while run.epoch < 1:
                 if run.advance(1) != Stop.DONE:
                     raise not_measured(asked, run.failure)
-            means = (run.sums[0] / bound.n).tolist()
-            return dict(zip(self.objective.outputs, means, strict=True))
+            return self._means(run.sums[0], bound.n)[0]
 
         return measure
 
@@ -313,7 +331,8 @@ class Trainer:
             data:       arrays for its inputs; those of the loss that it does not read are ignored.
             batch_size: rows computed at a time.
         Returns: arrays in the structure of `expr`. What leads with the batch dim has a row for each
-            row of the data. Where something else is asked for, all rows are computed together.
+            row of the data, in a list where the rows differ in extents. Where something else is
+            asked for, all rows are computed together.
         """
         outputs, rebuild = flatten(expr, "predict")
         leaves = [x for x in Graph.of(outputs).inputs if not x.is_supplied]
@@ -333,21 +352,12 @@ class Trainer:
         if key not in self._predictions:
             self._predictions[key] = self._compiled(outputs)
         f = self._predictions[key]
-        fixed = {x.name: v for x, v in bound.whole.items()}
-        fixed |= {x.name: self._values[x] for x in leaves if x.kind != "input"}
+        fixed = {x.name: self._values[x] for x in leaves if x.kind != "input"}
         per_row = all(e.shape and e.shape[0] == batch for e in outputs)
         if not bound.rows or not per_row:
-            parts = [f(**fixed, **{x.name: v for x, v in bound.rows.items()})]
-        else:
-            size = _rows_at_a_time("predict", batch_size, bound.n)
-            parts = [
-                f(**fixed, **{x.name: v[k : k + size] for x, v in bound.rows.items()})
-                for k in range(0, bound.n, size)
-            ]
-        joined = parts[0]
-        if len(parts) > 1:
-            joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-        return rebuild(joined)
+            return rebuild(f(**{**bound.batch(slice(None)), **fixed}))
+        size = rows_at_a_time("predict", batch_size, bound)
+        return rebuild(predicted(f, outputs, bound, fixed, size))
 
     # -- programs ----------------------------------------------------------------------------------
     @property
@@ -382,10 +392,12 @@ class Trainer:
         if key not in self._programs:
             goal, train = self.objective, key == "train"
             outputs = dict(goal.outputs)
-            if train:  # named as no metric is
+            if goal.weight is not None:  # named as no metric is
+                outputs["".join(outputs) + " weight"] = as_node(1.0)
+            if train:
                 outputs["".join(outputs) + " gradient norm"] = goal.norm
             updates = goal.updates if train else goal.state
-            epochs = make_epochs(outputs, goal.batch, updates, goal.state)
+            epochs = make_epochs(outputs, goal.batch, updates, goal.state, goal.weight)
             f = self._compiled(epochs.outputs, training=train)
             self._programs[key] = (epochs, f)
         return self._programs[key]
@@ -435,6 +447,7 @@ class Trainer:
         optimizer: Optimizer | None = None,
         metrics: Mapping[str, Node] | None = None,
         state: Mapping[Input, Node] | None = None,
+        weight: Node | None = None,
     ) -> Trainer:
         """The trainer that `save` wrote, over the same loss: `fit` goes on bit for bit.
 
@@ -443,7 +456,7 @@ class Trainer:
             loss:      the expression that was trained; its leaves must have the same names, shapes
                        and dtypes.
             optimizer: needed only where its learning rate is an expression.
-            metrics, state: as for Trainer; they are not in the file.
+            metrics, state, weight: as for Trainer; they are not in the file.
         Raises: DataError for a file that is damaged or something else, LeafError when the leaves
             differ.
         """
@@ -467,7 +480,9 @@ class Trainer:
                 f"load: the loss has no parameter {', '.join(map(printable, missing))}, "
                 f"which {os.fspath(path)} trains."
             )
-        trainer = cls(loss, chosen, wrt, metrics=metrics, state=state, **settings)
+        trainer = cls(
+            loss, chosen, wrt, metrics=metrics, state=state, weight=weight, **settings
+        )
         own = [(leaf.name, str(leaf.dtype), checkpoint.sizes(leaf)) for leaf in trainer._values]
         if set(own) != set(stored):
             raise LeafError(checkpoint.difference(os.fspath(path), own, stored))
@@ -475,18 +490,3 @@ class Trainer:
             value[...] = arrays[leaf.name]
         trainer.epoch, trainer._records = epoch, history
         return trainer
-
-
-def _rows_at_a_time(asked: str, batch_size: int | None, n: int) -> int:
-    """Rows that are computed together where nothing is trained: at most all of them."""
-    size = EVALUATION_ROWS if batch_size is None else batch_size
-    return check_batch_size(asked, min(size, n) if is_count(size) else size, n)
-
-
-def _share(seconds: Array, spent: float, before: int, run: Run) -> None:
-    """Share the wall time of a chunk among the epochs whose steps it did."""
-    per_step = spent / max(run.steps - before, 1)
-    for epoch in range(before // run.steps_per_epoch, run.epoch + 1):
-        first = max(before, epoch * run.steps_per_epoch)
-        last = min(run.steps, (epoch + 1) * run.steps_per_epoch)
-        seconds[epoch] += per_step * max(last - first, 0)

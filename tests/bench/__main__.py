@@ -1,6 +1,7 @@
-"""`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N]`: print one table.
+"""`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N] [--threads N]`.
 
-NAME is a workload, `speed` for all of them in one short table, what grows: `chain`, `layers`,
+Prints one table. NAME is a workload, raced on one thread unless told, `speed` for all of them in
+one short table, what grows: `chain`, `layers`,
 `kernels`, `import`, `compile` for the wait before the first step, `programs` for the memory of one
 more program, `checkpoints` for the memory of a gradient through many steps, `vector_math` for the
 scalar functions, `threads` for the same training on one core and on several (`--threads N`, two
@@ -39,7 +40,12 @@ def main() -> None:
         help=f"comma-separated, of: {', '.join(PEERS)}; those not installed are left out",
     )
     parser.add_argument("--rounds", type=int, default=15, help="blocks of each contestant")
-    parser.add_argument("--threads", type=int, default=2, help="with threads: how many")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of every contestant, on as many cores: 1 unless told; with `threads` 2",
+    )
     parser.add_argument(
         "--prototype",
         metavar="FILE",
@@ -62,7 +68,7 @@ def main() -> None:
         print(vector_math.speeds(arguments.prototype, arguments.rounds))
         return
     if arguments.name == "threads":
-        print(threads.scaling(arguments.only, arguments.threads, arguments.rounds))
+        print(threads.scaling(arguments.only, arguments.threads or 2, arguments.rounds))
         return
     if arguments.name == "loops":
         table, explained = loops.sweep(arguments.only)
@@ -77,9 +83,9 @@ def main() -> None:
     if arguments.name == "programs":
         print(programs(peers))
     elif arguments.name == "speed":
-        print(speed(peers, arguments.rounds))
+        print(speed(peers, arguments.rounds, arguments.threads or 1))
     else:
-        print(race(arguments.name, peers, arguments.rounds))
+        print(race(arguments.name, peers, arguments.rounds, arguments.threads or 1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The process of one contestant: `python -m tests.bench.contestant MODULE WORKLOAD FILE`.
+"""The process of one contestant: `python -m tests.bench.contestant MODULE WORKLOAD FILE THREADS`.
 
 It answers on standard output, one JSON object per line. First it trains one epoch and says so; then
 it trains on to the epoch at which losses are compared; then it times one block of epochs for each
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 
-def main(module: str, workload_name: str, file: str, only_first: bool) -> None:
+def main(module: str, workload_name: str, file: str, threads: str, only_first: bool) -> None:
     """Serve blocks until standard input ends."""
     out = sys.stdout
     sys.stdout = sys.stderr  # what a library prints must not mix with the answers
@@ -25,7 +25,7 @@ def main(module: str, workload_name: str, file: str, only_first: bool) -> None:
 
     from tests.bench import workloads
 
-    workload = workloads.load(workload_name, Path(file))
+    workload = workloads.load(workload_name, Path(file), int(threads))
     contestant = importlib.import_module(f"tests.bench.contestants.{module}")
     start = time.perf_counter()
     train = contestant.run(workload)
@@ -77,4 +77,4 @@ def resident_memory() -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], only_first="--first" in sys.argv)
+    main(*sys.argv[1:5], only_first="--first" in sys.argv)

@@ -1,4 +1,4 @@
-"""Contestants in turn on one core: the blocks of all of them, interleaved."""
+"""Contestants in turn on one core or on several: the blocks of all of them, interleaved."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class Entry:
     Attributes:
         step: median over blocks of the wall time of a step.
         ratio: median over rounds of our step time to this contestant's, in the same round.
-        busy: wall time over CPU time: how contended the core was.
+        busy: wall time over CPU time: on one thread how contended the core was; of n threads that
+            work all the time 1/n.
         compile: from the data to the end of the first epoch, less the time of an epoch.
         cold: from the start of the process to the end of the first epoch, caches empty.
         warm: the same in a second process, with the caches that the first one left.
@@ -90,31 +91,50 @@ class Entry:
     loss: float
 
 
-def race(name: str, peers: Sequence[str], rounds: int = 15) -> str:
+def race(name: str, peers: Sequence[str], rounds: int = 15, threads: int = 1) -> str:
     """Run a workload against the peers that are installed and return the table.
 
     Args:
         name: a workload of `workloads.SPECIFICATIONS`.
         peers: of `PEERS`; one that is not installed is left out and named below the table.
         rounds: blocks of each contestant.
+        threads: of every contestant, on as many cores.
     """
-    entries = measure(name, peers, rounds)
+    entries = measure(name, peers, rounds, threads)
     workload = workloads.make(name)
     spec = workload.specification
     peak, width = fma_peak()
+    peak *= threads
+    each = "one thread" if threads == 1 else f"{threads} threads of each contestant"
     lines = [
-        f"{name}: {spec}, {spec.flops / 1e6:.2f} MFLOP in products per step; core {pin()}, "
-        f"one thread, FMA peak {peak / 1e9:.0f} GFLOP/s ({width} lanes)",
+        f"{name}: {spec}, {spec.flops / 1e6:.2f} MFLOP in products per step; "
+        f"{'core' if threads == 1 else 'cores'} {pin(threads)}, "
+        f"{each}, FMA peak {peak / 1e9:.0f} GFLOP/s ({width} lanes)",
         "",
         *_table(entries, spec.flops, peak),
         "",
+        best_peer(entries),
         _agreement(entries, spec.agree),
     ]
     lines += [f"{peer}: not installed, left out" for peer in peers if not find_spec(peer)]
     return "\n".join(lines)
 
 
-def speed(peers: Sequence[str], rounds: int = 15) -> str:
+def best_peer(entries: Sequence[Entry]) -> str:
+    """Our step and growth beside the best of the others', in words."""
+    own, others = entries[0], [e for e in entries if not e.name.startswith("symgrad")]
+    if not others:
+        return "no peer ran"
+    fast = max(others, key=lambda e: e.ratio)
+    lean = min(others, key=lambda e: e.growth)
+    return (
+        f"best peer {fast.name.replace('_', ' ')}: symgrad takes {fast.ratio:.2f} x its step\n"
+        f"growth of memory after the first epoch: symgrad {own.growth:.1f} MB, "
+        f"the least of the others {lean.growth:.1f} MB ({lean.name.replace('_', ' ')})"
+    )
+
+
+def speed(peers: Sequence[str], rounds: int = 15, threads: int = 1) -> str:
     """Run every workload and return one Markdown table: our step and the peers' over ours."""
     present = [peer for peer in peers if find_spec(peer)]
     lines = [
@@ -122,7 +142,7 @@ def speed(peers: Sequence[str], rounds: int = 15) -> str:
         f"|---|---:|{'---:|' * len(present)}",
     ]
     for name, spec in workloads.SPECIFICATIONS.items():
-        entries = measure(name, present, rounds)
+        entries = measure(name, present, rounds, threads)
         _agreement(entries, spec.agree)
         ratios = {e.name: 1 / e.ratio for e in entries}
         own = [CONTESTANTS[spec.kind][peer] for peer in present]
@@ -133,55 +153,68 @@ def speed(peers: Sequence[str], rounds: int = 15) -> str:
     return "\n".join(lines)
 
 
-def measure(name: str, peers: Sequence[str], rounds: int) -> list[Entry]:
+def measure(name: str, peers: Sequence[str], rounds: int, threads: int = 1) -> list[Entry]:
     """Measure symgrad, and the peers that are installed, on a workload."""
-    workload = workloads.make(name)
+    workload = workloads.make(name, threads)
     modules = CONTESTANTS[workload.specification.kind]
     present = ["symgrad", *(peer for peer in peers if find_spec(peer))]
     contestants = [module for library in present for module in modules[library]]
-    pin()
+    pin(threads)
     for package in ("symgrad", "codegen", "tests/bench"):  # bytecode, as an installation has it
         compileall.compile_dir(ROOT / package, quiet=2)
     with tempfile.TemporaryDirectory(prefix="symgrad-bench-") as folder:
         file = Path(folder) / "workload.npz"
         workloads.save(workload, file)
-        starts = {c: _starts(c, name, file) for c in contestants}
-        return _interleave(contestants, name, file, rounds, starts)
+        starts = {c: _starts(c, workload, file) for c in contestants}
+        return _interleave(contestants, workload, file, rounds, starts)
 
 
-def pin() -> str:
-    """Bind this process, and so its children, to one core where the system lets us."""
+def pin(threads: int = 1) -> str:
+    """Bind this process, and so its children, to so many cores where the system lets us.
+
+    Raises: SystemExit when there are fewer cores: contestants would wait for each other.
+    """
     if not hasattr(os, "sched_setaffinity"):
         return "not pinned"
-    core = max(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    return str(core)
+    cores = sorted(os.sched_getaffinity(0))[-threads:]
+    if len(cores) < threads:
+        raise SystemExit(
+            f"bench: --threads {threads} needs as many cores; this process may use {len(cores)}."
+        )
+    os.sched_setaffinity(0, cores)
+    return ", ".join(map(str, cores))
 
 
-def environment(caches: Path) -> dict[str, str]:
-    """One thread for every library, and caches in this folder."""
-    threads = {
-        f"{library}_NUM_THREADS": "1"
+def environment(caches: Path, threads: int = 1) -> dict[str, str]:
+    """So many threads for every library, and caches in this folder."""
+    counts = {
+        f"{library}_NUM_THREADS": str(threads)
         for library in ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
     }
+    several = "true" if threads > 1 else "false"
     return {
         **os.environ,
-        **threads,
+        **counts,
         "PYTHONPATH": str(ROOT),
         "SYMGRAD_CACHE_DIR": str(caches / "symgrad"),
         "BENCH_JAX_CACHE": str(caches / "jax"),
         "BENCH_PYTENSOR_CACHE": str(caches / "pytensor"),
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        # XLA's pool has as many threads as this process may use cores, see `pin`.
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={several} "
+        f"intra_op_parallelism_threads={threads}",
     }
 
 
-def _spawn(contestant: str, name: str, file: Path, *flags: str) -> subprocess.Popen[str]:
+def _spawn(
+    contestant: str, workload: workloads.Workload, file: Path, *flags: str
+) -> subprocess.Popen[str]:
+    told = [contestant, workload.name, str(file), str(workload.threads), *flags]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.contestant", contestant, name, str(file), *flags],
+        [sys.executable, "-m", "tests.bench.contestant", *told],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment(file.parent),
+        env=environment(file.parent, workload.threads),
         cwd=file.parent,
     )
 
@@ -195,12 +228,12 @@ def _answer(process: subprocess.Popen[str], contestant: str) -> dict[str, Any]:
     return answer
 
 
-def _starts(contestant: str, name: str, file: Path) -> tuple[float, float]:
+def _starts(contestant: str, workload: workloads.Workload, file: Path) -> tuple[float, float]:
     """Seconds from starting a process to the end of its first epoch: cold, then warm."""
     taken = []
     for _ in range(3):
         start = time.perf_counter()
-        process = _spawn(contestant, name, file, "--first")
+        process = _spawn(contestant, workload, file, "--first")
         _answer(process, contestant)
         taken.append(time.perf_counter() - start)
         process.communicate()
@@ -209,7 +242,7 @@ def _starts(contestant: str, name: str, file: Path) -> tuple[float, float]:
 
 def _interleave(
     contestants: Sequence[str],
-    name: str,
+    workload: workloads.Workload,
     file: Path,
     rounds: int,
     starts: dict[str, tuple[float, float]],
@@ -223,7 +256,7 @@ def _interleave(
             own.mkdir()
             copy = own / file.name
             copy.hardlink_to(file)
-            process = stack.enter_context(_spawn(contestant, name, copy))
+            process = stack.enter_context(_spawn(contestant, workload, copy))
             stack.callback(process.kill)
             begun[contestant] = _answer(process, contestant) | _answer(process, contestant)
             processes[contestant] = process

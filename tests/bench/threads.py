@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatch
 
 from codegen.workers import cores
@@ -47,7 +48,7 @@ def _row(name: str, threads: int, rounds: int) -> tuple[str, ...]:
     losses: list[list[float]] = []
     blocks: list[Callable[[], float]] = []
     for count in (1, threads):
-        trainer = trainer_of(workload, loss_of(workload), count)
+        trainer = trainer_of(replace(workload, threads=count), loss_of(workload))
 
         def train(epochs: int, trainer: object = trainer) -> float:
             start = time.perf_counter()

@@ -368,10 +368,14 @@ SPECIFICATIONS: dict[str, Specification] = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A specification by its name on the command line, with its arrays."""
+    """A specification by its name on the command line, with its arrays.
+
+    threads: that a contestant may use.
+    """
 
     name: str
     data: Arrays
+    threads: int = 1
 
     @property
     def specification(self) -> Specification:
@@ -428,12 +432,12 @@ class Workload:
         return [rows.reshape(self.steps, -1) for rows in self.data["orders"]]
 
 
-def make(name: str) -> Workload:
-    """Make a workload from its fixed seed.
+def make(name: str, threads: int = 1) -> Workload:
+    """Make a workload from its fixed seed, for so many threads.
 
     Raises: KeyError when there is none of that name.
     """
-    return Workload(name, SPECIFICATIONS[name].make())
+    return Workload(name, SPECIFICATIONS[name].make(), threads)
 
 
 def save(workload: Workload, path: Path) -> None:
@@ -441,10 +445,10 @@ def save(workload: Workload, path: Path) -> None:
     np.savez(path, **workload.data)
 
 
-def load(name: str, path: Path) -> Workload:
+def load(name: str, path: Path, threads: int = 1) -> Workload:
     """Read a workload that `save` wrote."""
     with np.load(path) as arrays:
-        return Workload(name, dict(arrays))
+        return Workload(name, dict(arrays), threads)
 
 
 def row_order(epoch: int, n: int, seed: int = 0) -> np.ndarray:

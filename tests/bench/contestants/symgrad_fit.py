@@ -27,7 +27,7 @@ def loss_of(workload: Workload) -> Any:
     return _dense_loss(workload)
 
 
-def trainer_of(workload: Workload, loss: Any, threads: int = 1) -> Any:
+def trainer_of(workload: Workload, loss: Any) -> Any:
     """A trainer of a loss, as the workload wants it."""
     import symgrad as sg
 
@@ -35,7 +35,9 @@ def trainer_of(workload: Workload, loss: Any, threads: int = 1) -> Any:
     assert not isinstance(spec, Hessian)
     clip = spec.clip if isinstance(spec, Recurrent) else None
     optimizer = {"sgd": sg.optim.sgd, "adam": sg.optim.adam}[spec.optimizer]
-    return sg.Trainer(loss, optimizer=optimizer(spec.rate), clip_norm=clip, threads=threads)
+    return sg.Trainer(
+        loss, optimizer=optimizer(spec.rate), clip_norm=clip, threads=workload.threads
+    )
 
 
 def trained(workload: Workload, loss: Any) -> Callable[[int], list[float]]:

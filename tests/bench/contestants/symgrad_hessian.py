@@ -18,7 +18,7 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     y = sg.input("y", data["y"].shape)
     w = sg.input("w", data["w"].shape)
     loss = sg.softplus(-y * (x @ w)).mean()
-    hessian = sg.compile(sg.hessian(loss, w))
+    hessian = sg.compile(sg.hessian(loss, w), threads=workload.threads)
 
     def train(times: int) -> list[float]:
         for _ in range(times):

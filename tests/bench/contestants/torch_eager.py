@@ -17,7 +17,7 @@ def run(workload: Workload, packed: bool = False) -> Callable[[int], list[float]
     """
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(workload.threads)
     spec = workload.specification
     make = {"attention": _block, "recurrent": _recurrent}.get(spec.kind, _dense)
     is_tagger = isinstance(spec, Tagger)

@@ -13,7 +13,7 @@ def run(workload: Workload) -> Callable[[int], list[float]]:
     """Return a function that evaluates the Hessian that many times and gives its norms."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(workload.threads)
     x, y, w = (torch.from_numpy(workload.data[name]) for name in "Xyw")
 
     def loss(w: torch.Tensor) -> torch.Tensor:

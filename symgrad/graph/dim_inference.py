@@ -20,7 +20,7 @@ from symgrad.graph.traversal import toposort
 
 
 def dims_by_name(graph: Graph, values: Mapping[str, Any]) -> dict[Dim, int]:
-    """As `tell_dims`, and every name must mean something.
+    """As `infer_dims`, and every name must mean something.
 
     Raises: LeafError for a name that is neither a leaf, nor a dim, nor a leaf of what was
         differentiated; DataError for a dim that is no extent.
@@ -50,10 +50,10 @@ def dims_by_name(graph: Graph, values: Mapping[str, Any]) -> dict[Dim, int]:
                 f"dim {quoted(name)}: a value is an integer of at least 0, "
                 f"got {values[name]!r:.40}."
             )
-    return tell_dims(graph, values)
+    return infer_dims(graph, values)
 
 
-def tell_dims(graph: Graph, values: Mapping[Any, Any]) -> dict[Dim, int]:
+def infer_dims(graph: Graph, values: Mapping[Any, Any]) -> dict[Dim, int]:
     """Dims that values tell which are none of the graph's leaves: of a dim, or of a leaf behind it.
 
     A derivative may have a dim in its shape and none of the leaves that had it. What
@@ -69,15 +69,15 @@ def tell_dims(graph: Graph, values: Mapping[Any, Any]) -> dict[Dim, int]:
         value = values.get(d.name)
         if d.name not in own and is_extent(value):
             dims[d] = int(value)
-    told = set(free_dims(e for leaf in graph.inputs for e in leaf.shape)) | set(dims)
-    if told.issuperset(graph.dims):
+    known = set(free_dims(e for leaf in graph.inputs for e in leaf.shape)) | set(dims)
+    if known.issuperset(graph.dims):
         return dims
     for leaf in leaves_behind(graph):
-        needed = not told.issuperset(free_dims(leaf.shape))
+        needed = not known.issuperset(free_dims(leaf.shape))
         if needed and leaf.name in values and leaf.name not in own:
             _, found = Binding(Graph.of([leaf]))({leaf.name: values[leaf.name]})
             for d, n in found.items():
-                if d not in told and dims.setdefault(d, n) != n:
+                if d not in known and dims.setdefault(d, n) != n:
                     raise DataShapeError(
                         f"the dim {quoted(d.name)} is {dims[d]} and {n}\n  {describe(leaf)}"
                     )

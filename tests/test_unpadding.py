@@ -1,0 +1,177 @@
+"""Programs over live rows alone are the programs with padding: by their values, in plain NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import symgrad as sg
+from codegen.road import hoist_and_sink
+from symgrad.calculus.loop_parts import Moved
+from symgrad.calculus.residuals import save_residuals
+from symgrad.calculus.simplification import simplify
+from symgrad.calculus.stabilization import stabilize
+from symgrad.calculus.stops import without_cuts
+from symgrad.calculus.unpadding import unpad
+from symgrad.graph.dims import Counted
+from symgrad.graph.evaluator import evaluate
+from symgrad.graph.folds import Fold
+from symgrad.graph.nodes import Node
+from symgrad.graph.traversal import toposort
+
+B, T = sg.dim("B"), sg.dim("T")
+CASES = [(5, [5, 0, 3, 1]), (5, [5, 5]), (4, [2, 1, 2, 2, 2]), (4, [0, 0, 0]), (1, [1]), (3, [])]
+K, H = 3, 2
+
+
+def prepared(outputs: list[Node]) -> list[Node]:
+    """As programs are when padding is taken out of them."""
+    made = simplify(without_cuts(stabilize(outputs)))
+    return hoist_and_sink(save_residuals(made, []), [])
+
+
+def leaf(name: str, *shape: Any) -> Node:
+    return sg.input(name, shape, "float64")
+
+
+def lstm(n: Node, reverse: bool = False, name: str = "") -> Any:
+    w, u = leaf(f"w{name}", K, 4 * H), leaf(f"u{name}", H, 4 * H)
+
+    def step(state: Any, x: Node) -> Any:
+        h, c = state
+        i, f, g, o = sg.split(x @ w + h @ u, 4, axis=-1)
+        c = sg.sigmoid(f) * c + sg.sigmoid(i) * sg.tanh(g)
+        h = sg.sigmoid(o) * sg.tanh(c)
+        return (h, c), h
+
+    def run(x: Node, start: Any) -> Any:
+        return sg.scan(step, start, x, reverse=reverse, lengths=n)
+
+    return run, [w, u]
+
+
+def last_states() -> tuple[list[Node], list[Node]]:
+    n, x, h0 = sg.input("n", (B,), "int32"), leaf("x", T, B, K), leaf("h0", B, H)
+    run, weights = lstm(n)
+    (h, c), _ = run(x, (h0, 2 * h0))
+    return [h, c, sg.sum(h * h) + sg.sum(c)], [*weights, x, h0]
+
+
+def both_ways() -> tuple[list[Node], list[Node]]:
+    """A tagger whose batch stands first; its padding is masked in the loss."""
+    n, x = sg.input("n", (B,), "int64"), leaf("x", B, T, K)
+    v, y = leaf("v", 2 * H, 5), sg.input("y", (B, T), "int32")
+    zero = sg.zeros((B, H), "float64")
+    states = []
+    for name in ("f", "b"):
+        run, weights = lstm(n, name == "b", name)
+        states.append(run(sg.swapaxes(x, 0, 1), (zero, zero))[1])
+    logits = sg.swapaxes(sg.concatenate(states, -1) @ v, 0, 1)
+    losses = sg.where(sg.arange(T) < n[:, None], sg.cross_entropy(logits, y), 0.0)
+    return [losses, losses.sum() / n.sum()], [*weights, v, x]
+
+
+def stacked() -> tuple[list[Node], list[Node]]:
+    """Two layers with a mask of dropout that is the same in all steps, and means over steps."""
+    n, x, keep = sg.input("n", (B,), "int32"), leaf("x", T, B, K), leaf("keep", B, H)
+    w, u, v = leaf("w", K, H), leaf("u", H, H), leaf("v", H, H)
+    zero = sg.zeros((B, H), "float64")
+
+    def first(h: Node, x: Node) -> Any:
+        h = sg.tanh(x @ w + (h * keep) @ u)
+        return h, h
+
+    def second(h: Node, x: Node) -> Any:
+        h = sg.tanh(x @ v + h @ u)
+        return h, (h, h.sum(-1))
+
+    _, ys = sg.scan(first, zero, x, lengths=n)
+    _, (zs, sums) = sg.scan(second, zero, ys, lengths=n, truncate=2)
+    means = zs.sum(0) / sg.maximum(n, 1)[:, None]
+    return [means, zs, sg.sum(means**2) + sg.sum(sg.sin(sums))], [w, u, v, keep, x]
+
+
+def attended() -> tuple[list[Node], list[Node]]:
+    """Scores between all steps, and positions: what is around needs padding."""
+    n, x, p = sg.input("n", (B,), "int32"), leaf("x", T, B, K), leaf("p", T, K)
+    run, weights = lstm(n)
+    zero = sg.zeros((B, H), "float64")
+    _, ys = run(x + p[:, None], (zero, zero))
+    scores = sg.einsum("tbh,sbh->bts", ys, ys)
+    live = sg.arange(T) < n[:, None]
+    weight = sg.softmax(sg.where(live[:, None, :], scores, -1e9))
+    mixed = sg.einsum("bts,sbh->bth", weight, ys)
+    return [mixed, sg.sum(sg.where(live[:, :, None], mixed * mixed, 0.0))], [*weights, p, x]
+
+
+def mixed_rows() -> tuple[list[Node], list[Node]]:
+    """A step that subtracts the mean of its rows."""
+    n, x, w = sg.input("n", (B,), "int32"), leaf("x", T, B, K), leaf("w", K, H)
+
+    def step(h: Node, x: Node) -> Any:
+        h = sg.tanh(h + x @ w)
+        return h - h.sum(0) / 7, h
+
+    h, ys = sg.scan(step, sg.zeros((B, H), "float64"), x, lengths=n)
+    return [h, sg.sum(ys)], [w, x]
+
+
+def read_behind() -> tuple[list[Node], list[Node]]:
+    """Logits that are results: they are a bias at padding."""
+    n, x, b = sg.input("n", (B,), "int32"), leaf("x", T, B, K), leaf("b", H)
+    run, weights = lstm(n)
+    zero = sg.zeros((B, H), "float64")
+    _, ys = run(x, (zero, zero))
+    logits = ys + b
+    return [logits, sg.sum(sg.exp(logits))], [*weights, b]
+
+
+PROGRAMS = [last_states, both_ways, stacked, attended, mixed_rows, read_behind]
+# The passes that take padding out, and those that leave it, by the programs above.
+STAY = {"mixed_rows"}
+
+
+def derived(made: tuple[list[Node], list[Node]]) -> list[Node]:
+    """The outputs, gradients of the last one, and a gradient of these."""
+    outputs, wrt = made
+    first = sg.grad(outputs[-1], wrt)
+    return [*outputs, *first, *sg.grad(sg.sum(first[0] * first[0]), wrt)]
+
+
+def drawn(outputs: list[Node], steps: int, lengths: list[int]) -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    extents = {B: len(lengths), T: steps}
+    values: dict[str, Any] = {"n": lengths}
+    for x in toposort(outputs):
+        if getattr(x, "kind", None) == "input" and x.name != "n":
+            shape = [extents.get(e, e) for e in x.shape]
+            whole = x.dtype.kind == "i"
+            values[x.name] = rng.integers(0, 5, shape) if whole else rng.normal(size=shape)
+    return values
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
+def test_without_padding(program: Any) -> None:
+    outputs = derived(program())
+    before = prepared(outputs)
+    notes: list[Moved] = []
+    after = unpad(before, notes)
+    how = "with padding" if program.__name__ in STAY else "without padding"
+    assert {n.how for n in notes} == {how}, notes
+    folds = [n for n in toposort(after) if isinstance(n, Fold)]
+    assert any(f.structure.rows for f in folds) != (program.__name__ in STAY)
+    for steps, lengths in CASES:
+        values = drawn(outputs, steps, lengths)
+        for a, b in zip(evaluate(after, values), evaluate(before, values), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_no_axis_of_padding_is_left_around_a_tagger() -> None:
+    """Its products, its loss and its gradients have an axis of words."""
+    outputs, wrt = both_ways()
+    made = unpad(prepared([outputs[-1], *sg.grad(outputs[-1], wrt[:3])]))
+    wide = [n for n in toposort(made) if n.ndim == 3 and {B, T} <= set(n.shape[:2])]
+    assert all(n.dtype != "float64" or n.name == "x" or not n.args for n in wide), wide
+    assert any(isinstance(n.shape[0], Counted) for n in toposort(made) if n.ndim == 2)
