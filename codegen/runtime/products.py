@@ -24,7 +24,12 @@ from codegen.runtime.instruction_sets import (
     Element,
     Lanes,
 )
-from codegen.runtime.microkernels import copying_name, product_arguments, table_entry
+from codegen.runtime.microkernels import (
+    copying_name,
+    plain_factors,
+    product_arguments,
+    table_entry,
+)
 from codegen.runtime.packed import DEPTH, panel_depth, product_symbol
 
 # Rows of A that pass by a panel of B: together with two panels and the places of C that are
@@ -125,7 +130,7 @@ def _thin(lanes: Lanes, given: list[Value]) -> None:
     length, x, x_step, matrix, down, along = (row.where(y, z) for y, z in pairs)
     pairs = [(m, n), (a_row, b_column), (c_row, c_column), (c_column, c_row)]
     few, x_next, to_next, to = (row.where(y, z) for y, z in pairs)
-    plain, add = _plain(f, alpha, beta)
+    plain, add = plain_factors(f, alpha, beta)
     enough = length >= (1 if e.isa.masked else e.lanes)
     with f.when(along.equals(1) & to.equals(1) & plain & enough):
         whole = length if e.isa.masked else length // e.lanes * e.lanes
@@ -171,13 +176,6 @@ def _few(lanes: Lanes, given: list[Value]) -> None:
                 target = (c, to_row, to_column)
                 f.call(f"@dense_columns_{number}", rows, k, x, x_row, y, *target, alpha, beta)
                 f.leave()
-
-
-def _plain(f: Routine, alpha: Value, beta: Value) -> tuple[Value, Value]:
-    """Whether alpha is 1 and beta 0 or 1, as tiles can do by themselves; whether beta is 1."""
-    factors = ((alpha, 1.0), (beta, 0.0), (beta, 1.0))
-    unscaled, fresh, more = (f.emit("i1", f"fcmp oeq {x}, {y}") for x, y in factors)
-    return unscaled & (fresh | more), more
 
 
 def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
@@ -270,7 +268,7 @@ def _outer(element: Element) -> str:
     with f.when(packs):
         f.call("@take_buffer", slot, f.number(DEPTH * (BLOCK + e.lanes) * e.size))
     buffer = f.read(slot, "ptr", 8)
-    plain, _ = _plain(f, alpha, beta)
+    plain, _ = plain_factors(f, alpha, beta)
     direct = c_column.equals(1) & plain
     f.write(f.number(0), ready, 8)
     with f.when(packed):  # nothing is copied
