@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 
 from symgrad.graph.dims import Shape
 from symgrad.graph.dtypes import DEFAULT, DTypeLike
@@ -43,10 +42,8 @@ class Bidirectional(Layer):
     ) -> None:
         super().__init__(name)
         self.forward = _recurrent("Bidirectional: forward", forward)
-        other = copy(self.forward) if backward is None else backward
+        other = self.forward.fresh() if backward is None else backward
         self.backward = _recurrent("Bidirectional: backward", other)
-        if backward is None:
-            self.backward._own, self.backward._calls = {}, {}
         self.forward.given, self.backward.given = "forward", "backward"
 
     @property
@@ -82,8 +79,7 @@ class Bidirectional(Layer):
             there, after = self.forward.run(node, first, lengths, reverse, *how)
             back, before = self.backward.run(node, second, lengths, not reverse, *how)
             result = concatenate([there, back], axis=-1)
-        self._calls[result] = node
-        return result, (after, before)
+        return self._returned(node, result), (after, before)
 
     def apply(self, x: Node) -> Node:
         """`ys` of `run`."""
@@ -170,8 +166,7 @@ class Stacked(Sequential):
                     below, own, lengths, truncate=truncate, checkpoint=checkpoint
                 )
                 after.append(last)
-        self._calls[result] = node
-        return result, tuple(after)
+        return self._returned(node, result), tuple(after)
 
     def apply(self, x: Node) -> Node:
         """`ys` of `run`."""

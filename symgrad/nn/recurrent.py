@@ -136,8 +136,7 @@ class Recurrent(Layer):
                 self.step, carry, moveaxis(node, -2, 0), reverse, truncate, lengths, checkpoint
             )
             result = moveaxis(ys, 0, -2)
-        self._calls[result] = node
-        return result, last
+        return self._returned(node, result), last
 
     def apply(self, x: Node) -> Node:
         """`ys` of `run`."""

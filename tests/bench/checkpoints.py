@@ -1,4 +1,9 @@
-"""Memory and time of a gradient through T steps, with checkpoints and without."""
+"""Memory and time of a gradient through T steps, with checkpoints and without.
+
+    python -m tests.bench checkpoints [--plot curve.png]
+
+Each variant is a process of its own, whose resident size is read; they take turns at each T.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +11,125 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tests.bench.growth import ROOT
 
-STEPS = (1000, 10_000, 100_000)
+STEPS = (1000, 3000, 10_000, 30_000, 100_000)
 ROWS, WIDE, UNITS = 4, 16, 64
-ROUNDS = 3
+ROUNDS = 5
+#: What `sg.scan(checkpoint=...)` is given, and what it is called.
+VARIANTS: dict[str | None, str] = {None: "every step", "sqrt": "sqrt(T)", "32 MB": "budget 32 MB"}
+TITLE = f"gradient of an LSTM, {ROWS} rows of {WIDE}, {UNITS} units, float32, one core"
 
 
-def curve() -> str:
-    """A table: an LSTM's gradient over ever more steps; each variant in a process of its own."""
+class Point(NamedTuple):
+    """What one T took.
+
+    memory:  megabytes that the process had grown by at most, its data left out.
+    seconds: the least of the rounds.
+    loss:    the value, for comparison.
+    chosen:  what a budget came to.
+    """
+
+    memory: float
+    seconds: float
+    loss: float
+    chosen: str
+
+
+def curve(plot: str = "") -> str:
+    """A table of an LSTM's gradient over ever more steps, and a picture where a file is named."""
+    points = _measured()
     lines = [
-        f"gradient of an LSTM, {ROWS} rows of {WIDE}, {UNITS} units, float32, one core",
-        "  steps | data MB | every step: MB | ms      | sqrt(T) checkpoints: MB | ms      | time",
-    ]
-    columns = [_measured(variant) for variant in ("None", "sqrt")]
-    for steps, (plain, seconds), (lean, more) in zip(STEPS, *columns, strict=True):
-        data = 4 * steps * ROWS * (WIDE + 1) / 1e6
-        lines.append(
-            f"{steps:>7} | {data:7.1f} | {plain:14.1f} | {seconds * 1e3:7.1f} | {lean:23.1f} | "
-            f"{more * 1e3:7.1f} | {more / seconds:.2f} x"
-        )
+        TITLE,
+        "  steps | data MB | "
+        + " | ".join(f"{name + ': MB':>16} | {'ms':>7}{' | time' if k else ''}"
+                     for k, name in enumerate(VARIANTS.values())),
+    ]  # fmt: skip
+    for at, steps in enumerate(STEPS):
+        plain = points[None][at]
+        cells = [f"{steps:>7} | {_data_size(steps):7.1f}"]
+        for variant, own in points.items():
+            cells.append(f"{own[at].memory:16.1f} | {own[at].seconds * 1e3:7.1f}")
+            if variant is not None:
+                cells.append(f"{own[at].seconds / plain.seconds:4.2f}")
+        lines.append(" | ".join(cells))
+    for variant, own in points.items():
+        apart = max(abs(a.loss / b.loss - 1) for a, b in zip(own, points[None], strict=True))
+        if variant is not None:
+            lines.append(f"{VARIANTS[variant]}: losses differ by {apart:.0e} at most")
+    lines += [f"  {point.chosen}" for own in points.values() for point in own if point.chosen]
+    if plot:
+        draw(points, Path(plot))
+        lines.append(f"plot: {plot}")
     return "\n".join(lines)
 
 
-def _measured(variant: str) -> list[tuple[float, float]]:
-    """Megabytes that the process grew by beside its data, and the least seconds, by steps."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.bench.checkpoints", variant],
-        check=True, capture_output=True, text=True, cwd=ROOT,
-    )
-    rows = [line.split() for line in run.stdout.splitlines()]
-    return [(float(memory), float(seconds)) for memory, seconds in rows]
+def _data_size(steps: int) -> float:
+    """Megabytes of what a program is given."""
+    return 4 * steps * ROWS * (WIDE + 1) / 1e6
+
+
+def _measured() -> dict[str | None, list[Point]]:
+    """Every variant at every T; processes take turns."""
+    points: dict[str | None, list[Point]] = {variant: [] for variant in VARIANTS}
+    with ExitStack() as stack:
+        processes = {}
+        for variant in VARIANTS:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.checkpoints", str(variant)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            )  # fmt: skip
+            processes[variant] = stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()  # compiled
+        for steps in STEPS:
+            found: dict[str | None, list[Point]] = {variant: [] for variant in VARIANTS}
+            for _ in range(ROUNDS):
+                for variant, process in processes.items():
+                    assert process.stdin is not None and process.stdout is not None
+                    print(steps, file=process.stdin, flush=True)
+                    memory, seconds, loss, chosen = process.stdout.readline().split(" ", 3)
+                    found[variant].append(
+                        Point(float(memory), float(seconds), float(loss), chosen.strip())
+                    )
+            for variant, own in found.items():
+                points[variant].append(own[-1]._replace(seconds=min(p.seconds for p in own)))
+    return points
+
+
+def draw(points: Mapping[str | None, Sequence[Point]], file: Path) -> None:
+    """Memory and time against T, in colours that the colour-blind tell apart and marks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    looks = (("#000000", "o", "-"), ("#0072B2", "s", "--"), ("#D55E00", "^", "-."))
+    for (variant, own), (colour, mark, line) in zip(points.items(), looks, strict=True):
+        how = {"color": colour, "marker": mark, "linestyle": line, "label": VARIANTS[variant]}
+        left.plot(STEPS, [p.memory for p in own], **how)
+        right.plot(STEPS, [p.seconds * 1e3 for p in own], **how)
+    left.plot(STEPS, [_data_size(t) for t in STEPS], color="#999999", linestyle=":", label="data")
+    left.set(ylabel="memory, MB", title="what the process grew by, without its data")
+    right.set(ylabel="time, ms", title="time of a gradient")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", xlabel="steps T")
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, title="checkpoints", title_fontsize="medium")
+    figure.suptitle(TITLE, fontsize="medium")
+    figure.savefig(file, dpi=150)
 
 
 def _main(checkpoint: str | None) -> None:
-    """Compile one program, run it on ever more steps, print what each took."""
+    """Compile one program; for each number of steps that is read, run it and tell what it took."""
     import symgrad as sg
 
     T = sg.dim("T")
@@ -62,21 +148,32 @@ def _main(checkpoint: str | None) -> None:
     (_, _, loss), _ = sg.scan(step, (state, state, 0.0), (x, y), checkpoint=checkpoint)
     f = sg.compile([loss, *sg.grad(loss, [W, U, v])])
     rng = np.random.default_rng(0)
+    start = {"W": (WIDE, 4 * UNITS), "U": (UNITS, 4 * UNITS), "v": (UNITS,)}
+    values = {
+        name: 0.1 * rng.standard_normal(shape, np.float32) for name, shape in start.items()
+    }
 
-    def data(steps):
-        shapes = {"x": (steps, ROWS, WIDE), "y": (steps, ROWS)}
-        return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    def fill(steps: int) -> None:
+        rng = np.random.default_rng(steps)
+        values["x"] = rng.standard_normal((steps, ROWS, WIDE), np.float32)
+        values["y"] = rng.standard_normal((steps, ROWS), np.float32)
 
-    f(**data(10))
-    base = _peak()
-    for steps in STEPS:
-        values, taken = data(steps), []
-        given = sum(array.nbytes for array in values.values()) / 1e6
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            f(**values)
-            taken.append(time.perf_counter() - start)
-        print(_peak() - base - given, min(taken))
+    fill(10)
+    f(**values)
+    base, last = _peak(), 10
+    print("compiled", flush=True)
+    for line in sys.stdin:
+        if int(line) != last:
+            last = int(line)
+            values["x"] = values["y"] = None
+            fill(last)
+        begun = time.perf_counter()
+        results = f(**values)
+        seconds = time.perf_counter() - begun
+        chunks = f.stages.chunks
+        chosen = "" if chunks is None else "; ".join(map(str, chunks.last.values()))
+        memory = max(_peak() - base - _data_size(last), 0.0)
+        print(memory, seconds, float(results[0]), chosen, flush=True)
 
 
 def _peak() -> float:
