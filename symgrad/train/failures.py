@@ -25,8 +25,8 @@ def stopped(run: Run, status: int, bound: Bound, epoch: int) -> DataError:
             f"fit: {what} in {where}\n{data}\n"
             "  The parameters are those before this step. Lower the learning rate, clip the "
             'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".\n'
-            "  Which node makes it, in which time step: sg.explain_nan(loss, {**trainer.parameters,\n"
-            "  **batch}) tells, where batch is the rows error.rows of the data."
+            "  Which node makes it, in which time step:\n"
+            "  sg.explain_nan(loss, {**trainer.parameters, **batch}), of the data's rows error.rows."
         )
     else:
         error = DataError(
