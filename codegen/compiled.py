@@ -122,11 +122,7 @@ class Compiled:
         Several threads may call at once, each with a workspace of its own; calls that change the
         state run one after the other.
         """
-        if arrays:
-            raise LeafTypeError(
-                f"values are passed by name, got {len(arrays)} without one. "
-                f"Write {self._example()}."
-            )
+        self._refuse_unnamed(arrays)
         by_name: dict[Dim, int] = {}
         if not self._names.issuperset(values):
             by_name = dims_by_name(self.stages.graph, values)
@@ -135,13 +131,20 @@ class Compiled:
         with self._lock:
             return self._called(values, by_name)
 
-    def _example(self) -> str:
+    def _refuse_unnamed(self, arrays: Sequence[Any], asked: str = "f") -> None:
+        if arrays:
+            raise LeafTypeError(
+                f"values are passed by name, got {len(arrays)} without one. "
+                f"Write {self._example(asked)}."
+            )
+
+    def _example(self, asked: str) -> str:
         """A call, for messages."""
         names = [x.name for x in self._leaves if x.kind == "input"] or sorted(self._names)
         names = names or [d.name for d in self._dims]
         if all(name.isidentifier() for name in names):
-            return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
-        return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
+            return f"{asked}({listed((f'{keyword(name)}=...' for name in names), 4)})"
+        return f"{asked}(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
 
     def _called(self, values: Mapping[str, Any], by_name: Mapping[Dim, int]) -> Any:
         arrays, dims = self._bound(values, by_name)
@@ -361,7 +364,7 @@ class Compiled:
         legend = [f"# table[{k}]  {printable(a)!s:<20} {b}" for k, (a, b) in enumerate(rows)]
         return "\n".join([*legend, "", self.stages.source])
 
-    def report(self, /, **values: Any) -> Report:
+    def report(self, /, *arrays: Any, **values: Any) -> Report:
         """Every kernel: formula, shape, flops, bytes, time, its bound, the share of the roofline.
 
         Measures on these values, or else on those of this thread's last call, with a form of the
@@ -372,14 +375,14 @@ class Compiled:
         """
         from codegen.reporting import make_report
 
+        self._refuse_unnamed(arrays, "f.report")
         with self._lock:
             call = self._last_call()
             if values or not (self._dims or any(x.kind == "input" for x in self._leaves)):
                 return make_report(self, *self._bound(values))
             if call is not None:
                 return make_report(self, call.arrays, self._extents(call))
-            given = self._example().removeprefix("f")
-            why = f"Not measured: call the function first, or ask f.report{given}."
+            why = f"Not measured: call the function first, or ask {self._example('f.report')}."
             return make_report(self, None, None if self._dims else {}, why)
 
     def team_for(self, dims: Mapping[Dim, int] | None) -> TeamProgram | None:
@@ -417,7 +420,7 @@ class Compiled:
         call.set_outputs(self._empty_results(dims))
         return call
 
-    def bench(self, /, **values: Any) -> Bench:
+    def bench(self, /, *arrays: Any, **values: Any) -> Bench:
         """Seconds of a call on these values, or else on those of this thread's last call.
 
         Returns: `compile`, `first`, `warm_up`, `median`, `lower`, `upper`, `least`, `program`,
@@ -426,6 +429,7 @@ class Compiled:
         """
         from codegen.benching import bench
 
+        self._refuse_unnamed(arrays, "f.bench")
         with self._lock:
             call = self._last_call()
             if not values and call is not None:

@@ -25,6 +25,7 @@ class LiveStep:
 
     Args:
         mask: the place among the sequences of the flags that tell which rows live.
+        axes: of the graph that the recurrence stands in, joined with those of its body.
 
     Fields:
         why:     what keeps it from working on some rows only; empty where nothing does.
@@ -33,15 +34,11 @@ class LiveStep:
         dead:    what these are for rows that have ended, where that is known, see `judge`.
     """
 
-    def __init__(self, fold: Fold, mask: int, live: LiveRows) -> None:
+    def __init__(self, fold: Fold, mask: int, live: LiveRows, axes: Axes) -> None:
         self.fold, self.live, self.why = fold, live, ""
         body = fold.body
         self.carry, elements, _ = fold.binders
         self.mask = elements[mask]
-        axes = Axes(body.nodes)
-        for leaf, after in zip(self.carry, body.outputs, strict=False):
-            for k in range(leaf.ndim):
-                axes.join((leaf, k), (after, k))
         self.merge = Merge(axes, [(self.mask, 0)], live.rows.now, body.nodes, [self.mask])
         self.inputs = [self._has_rows(leaf) for leaf in body.inputs]
         self.outputs = [self._has_rows(node) for node in body.outputs]

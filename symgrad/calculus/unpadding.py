@@ -185,9 +185,9 @@ class _Plan:
         self.outputs, self.order = outputs, toposort(outputs)
         with provenance("rows by length", where=group.lengths.where):
             self.live = LiveRows(group.lengths, group.steps, number).made()
-        every = {f: LiveStep(f, mask, self.live) for f, mask in group.masks.items()}
         axes = Axes(self.order)
-        t, b = self._join(axes, group, every)
+        t, b = self._join(axes, group)
+        every = {f: LiveStep(f, mask, self.live, axes) for f, mask in group.masks.items()}
         self.steps: dict[Node, LiveStep] = {}
         self.refused: dict[Fold, str] = {}
         if axes.find(t) == axes.find(b):
@@ -208,24 +208,16 @@ class _Plan:
             self.steps = {}
 
     @staticmethod
-    def _join(axes: Axes, group: _Group, steps: Mapping[Fold, LiveStep]) -> tuple[Axis, Axis]:
+    def _join(axes: Axes, group: _Group) -> tuple[Axis, Axis]:
         """The steps and the rows, as indices of the graph."""
         first, place = next(iter(group.masks.items()))
         t, b = ((first.xs[place], k) for k in (0, 1))
-        for fold, step in steps.items():
-            n, m = fold.carries, fold.carries + fold.sequences
-            for k, arg in enumerate(fold.args):
-                moves = n <= k < m
-                if moves:
-                    axes.join((arg, 0), t)
-                if step.inputs[k]:
-                    axes.join((arg, int(moves)), b)
-            for result in projections(fold):
-                emitted = result.place >= n
-                if emitted:
-                    axes.join((result, 0), t)
-                if step.outputs[result.place]:
-                    axes.join((result, int(emitted)), b)
+        for fold, mask in group.masks.items():
+            axes.join_body(fold)
+            axes.join((fold.xs[mask], 1), b)
+            emitted = projections(fold)[fold.carries :]
+            for sequence in (*fold.xs, *emitted):
+                axes.join((sequence, 0), t)
         return t, b
 
     def _after(self) -> set[Node]:
