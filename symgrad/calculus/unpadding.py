@@ -35,6 +35,7 @@ from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent
 from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.functions import AXIS, P
+from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Constant, Einsum, Gather, Map, Node, Scatter
 from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance, provenance
@@ -65,8 +66,10 @@ def unpad(
     kept: Notes = [] if notes is None else notes
     order = count() if numbers is None else numbers
     outputs = _inside(outputs, kept, order)
-    for group in _groups(toposort(outputs)):
-        outputs = _without_padding(outputs, group, kept, next(order))
+    tried: dict[int, Graph] = {}  # bodies by their own numbers: a rewrite around them keeps them
+    while groups := [g for g in _groups(toposort(outputs)) if not tried.keys() & g.bodies]:
+        tried |= groups[0].bodies
+        outputs = _without_padding(outputs, groups[0], kept, next(order))
     return list(outputs)
 
 
@@ -97,6 +100,11 @@ class _Group:
     base: Node
     steps: Extent
     masks: dict[Fold, int]
+
+    @property
+    def bodies(self) -> dict[int, Graph]:
+        """Of the recurrences."""
+        return {id(fold.body): fold.body for fold in self.masks}
 
 
 def _groups(order: Sequence[Node]) -> list[_Group]:
