@@ -141,8 +141,19 @@ def letters_in_words() -> tuple[list[Node], list[Node]]:
     return [ys, sg.sum(ys * ys)], [*weights, *more, v]
 
 
+def pooled() -> tuple[list[Node], list[Node]]:
+    """The mean of each sentence, positions, and what stands before the rows."""
+    n, p, e = sg.input("n", (B,), "int32"), leaf("p", T, K), leaf("e", 5, K)
+    run, weights = lstm(n)
+    zero = sg.zeros((B, H), "float64")
+    x = sg.take(e, sg.input("words", (T, B), "int32"), axis=0) + p[:, None]
+    _, ys = run(x, (zero, zero))
+    means = sg.moveaxis(ys, 2, 0).sum(1) / sg.maximum(n, 1)
+    return [means, sg.sum(means * means)], [*weights, p, e]
+
+
 PROGRAMS = [
-    last_states, both_ways, stacked, attended, mixed_rows, read_behind, letters_in_words,
+    pooled, last_states, both_ways, stacked, attended, mixed_rows, read_behind, letters_in_words,
 ]
 # The passes that take padding out, and those that leave it, by the programs above.
 STAY = {"mixed_rows"}
@@ -177,6 +188,8 @@ def test_without_padding(program: Any) -> None:
     assert {n.how for n in notes} == {how}, notes
     folds = [n for n in toposort(after) if isinstance(n, Fold)]
     assert all((f.structure.rows is None) == (program.__name__ in STAY) for f in folds)
+    if program is pooled:
+        assert not any({B, T} <= set(n.shape) for n in toposort(after) if n.dtype == "float64")
     for steps, lengths in CASES:
         values = drawn(outputs, steps, lengths)
         for a, b in zip(evaluate(after, values), evaluate(before, values), strict=True):
