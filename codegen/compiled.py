@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from codegen.blas import one_blas_thread
+from codegen.culprits import culprit_at
 from codegen.loading import Loaded
 from codegen.program import Program
 from codegen.stages import Stages
@@ -223,14 +224,15 @@ class Compiled:
         self,
         call: Invocation,
         row_of: RowOf = no_row,
+        known: Mapping[str, Array] | None = None,
     ) -> DataError:
-        """The error that the report of a call describes; `row_of` as in `out_of_range`."""
+        """The error that the report of a call describes; `known` has values by name in a loop."""
         number, index, extent, position = (int(v) for v in call.report)
         node, source = self.stages.schedule.checked[number - 1]
-        dims, place = self._extents(call), None
-        if position >= 0:
-            where = np.unravel_index(position, dm.values(source.shape, dims))
-            place = tuple(int(k) for k in where)
+        dims = self._extents(call)
+        values = {x.name: a for x, a in zip(self._leaves, call.arrays, strict=False)}
+        values.update(known or {})
+        source, place = culprit_at(source, position, dims, values)
         return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
     def prepared(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
