@@ -26,7 +26,8 @@ def stopped(run: Run, status: int, bound: Bound, epoch: int) -> DataError:
             "  The parameters are those before this step. Lower the learning rate, clip the "
             'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".\n'
             "  Which node makes it, in which time step:\n"
-            "  sg.explain_nan(loss, {**trainer.parameters, **batch}), of the data's rows error.rows."
+            "  sg.explain_nan(loss, {**trainer.parameters, **batch}), with the data's rows "
+            "error.rows."
         )
     else:
         error = DataError(
