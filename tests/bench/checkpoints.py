@@ -24,7 +24,9 @@ STEPS = (1000, 3000, 10_000, 30_000, 100_000)
 ROWS, WIDE, UNITS = 4, 16, 64
 ROUNDS = 5
 #: What `sg.scan(checkpoint=...)` is given, and what it is called.
-VARIANTS: dict[str | None, str] = {None: "every step", "sqrt": "sqrt(T) steps", "32 MB": "32 MB"}
+VARIANTS: dict[str | None, str] = {
+    None: "no checkpoints", "sqrt": 'checkpoint="sqrt"', "32 MB": 'checkpoint="32 MB"',
+}  # fmt: skip
 TITLE = f"gradient of an LSTM, {ROWS} rows of {WIDE}, {UNITS} units, float32, one core"
 
 
@@ -49,14 +51,14 @@ def curve(plot: str = "") -> str:
     lines = [
         TITLE,
         "  steps | data MB | "
-        + " | ".join(f"{name + ': MB':>16} | {'ms':>7}{' | time' if k else ''}"
+        + " | ".join(f"{name + ': MB':>22} | {'ms':>7}{' | time' if k else ''}"
                      for k, name in enumerate(VARIANTS.values())),
     ]  # fmt: skip
     for at, steps in enumerate(STEPS):
         plain = points[None][at]
         cells = [f"{steps:>7} | {_data_size(steps):7.1f}"]
         for variant, own in points.items():
-            cells.append(f"{own[at].memory:16.1f} | {own[at].seconds * 1e3:7.1f}")
+            cells.append(f"{own[at].memory:22.1f} | {own[at].seconds * 1e3:7.1f}")
             if variant is not None:
                 cells.append(f"{own[at].seconds / plain.seconds:4.2f}")
         lines.append(" | ".join(cells))
@@ -132,7 +134,7 @@ def draw(points: Mapping[str | None, Sequence[Point]], file: Path) -> None:
         axes.set(xscale="log", xlabel="steps T")
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, title="the carry is kept at", alignment="left")
+    left.legend(frameon=False)
     figure.suptitle(TITLE, fontsize="medium")
     figure.savefig(file, dpi=150)
 
