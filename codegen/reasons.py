@@ -27,7 +27,7 @@ from codegen.schedule import (
 )
 from symgrad.calculus.loop_parts import Moved
 from symgrad.graph.checkpoints import BudgetedChunk, exact_size
-from symgrad.graph.dims import Extent, printable, show
+from symgrad.graph.dims import Extent, first_lines, printable, show
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, Reduce
@@ -100,11 +100,10 @@ def move_table(moved: Sequence[Moved]) -> str:
     lines = [
         (how, f"{n} x {what}" if n > 1 else what, why) for (how, what, why), n in rows.items()
     ]
-    hidden = len(lines) - MOST_MOVES
-    lines = lines[:MOST_MOVES]
-    wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
-    text = [f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines]
-    return "\n".join(text if hidden <= 0 else [*text, f".. and {hidden} more"])
+    wide = [max((len(line[k]) for line in lines[:MOST_MOVES]), default=0) for k in (0, 1)]
+    return first_lines(
+        (f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines), MOST_MOVES
+    )
 
 
 def checkpoint_lines(graph: Graph, chunks: Chunks | None) -> Iterator[str]:

@@ -124,7 +124,7 @@ def _lower_fold(
         None if fold.bound is None else operands.found[root_of(fold.bound)],
         live=None
         if rows is None
-        else Live(rows.now, *(operands.found[root_of(x)] for x in fold.xs[:2])),
+        else Live(rows.now, *(operands.found[steps_of(x)] for x in fold.xs[:2])),
     )
     starts = [CopyOf(result, init) for result, init in zip(results, fold.init, strict=False)]
     again = [

@@ -18,7 +18,7 @@ from typing import TypeAlias
 from codegen.access import ZERO, Index, can_inline, is_one, reads
 from codegen.loop_ir import variable
 from codegen.products import Product
-from symgrad.graph.dims import Shape, same, show
+from symgrad.graph.dims import Shape, first_lines, same, show
 from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
@@ -30,6 +30,9 @@ from symgrad.graph.nodes import (
     Reindex,
     Scatter,
 )
+
+#: Lines of a schedule, and of a memory plan, that are printed at most.
+MOST_LINES = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +150,9 @@ class Schedule:
 
     def __str__(self) -> str:
         lines = map(self.line, self.stages)
-        return "\n".join(f"stage {k:<3} {line}" for k, line in enumerate(lines, 1))
+        return first_lines(
+            (f"stage {k:<3} {line}" for k, line in enumerate(lines, 1)), MOST_LINES
+        )
 
     def line(self, stage: Stage) -> str:
         """A stage in one line."""

@@ -145,6 +145,8 @@ def test_names_dims_order_and_how_a_node_was_made_change_the_key() -> None:
     a, b = sg.dim("a"), sg.dim("b")
     derived = [DerivedDim(*fields) for fields in ((a, 3), (a, b), (a, None), (a + b, 3))]
     assert len({key(sg.input("x", (d,))) for d in (*derived, Dim(derived[0].name))}) == 5
+    counted = [Counted(*fields) for fields in (("c", a), ("c", b), ("d", a), ("c", a + b))]
+    assert len({key(sg.input("x", (d,))) for d in (*counted, Dim(counted[0].name))}) == 5
     body = P[0] * 3.0 + 0.125
     keys = {key(Map((X,), body, (3, 5), FLOAT32))}
     # equal nodes are one object while they live, so each is made after the one before has gone
