@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from codegen.loop_ir import Affine
-from symgrad.graph.dims import Extent, Shape, same
+from symgrad.graph.dims import Counted, Extent, Shape, free_dims, same
+from symgrad.graph.folds import Fold
+from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     Constant,
     Einsum,
@@ -82,6 +84,39 @@ def root_of(node: Node) -> Node:
     while is_reshape(node):
         node = node.args[0]
     return node
+
+
+def steps_of(x: Node) -> Node:
+    """The node in whose memory the steps of a sequence lie one after another, from its beginning.
+
+    Where a sequence is the front of another one, `y[:n]`, a recurrence reads the other one itself.
+    """
+    root = root_of(x)
+    if not slices(root):
+        return root
+    (piece,), whole = root.pieces, root_of(root.args[0])  # type: ignore[attr-defined]
+    front = all(type(s) is int and s == 0 for s in piece.start)
+    front = front and not any(isinstance(d, Counted) for d in free_dims(piece.count))
+    dense = all(s == 1 for s in piece.step)
+    rows = zip(piece.count[1:], piece.view[1:], strict=True)
+    is_front = front and dense and all(same(a, b) is True for a, b in rows)
+    return whole if is_front and not can_inline(whole) else root
+
+
+def read_by(node: Node) -> tuple[Node, ...]:
+    """What a stage of one node reads."""
+    if not isinstance(node, Fold):
+        return node.args
+    return (*node.init, *map(steps_of, node.xs), *node.consts)
+
+
+def views_of_steps(graph: Graph) -> set[Node]:
+    """Views that only recurrences read, which read the memory behind them."""
+    others = {a for n in graph.nodes if not isinstance(n, Fold) for a in n.args}
+    others.update(a for n in graph.nodes if isinstance(n, Fold) for a in (*n.init, *n.consts))
+    others.update(graph.outputs)
+    read = {x for n in graph.nodes if isinstance(n, Fold) for x in n.xs if is_view(x)}
+    return {x for x in read if x not in others and steps_of(x) is not root_of(x)}
 
 
 def reads(node: Node, index: Index, summed: Sequence[Affine] = ()) -> list[Index]:

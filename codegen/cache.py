@@ -30,7 +30,8 @@ from symgrad._version import __version__
 # Everything that symgrad writes into the folder: no other file is deleted.
 OURS = re.compile(r"\.?sg_[0-9a-f]{32}\b.*")
 # Settings that change the code of a program: our own, and those of Numba that name a processor.
-SETTINGS = ("SYMGRAD_PRODUCTS", "SYMGRAD_VECTORS", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
+OWN_SETTINGS = ("SYMGRAD_PRODUCTS", "SYMGRAD_VECTORS")
+SETTINGS = (*OWN_SETTINGS, "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
 
 
 @dataclass(frozen=True, slots=True)

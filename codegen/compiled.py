@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from codegen.blas import one_blas_thread
+from codegen.culprits import culprit_at
 from codegen.loading import Loaded
 from codegen.program import Program
 from codegen.stages import Stages
@@ -122,11 +123,7 @@ class Compiled:
         Several threads may call at once, each with a workspace of its own; calls that change the
         state run one after the other.
         """
-        if arrays:
-            raise LeafTypeError(
-                f"values are passed by name, got {len(arrays)} without one. "
-                f"Write {self._example()}."
-            )
+        self._refuse_unnamed(arrays)
         by_name: dict[Dim, int] = {}
         if not self._names.issuperset(values):
             by_name = dims_by_name(self.stages.graph, values)
@@ -135,13 +132,20 @@ class Compiled:
         with self._lock:
             return self._called(values, by_name)
 
-    def _example(self) -> str:
+    def _refuse_unnamed(self, arrays: Sequence[Any], asked: str = "f") -> None:
+        if arrays:
+            raise LeafTypeError(
+                f"values are passed by name, got {len(arrays)} without one. "
+                f"Write {self._example(asked)}."
+            )
+
+    def _example(self, asked: str) -> str:
         """A call, for messages."""
         names = [x.name for x in self._leaves if x.kind == "input"] or sorted(self._names)
         names = names or [d.name for d in self._dims]
         if all(name.isidentifier() for name in names):
-            return f"f({listed((f'{keyword(name)}=...' for name in names), 4)})"
-        return f"f(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
+            return f"{asked}({listed((f'{keyword(name)}=...' for name in names), 4)})"
+        return f"{asked}(**{{{listed((f'{quoted(name)}: ...' for name in names), 4)}}})"
 
     def _called(self, values: Mapping[str, Any], by_name: Mapping[Dim, int]) -> Any:
         arrays, dims = self._bound(values, by_name)
@@ -220,14 +224,15 @@ class Compiled:
         self,
         call: Invocation,
         row_of: RowOf = no_row,
+        known: Mapping[str, Array] | None = None,
     ) -> DataError:
-        """The error that the report of a call describes; `row_of` as in `out_of_range`."""
+        """The error that the report of a call describes; `known` has values by name in a loop."""
         number, index, extent, position = (int(v) for v in call.report)
         node, source = self.stages.schedule.checked[number - 1]
-        dims, place = self._extents(call), None
-        if position >= 0:
-            where = np.unravel_index(position, dm.values(source.shape, dims))
-            place = tuple(int(k) for k in where)
+        dims = self._extents(call)
+        values = {x.name: a for x, a in zip(self._leaves, call.arrays, strict=False)}
+        values.update(known or {})
+        source, place = culprit_at(source, position, dims, values)
         return DataError(out_of_range(node, index, extent, source, place, dims, row_of))
 
     def prepared(self, values: Mapping[str, Array], dims: Mapping[Dim, int]) -> Invocation:
@@ -361,7 +366,7 @@ class Compiled:
         legend = [f"# table[{k}]  {printable(a)!s:<20} {b}" for k, (a, b) in enumerate(rows)]
         return "\n".join([*legend, "", self.stages.source])
 
-    def report(self, /, **values: Any) -> Report:
+    def report(self, /, *arrays: Any, **values: Any) -> Report:
         """Every kernel: formula, shape, flops, bytes, time, its bound, the share of the roofline.
 
         Measures on these values, or else on those of this thread's last call, with a form of the
@@ -372,14 +377,14 @@ class Compiled:
         """
         from codegen.reporting import make_report
 
+        self._refuse_unnamed(arrays, "f.report")
         with self._lock:
             call = self._last_call()
             if values or not (self._dims or any(x.kind == "input" for x in self._leaves)):
                 return make_report(self, *self._bound(values))
             if call is not None:
                 return make_report(self, call.arrays, self._extents(call))
-            given = self._example().removeprefix("f")
-            why = f"Not measured: call the function first, or ask f.report{given}."
+            why = f"Not measured: call the function first, or ask {self._example('f.report')}."
             return make_report(self, None, None if self._dims else {}, why)
 
     def team_for(self, dims: Mapping[Dim, int] | None) -> TeamProgram | None:
@@ -417,7 +422,7 @@ class Compiled:
         call.set_outputs(self._empty_results(dims))
         return call
 
-    def bench(self, /, **values: Any) -> Bench:
+    def bench(self, /, *arrays: Any, **values: Any) -> Bench:
         """Seconds of a call on these values, or else on those of this thread's last call.
 
         Returns: `compile`, `first`, `warm_up`, `median`, `lower`, `upper`, `least`, `program`,
@@ -426,6 +431,7 @@ class Compiled:
         """
         from codegen.benching import bench
 
+        self._refuse_unnamed(arrays, "f.bench")
         with self._lock:
             call = self._last_call()
             if not values and call is not None:

@@ -14,12 +14,15 @@ from codegen.access import (
     Index,
     can_inline,
     is_view,
+    read_by,
     reads,
     root_of,
+    views_of_steps,
 )
 from codegen.counted import counted_in_node, tellers_of
 from codegen.joining import may_join
 from codegen.loop_ir import Affine
+from codegen.ordering import in_order
 from codegen.products import Product, compact, homes_of, is_product, layout_of, matched
 from codegen.schedule import (
     Apart,
@@ -32,7 +35,6 @@ from codegen.schedule import (
     Stage,
     domain_labels,
     domain_of,
-    early_first,
     equal_shapes,
     member_reads,
     place_in,
@@ -102,6 +104,7 @@ class _Scheduler:
         self.stage_of: dict[Node, int] = {}
         self.readers: dict[Node, set[int]] = {}
         self.tellers = tellers_of(graph)
+        self.passed = views_of_steps(graph)
         self.forced = frozenset(self._must_lie_in_memory())
         self.joint: set[Node] = set()  # arrays that products write their parts of
         self.products = self._find_products()
@@ -113,8 +116,10 @@ class _Scheduler:
         """What a kernel or the caller needs as memory; reshapes show the memory of another."""
         read = [*self.graph.outputs, *self.tellers.values()]
         for node in self.graph.nodes:
-            if is_view(node) or isinstance(node, Fold):
-                read.extend(node.args)
+            if isinstance(node, Fold):
+                read.extend(read_by(node))
+            elif is_view(node):
+                read.extend(node.args if node not in self.passed else ())
             elif isinstance(node, Reindex) and not can_inline(node):
                 pieces = zip(node.args, node.pieces, strict=True)
                 read.extend(arg for arg, piece in pieces if piece.view != arg.shape)
@@ -169,13 +174,14 @@ class _Scheduler:
         return found
 
     def run(self) -> Schedule:
-        for node in early_first(self.graph, self.tellers):
+        for node in in_order(self.graph, self.tellers):
             if isinstance(node, Reindex) and counted_by(node) is not None:
                 self._need(node.args[0])
             if isinstance(node, (Input, Constant)) or self.inline(node):
                 continue
             if is_view(node):
-                self._need(node.args[0])
+                if node not in self.passed:
+                    self._need(node.args[0])
             elif isinstance(node, Fold):
                 self._recur(node)
             elif isinstance(node, Proj):
@@ -314,14 +320,13 @@ class _Scheduler:
 
     def _alone(self, stage: Stage, node: Node) -> None:
         """A stage of its own; what it reads is computed before."""
-        for arg in node.args:
-            stack = [arg]
-            while stack:
-                top = stack.pop()
-                if self.inline(top):
-                    stack.extend(top.args)
-                else:
-                    self._need(top)
+        stack = [*read_by(node)][::-1]
+        while stack:
+            top = stack.pop()
+            if self.inline(top):
+                stack.extend(top.args)
+            else:
+                self._need(top)
         self.stage_of[node] = len(self.stages)
         self.stages.append(stage)
         self.stored.add(node)

@@ -25,7 +25,7 @@ from typing import TypeAlias
 from codegen import loop_ir as ir
 from codegen.injectivity import nonnegative
 from codegen.loop_ir import WORKER, Affine, For, Kernel, Let, Load, Only, Statement, Store, Wait
-from codegen.memory import Invoked, InvokedLoop, Plan
+from codegen.memory import Invoked, InvokedLoop, Live, Plan
 from codegen.values import Scratch, Temporary
 from codegen.work import MEETING, SMALL, TURN, work_of
 from symgrad.graph.dims import Extent, size, typical
@@ -140,10 +140,17 @@ class _Planner:
     ) -> list[Invoked | InvokedLoop]:
         """The calls with their meetings; afterwards `self.state` is what is touched since."""
         self.state = state.joined(_State())
-        return [
-            self.loop(c, where) if isinstance(c, InvokedLoop) else self.call(c, where)
-            for c in calls
-        ]
+        done: list[Invoked | InvokedLoop] = []
+        for c in calls:
+            if c.tells:  # all meet, since rows of such dims belong to other workers than before
+                self.state = _State()
+                self.reads(where, (entry for _, entry in c.tells))
+            done.append(self.loop(c, where) if isinstance(c, InvokedLoop) else self.call(c, where))
+        return done
+
+    def reads(self, where: _Where, entries: Iterable[int]) -> None:
+        """Enter what every worker reads beside its kernels."""
+        self.state.add(Touch(where(entry), "all", False) for entry in entries)
 
     def call(self, call: Invoked, where: _Where) -> Invoked:
         """One kernel."""
@@ -212,6 +219,8 @@ class _Planner:
                 still = type(place.step) is int and place.step == 0
                 blocks[k] = (entry, moves if still else (*moves, (id(call.loop), place.step)))
         inner = _Where(blocks)
+        if call.loop.live is not None:
+            return self.live(call, call.loop.live, where, inner)
         before = self.state
         calls = self.steps(call, inner, before)
         after, meet = self.state, call.loop.bound is not None  # every worker reads the bound
@@ -227,6 +236,19 @@ class _Planner:
                 calls, after, meet = others, self.state, True
         self.state = after
         return replace(call, loop=replace(call.loop, calls=tuple(calls)), meet=meet)
+
+    def live(
+        self, call: InvokedLoop, live: Live, where: _Where, inner: _Where
+    ) -> InvokedLoop:
+        """A recurrence of steps with rows of their own, before which all meet.
+
+        They also meet where a step has not as many rows as the one before: then those that belong
+        to a worker are others.
+        """
+        calls = self.steps(call, inner, _State())
+        bound = () if call.loop.bound is None else (call.loop.bound,)
+        self.reads(where, (call.entries[k] for k in (*bound, live.start, live.count)))
+        return replace(call, loop=replace(call.loop, calls=tuple(calls)), meet=True)
 
     def steps(
         self, call: InvokedLoop, inner: _Where, entering: _State

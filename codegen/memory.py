@@ -17,11 +17,11 @@ from codegen.counted import counted, counted_in, counted_in_calls, tellers_of
 from codegen.loop_ir import Affine, Buffer, For, Kernel, Let, Load, Only, Statement, Store
 from codegen.lowering import lower_copy
 from codegen.program import Table
-from codegen.schedule import Schedule
+from codegen.schedule import MOST_LINES, Schedule
 from codegen.sharing import share
 from codegen.values import CopyOf, Lowered, Operand, Scratch, Temporary, merge_buffers
 from codegen.workspace import Block, Layout, laid_out
-from symgrad.graph.dims import Counted, Dim, Extent, at_most, same, size
+from symgrad.graph.dims import Counted, Dim, Extent, at_most, first_lines, same, size
 from symgrad.graph.nodes import Constant, Input, Node
 
 
@@ -149,7 +149,7 @@ class Plan(Table):
             if isinstance(block.content, Layout):
                 held = f"part {slot.inside} of a recurrence's memory"
             lines.append(f"slot {slot.number:<3} {held}, calls {calls}{more}")
-        return "\n".join(lines) or "no workspace"
+        return first_lines(lines, MOST_LINES) or "no workspace"
 
 
 def _bytes(operand: Operand) -> Extent:

@@ -6,10 +6,13 @@ passes would make is made when somebody looks at `f.stages`.
 
 from __future__ import annotations
 
+import operator
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from codegen import records, targets
+from codegen.cache import OWN_SETTINGS
 from codegen.compiled import Compiled
 from codegen.loading import Loaded
 from codegen.request import Clock, Request
@@ -56,7 +59,7 @@ def compile(
     >>> float(f(x=[1.0, 2.0, 3.0]))
     14.0
     """
-    check_options(target, threads, seed)
+    threads = check_options(target, threads, seed)
     streams.as_flag("training", training)
     nodes, rebuild = flatten(outputs, "compile")
     pairs = checked_updates(updates or {}, "updates")
@@ -97,20 +100,47 @@ def _loaded(request: Request, made: Made, clock: Clock) -> Loaded | None:
     return clock("load", lambda: request.back.load_program(made.source, key))
 
 
-def check_options(target: str, threads: int, seed: int, asked: str = "compile") -> None:
-    """Raises: SymgradError and CompileError for options that no program can have."""
+def check_options(
+    target: str, threads: SupportsIndex, seed: int, asked: str = "compile"
+) -> int:
+    """The number of threads.
+
+    Raises: SymgradError and CompileError for options that no program can have, and for settings of
+        the environment that no processor has.
+    """
     targets.check(target, asked)
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST:
+    try:
+        count = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= MOST:
         raise CompileError(
             f"{asked}: threads={threads!r:.40}: needs a whole number from 1 to {MOST}; "
             "threads=1 runs on the thread that calls."
         )
-    if threads > 1 and target != "cpu":
+    if target == "cpu":
+        _check_settings(asked)
+    if count > 1 and target != "cpu":
         raise CompileError(
-            f'{asked}: threads={threads} is for target="cpu"; a program with target={target!r:.40} '
+            f'{asked}: threads={count} is for target="cpu"; a program with target={target!r:.40} '
             "shares its work among the device's own threads. Use threads=1."
         )
     streams.as_seed(seed)
+    return count
+
+
+def _check_settings(asked: str) -> None:
+    if not any(map(os.environ.get, OWN_SETTINGS)):
+        return  # nothing to import for
+    from codegen.runtime.instruction_sets import instruction_set
+    from codegen.runtime.linalg import products_from
+
+    try:
+        instruction_set()
+        products_from()
+    except ValueError as error:
+        raise CompileError(f"{asked}: the environment has {error}") from None
+
 
 
 def checked_updates(updates: Mapping[Input, Any], asked: str) -> list[tuple[Input, Node]]:

@@ -175,13 +175,14 @@ class _Printer:
                 continue
             alone = False
             for call in run:
-                if call.meet:
+                if call.tells and self.team:
                     self.lines.append(f"{pad}meet(team, worker)")
-                    alone = False
                 for dim, entry in call.tells:
                     place = extent_text(dim.most, self.dim_names)
                     self.lines.append(self.tell(dim, where, entry, place, pad))
-                    alone = False
+                if call.meet:
+                    self.lines.append(f"{pad}meet(team, worker)")
+                alone = alone and not (call.tells or call.meet)
                 if isinstance(call, InvokedLoop):
                     self.loop(call, where)
                     continue
@@ -218,6 +219,8 @@ class _Printer:
             self.uses |= {"address", "extent"}
             steps = f"m{where.depth - 1}"
             head.append(f"{pad}{steps} = extent(address(table, {bound}), 0)")
+        if loop.live is not None and self.team:
+            head.append(f"{pad}l{where.depth - 1} = -1")
         head.append(f"{pad}for {counter} in range({steps}):")
         if loop.reverse:
             head.append(f"{pad}    {t} = {steps} - 1 - {counter}")
@@ -278,11 +281,16 @@ class _Printer:
     def live(
         self, live: Live, call: InvokedLoop, where: _Where, t: str, first: str
     ) -> Iterator[str]:
-        """Where the rows of a step begin, and how many they are."""
+        """Where the rows of a step begin, and how many they are; workers have other ones then."""
         pad = "    " * (where.depth + 1)
         self.uses.add("ld")
         yield f"{pad}{first} = ld({where.name(call.entries[live.start], INT64)}, {t}, -1)"
         yield self.tell(live.dim, where, call.entries[live.count], t, pad)
+        if self.team:
+            now, last = self.dim_names[live.dim], f"l{where.depth - 1}"
+            yield f"{pad}if {now} != {last}:"
+            yield f"{pad}    meet(team, worker)"
+            yield f"{pad}{last} = {now}"
 
     def define(self, kernel: Kernel, fetches: bool = False) -> tuple[str, Function]:
         """A kernel's name and text; kernels that do the same on the same dtypes share one."""

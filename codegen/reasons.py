@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from codegen.formulas import formula
-from codegen.memory import Invoked, InvokedLoop, kernels_of
+from codegen.memory import Invoked, InvokedLoop, LoweredLoop, kernels_of
 from codegen.schedule import (
     FoldStage,
     LoopStage,
@@ -27,8 +27,8 @@ from codegen.schedule import (
 )
 from symgrad.calculus.loop_parts import Moved
 from symgrad.graph.checkpoints import BudgetedChunk, exact_size
-from symgrad.graph.dims import Extent, printable, show
-from symgrad.graph.folds import Fold
+from symgrad.graph.dims import Extent, first_lines, printable, show
+from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Input, Node, Reduce
 from symgrad.graph.text import references
@@ -100,11 +100,10 @@ def move_table(moved: Sequence[Moved]) -> str:
     lines = [
         (how, f"{n} x {what}" if n > 1 else what, why) for (how, what, why), n in rows.items()
     ]
-    hidden = len(lines) - MOST_MOVES
-    lines = lines[:MOST_MOVES]
-    wide = [max(len(line[k]) for line in lines) for k in (0, 1)] if lines else []
-    text = [f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines]
-    return "\n".join(text if hidden <= 0 else [*text, f".. and {hidden} more"])
+    wide = [max((len(line[k]) for line in lines[:MOST_MOVES]), default=0) for k in (0, 1)]
+    return first_lines(
+        (f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines), MOST_MOVES
+    )
 
 
 def checkpoint_lines(graph: Graph, chunks: Chunks | None) -> Iterator[str]:
@@ -145,19 +144,26 @@ def turn_lines(
     calls: Sequence[Invoked | InvokedLoop], schedule: Schedule, prefix: str = ""
 ) -> Iterator[str]:
     """Which stages take turns (`codegen/batch_fusion.py`), those of recurrences too."""
-    folds = iter([(k, s) for k, s in enumerate(schedule.stages, 1) if isinstance(s, FoldStage)])
+    bodies: dict[Node, tuple[Schedule, str]] = {
+        s.node: (s.inner, f"{prefix}{k}.")
+        for k, s in enumerate(schedule.stages, 1) if isinstance(s, FoldStage)
+    }
     for call in calls:
         if not isinstance(call, InvokedLoop):
             continue
         if not call.loop.turns:
-            k, stage = next(folds)
-            yield from turn_lines(call.loop.calls, stage.inner, f"{prefix}{k}.")
+            yield from turn_lines(call.loop.calls, *bodies[_recurrence(call.loop)])
             continue
         stages = sorted({kernel.stage + 1 for kernel in kernels_of(call.loop.calls)})
         yield (
             f"{len(stages)} stages from {prefix}{stages[0]} to {prefix}{stages[-1]} take turns: "
             f"each does one of {call.loop.length} rows while it is in the cache"
         )
+
+
+def _recurrence(loop: LoweredLoop) -> Node:
+    """The Fold that a loop runs: the one whose results it writes."""
+    return next(result.args[0] for result in loop.writes if isinstance(result, Proj))
 
 
 # -- rows ------------------------------------------------------------------------------------------

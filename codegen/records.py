@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from symgrad.graph.nodes import Constant
 
 # What turns a graph into source: the text of these rooms.
 ROOMS = ("codegen", "codegen/targets", "symgrad/graph", "symgrad/calculus")
+# And packages that the passes ask: for algebra, bounds of errors, cuts, and contraction orders.
+ASKED = ("sympy", "mpmath", "networkx", "opt_einsum")
 # Constants that no node of the written graph is are kept in a record up to so many bytes.
 MOST_BYTES = 1 << 16
 
@@ -89,12 +92,13 @@ def _file(folder: Path, key: str) -> Path:
 
 @functools.cache
 def _compiler() -> str:
-    """A hash of the compiler's text."""
+    """A hash of the compiler's text, and of the versions of what its passes ask."""
     digest = hashlib.sha256()
     root = Path(__file__).parent.parent
     for room in ROOMS:
         for path in sorted((root / room).glob("*.py")):
             digest.update(path.read_bytes())
+    digest.update(" ".join(f"{name} {metadata.version(name)}" for name in ASKED).encode())
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from codegen.access import root_of
+from codegen.access import root_of, steps_of
 from codegen.batch_fusion import Finishing, take_turns
 from codegen.formulas import with_formulas
 from codegen.lowering import lower_copy, lower_stage, lower_zeros
@@ -104,7 +104,7 @@ def _lower_fold(
     operands = _Operands({}, rows)
     places = [InnerPlace(-1, 0)]  # the report of bad indices is the outer one
     places += [operands.place(results[k]) for k in range(n)]
-    places += [operands.moving(root_of(x), e) for x, e in zip(fold.xs, elements, strict=True)]
+    places += [operands.moving(steps_of(x), e) for x, e in zip(fold.xs, elements, strict=True)]
     places += [operands.place(root_of(c)) for c in fold.consts]
     places += [operands.place(c) for c in plan.constants]
     target: dict[Node, Proj] = {}
@@ -124,7 +124,7 @@ def _lower_fold(
         None if fold.bound is None else operands.found[root_of(fold.bound)],
         live=None
         if rows is None
-        else Live(rows.now, *(operands.found[root_of(x)] for x in fold.xs[:2])),
+        else Live(rows.now, *(operands.found[steps_of(x)] for x in fold.xs[:2])),
     )
     starts = [CopyOf(result, init) for result, init in zip(results, fold.init, strict=False)]
     again = [

@@ -28,6 +28,7 @@ from symgrad.calculus.simplification import simplify
 from symgrad.calculus.sinking import sink
 from symgrad.calculus.stabilization import stabilize
 from symgrad.calculus.stops import without_cuts
+from symgrad.calculus.unpadding import unpad
 from symgrad.graph import streams
 from symgrad.graph.dims import Extent
 from symgrad.graph.dtypes import INT32
@@ -50,6 +51,8 @@ def make(request: Request, clock: Clock) -> Made:
     wanted = clock("save residuals", lambda: save_residuals(wanted, residuals))
     moved: list[Moved] = []
     wanted = clock("hoist and sink", lambda: hoist_and_sink(wanted, moved))
+    if back.UNPADS:
+        wanted = clock("take out padding", lambda: unpad(wanted, moved))
     wanted = clock("join pieces", lambda: join_pieces(wanted))
     wanted = clock("order contractions", lambda: order_contractions(places_by_value(wanted)))
     wanted = clock("transpose constants", lambda: transpose_constants(wanted, moved))

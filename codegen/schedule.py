@@ -16,25 +16,23 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from codegen.access import ZERO, Index, can_inline, is_one, reads
-from codegen.counted import Tellers, counted_in_node
 from codegen.loop_ir import variable
 from codegen.products import Product
-from symgrad.graph.dims import Shape, same, show
+from symgrad.graph.dims import Shape, first_lines, same, show
 from symgrad.graph.folds import Fold, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import (
     RUNNING,
-    Constant,
     Einsum,
     Gather,
-    Input,
-    Map,
     Node,
     Reduce,
     Reindex,
     Scatter,
 )
-from symgrad.graph.traversal import toposort
+
+#: Lines of a schedule, and of a memory plan, that are printed at most.
+MOST_LINES = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +150,9 @@ class Schedule:
 
     def __str__(self) -> str:
         lines = map(self.line, self.stages)
-        return "\n".join(f"stage {k:<3} {line}" for k, line in enumerate(lines, 1))
+        return first_lines(
+            (f"stage {k:<3} {line}" for k, line in enumerate(lines, 1)), MOST_LINES
+        )
 
     def line(self, stage: Stage) -> str:
         """A stage in one line."""
@@ -171,22 +171,6 @@ class Schedule:
         rows, inner = stage.domain[: stage.split], stage.domain[stage.split :]
         space = f"{show(rows)} x {show(inner)}" if inner else show(rows)
         return f"loops  {space}   {done}"
-
-
-def early_first(graph: Graph, tellers: Tellers) -> list[Node]:
-    """The nodes in order, but numbers that are made of numbers alone before all others.
-
-    So a factor like Adam's 1 - beta**t is there before the loop that needs it begins. Next comes
-    what the program counts to know its dims, so that all else may have these.
-    """
-    early: dict[Node, int] = dict.fromkeys(toposort(list(tellers.values())), 1)
-    for node in graph.nodes:
-        number = isinstance(node, (Input, Constant, Map)) and not (
-            node.shape or (tellers and counted_in_node(node))
-        )
-        if number and all(early.get(a) == 0 for a in node.args):
-            early[node] = 0
-    return sorted(graph.nodes, key=lambda node: early.get(node, 2))
 
 
 def equal_shapes(a: Shape, b: Shape) -> bool:

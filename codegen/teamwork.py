@@ -124,10 +124,11 @@ def work_of_calls(calls: Sequence[Invoked | InvokedLoop]) -> Work:
     meetings: Extent = 1
     rows: list[Extent] = []
     for call in calls:
-        meetings = meetings + int(call.meet)
+        meetings = meetings + int(call.meet) + int(bool(call.tells))
         if isinstance(call, InvokedLoop):
             inner = work_of_calls(call.loop.calls)
             length = call.loop.length
+            meetings = meetings + (0 if call.loop.live is None else length)
             rows += [*inner.rows, *([length] if call.loop.rows is not None else [])]
             shared = shared + size((length, inner.shared))
             alone = alone + size((length, inner.alone))
@@ -145,7 +146,7 @@ def _meetings_inside(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[int]:
     """The meetings of these calls, and of each recurrence among them."""
     own = 0
     for call in calls:
-        own += call.meet
+        own += call.meet + bool(call.tells)
         if isinstance(call, InvokedLoop):
             yield from _meetings_inside(call.loop.calls)
         else:
@@ -162,7 +163,7 @@ def _grouped(calls: Sequence[Invoked | InvokedLoop], pad: str) -> Iterator[str]:
 
 def _lines(calls: Sequence[Invoked | InvokedLoop]) -> Iterator[str]:
     for call in calls:
-        if call.meet:
+        if call.meet or call.tells:
             yield "all meet"
         if isinstance(call, InvokedLoop):
             kind = "turns" if call.loop.turns else "steps"

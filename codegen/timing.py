@@ -151,6 +151,7 @@ class _Laps:
     """Puts laps behind calls."""
 
     def __init__(self, workers: int) -> None:
+        self.workers = workers
         self.own = Affine(const=WORKER * WORDS if workers > 1 else 0)
         self.kernel = _lap_kernel(self.own)
         self.cells = MEETINGS + 1
@@ -165,6 +166,9 @@ class _Laps:
         """Calls with their laps."""
         done: list[Invoked | InvokedLoop] = []
         for call in calls:
+            if call.tells and self.workers > 1:
+                done.append(replace(self.lap(scope, MEETINGS), tells=call.tells))
+                call = replace(call, tells=())
             if call.meet:
                 done.append(self.lap(scope, MEETINGS, meet=True))
                 call = replace(call, meet=False)
@@ -206,6 +210,8 @@ class _Laps:
             return known[k]
 
         inner = self.block(call.loop.calls, entry)
+        if call.loop.live is not None and self.workers > 1:  # where a step has other rows all meet
+            inner.insert(0, self.lap(entry, MEETINGS))
         new = replace(call.loop, calls=tuple(inner), places=tuple(places))
         return replace(call, loop=new, entries=tuple(entries))
 

@@ -19,6 +19,7 @@ from codegen.loading import run_module
 from codegen.pipeline import compile
 from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.nodes import Node
+from symgrad.graph.structure import flatten
 from tests import (
     test_codegen_folds as folds,
     test_codegen_functions as functions,
@@ -247,6 +248,50 @@ def _layers(target: str) -> None:
     _steps([out, loss], updates, {"words": np.array([[0, 6, 2], [-1, 2, 2]], np.int32)}, target)
 
 
+def _tagger(make: Callable[[], Any], target: str) -> None:
+    """Rows of different lengths through a recurrent layer: values, and steps of training."""
+    words = sg.input("words", (sg.dim("rows"), sg.dim("steps")), "int32")
+    tags, lengths = sg.input("tags", words.shape, "int32"), sg.input("n", words.shape[:1], "int32")
+    ys, carry = make().run(sg.nn.Embedding(7, 4)(words), lengths=lengths)
+    logits = sg.nn.Dense(3)(ys)
+    loss = sg.nn.sequence_cross_entropy(logits, tags, lengths).sum() / lengths.sum()
+    leaves = sg.parameters(loss)
+    updates = sg.optim.sgd(0.5).updates(leaves, sg.grad(loss, leaves))
+    rng = np.random.default_rng(2)
+    values = {name: rng.integers(0, k, (5, 4), np.int32) for name, k in (("words", 7), ("tags", 3))}
+    _steps([loss, logits, *flatten(carry)[0]], updates, {**values, "n": N[:5]}, target)
+
+
+def _too_long(target: str) -> None:
+    x, lengths = sg.input("x", (3, sg.dim("steps"), 2)), sg.input("n", (3,), "int32")
+    outputs = [sg.nn.RNN(4).run(x, lengths=lengths)[0]]
+    values = {"x": _numbers(1, 3, 3, 2), "n": N[1:4]}
+    said = []
+    for one in (target, "cpu"):
+        try:
+            compile(outputs, target=one)(**values)
+        except sg.DataError as error:
+            said.append(str(error))
+    assert len(said) == 2 and said[0] == said[1], said
+    assert "length 4 is out of range for 3 steps" in said[0], said[0]
+
+
+def _writer(target: str) -> None:
+    """A sequence read by one layer and written by another, greedily and by chance."""
+    words = sg.input("words", (3, sg.dim("steps")), "int32")
+    table, reader, writer, out = (
+        sg.nn.Embedding(7, 4), sg.nn.GRU(5), sg.nn.GRU(5, name="writer"), sg.nn.Dense(7)
+    )
+    _, thought = reader.run(table(words), reverse=True)
+
+    def step(carry: Node, word: Node) -> tuple[Node, Node]:
+        carry, y = writer.step(carry, table(word))
+        return carry, out(y)
+
+    written = [sg.nn.generate(step, thought, sg.constant([0, 1, 2]), 4, heat)[0] for heat in (0, 2)]
+    _steps(written, {}, {"words": np.arange(12, dtype=np.int32).reshape(3, 4) % 7}, target)
+
+
 def _optimiser(make: Callable[[], Any], dtype: str, target: str) -> None:
     x = sg.input("x", (sg.dim("rows"), 3), dtype)
     leaves = [sg.parameter("w", (3, 5), dtype=dtype), sg.parameter("b", (), dtype=dtype)]
@@ -321,6 +366,16 @@ OPTIMISERS: dict[str, Callable[[], Any]] = {
     "adam": lambda: sg.optim.adam(sg.optim.exponential_decay(0.1, 1)),
     "adamw": lambda: sg.optim.adamw(sg.optim.piecewise([1], [0.1, 0.01])),
 }
+#: Lengths of rows of four steps: none, one and all of them, unsorted.
+N = np.array([2, 0, 4, 1, 4], np.int32)
+RECURRENT: dict[str, Callable[[], Any]] = {
+    "rnn": lambda: sg.nn.RNN(5),
+    "gru": lambda: sg.nn.GRU(5),
+    "gru, reset before": lambda: sg.nn.GRU(5, reset_after=False),
+    "lstm": lambda: sg.nn.LSTM(5, peepholes=True),
+    "both directions": lambda: sg.nn.Bidirectional(sg.nn.LSTM(3)),
+    "stacked": lambda: sg.nn.Stacked([sg.nn.LSTM(3), sg.nn.Bidirectional(sg.nn.GRU(5))], 0.3),
+}
 NETWORKS: dict[str, Callable[[str], None]] = {
     "dropout": _dropout,
     "layers": _layers,
@@ -338,6 +393,9 @@ NETWORKS: dict[str, Callable[[str], None]] = {
     "embedding": _embedding,
     "second order": _second_order,
     "recurrence": _recurrence,
+    **{f"tagger {name}": partial(_tagger, make) for name, make in RECURRENT.items()},
+    "too long": _too_long,
+    "writer": _writer,
 }
 
 

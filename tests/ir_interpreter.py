@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -190,7 +190,9 @@ def run(plan: Plan, table: int, dims: Mapping[Dim, int], translate: Translate) -
     last = max((k for k, call in enumerate(plan.calls) if may_report(call)), default=-1)
     with np.errstate(all="ignore"):
         for k, call in enumerate(plan.calls):
-            run_call(call, lambda entry, dtype: blocks[entry], dims, report, translate)
+            place = whole(blocks)
+            dims = counted(call, number_in(place), dims)
+            run_call(call, place, dims, report, translate)
             if report[0] and k == last:
                 return int(report[0])
     return 0
@@ -201,27 +203,58 @@ def may_report(call: Invoked | InvokedLoop) -> bool:
 
 
 Place = Callable[[int, np.dtype[Any]], Block]
+#: The number at a place of an entry's memory.
+Number = Callable[[int, int], int]
+
+
+def whole(blocks: Sequence[Block]) -> Place:
+    """The blocks themselves."""
+    return lambda entry, dtype: blocks[entry]
+
+
+def counted(
+    call: Invoked | InvokedLoop, number: Number, dims: Mapping[Dim, int]
+) -> Mapping[Dim, int]:
+    """The dims with those that are read before a call."""
+    told = {d: int(number(entry, value(d.most, dims))) for d, entry in call.tells}
+    return {**dims, **told} if told else dims
 
 
 def steps_of(
-    call: InvokedLoop, place: Place, dims: Mapping[Dim, int], own: range | None = None
-) -> Iterator[Place]:
-    """The steps of a recurrence in their order: for each, where the memory of its body lies.
+    call: InvokedLoop,
+    place: Place,
+    dims: Mapping[Dim, int],
+    number: Number,
+    own: range | None = None,
+) -> Iterator[tuple[int, Place, Mapping[Dim, int]]]:
+    """The steps of a recurrence in their order, where the memory of its body lies, and the dims.
 
     Args:
         own: those that the worker does; all of them without it.
     """
     loop = call.loop
     steps = range(value(loop.length, dims)) if own is None else own
+    if loop.live is not None and loop.bound is not None:
+        steps = range(int(number(call.entries[loop.bound], 0)))
     for t in reversed(steps) if loop.reverse else steps:
+        rows, told = 0, dims
+        if loop.live is not None:
+            rows = int(number(call.entries[loop.live.start], t))
+            told = {**dims, loop.live.dim: int(number(call.entries[loop.live.count], t))}
 
-        def inner(entry: int, dtype: np.dtype[Any], t: int = t) -> Block:
+        def inner(entry: int, dtype: np.dtype[Any], t: int = t, rows: int = rows) -> Block:
             where = loop.places[entry]
             mine = where.operand + dims.get(ir.WORKER, 0) * where.each
             base = place(call.entries[mine], dtype)
-            return base.moved(t * value(where.step, dims) * dtype.itemsize)
+            count = rows if where.rows else t
+            return base.moved(count * value(where.step, dims) * dtype.itemsize)
 
-        yield inner
+        yield t, inner, told
+
+
+def number_in(place: Place) -> Number:
+    """Numbers where memory lies."""
+    return lambda entry, k: place(entry, INT64).typed(INT64).load(k)
 
 
 def run_call(
@@ -233,9 +266,10 @@ def run_call(
 ) -> None:
     """A kernel, or a recurrence: its body's entries are windows that move along outer blocks."""
     if isinstance(call, InvokedLoop):
-        for turn, inner in enumerate(steps_of(call, place, dims)):
-            told = {**dims, ir.TURN: turn} if call.loop.turns else dims
+        for turn, inner, told in steps_of(call, place, dims, number_in(place)):
+            told = {**told, ir.TURN: turn} if call.loop.turns else told
             for one in call.loop.calls:
+                told = counted(one, number_in(inner), told)
                 run_call(one, inner, told, report, translate)
         return
     buffers = call.kernel.buffers

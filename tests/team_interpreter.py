@@ -20,16 +20,20 @@ from codegen.loop_ir import WORKER, WORKERS
 from codegen.memory import Invoked, InvokedLoop, Plan
 from codegen.runtime.teams import GROUP_OF_ROWS
 from symgrad.graph.dims import Dim, value
+from symgrad.graph.dtypes import INT64
 from tests.ir_interpreter import (
     Block,
+    Number,
     Place,
     Translator,
     Typed,
+    counted,
     interpreted,
     made,
     may_report,
     steps_of,
     translated,
+    whole,
 )
 
 
@@ -209,14 +213,21 @@ class TeamRun:
         """One worker."""
         last = max((k for k, call in enumerate(self.plan.calls) if may_report(call)), default=-1)
         for k, call in enumerate(self.plan.calls):
-            yield from self.call(call, worker, lambda entry, dtype: self.blocks[entry])
+            yield from self.call(call, worker, whole(self.blocks))
             if k == last:
                 yield
                 if self.report[0]:
                     return
 
+    def number_in(self, place: Place) -> Number:
+        """Numbers that the running worker reads where memory lies."""
+        return lambda entry, k: Tracked(place(entry, INT64), INT64, self.log).load(k)
+
     def call(self, call: Invoked | InvokedLoop, worker: int, place: Place) -> Iterator[None]:
         """A kernel or a recurrence."""
+        if call.tells:
+            yield
+            self.dims[worker] = counted(call, self.number_in(place), self.dims[worker])
         if call.meet:
             yield
         dims = self.dims[worker]
@@ -225,13 +236,12 @@ class TeamRun:
             if call.loop.rows is not None:
                 bounds = (first_row(len(steps), w, self.workers) for w in (worker, worker + 1))
                 steps = range(*bounds)
-            for turn, inner in zip(
-                reversed(steps) if call.loop.reverse else steps,
-                steps_of(call, place, dims, steps),
-                strict=True,
-            ):
-                if call.loop.turns:
-                    self.dims[worker] = {**dims, ir.TURN: turn}
+            last = -1
+            number = self.number_in(place)
+            for turn, inner, told in steps_of(call, place, dims, number, steps):
+                if call.loop.live is not None and last != (last := told[call.loop.live.dim]):
+                    yield
+                self.dims[worker] = {**told, ir.TURN: turn} if call.loop.turns else told
                 for one in call.loop.calls:
                     yield from self.call(one, worker, inner)
             return

@@ -12,6 +12,8 @@ import symgrad as sg
 from codegen import batch_fusion, records, turn_sums, turns
 from codegen.compiled import Compiled
 from codegen.memory import InvokedLoop
+from codegen.reasons import turn_lines
+from codegen.schedule import FoldStage
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.nodes import Node
 from tests.ir_interpreter import failures, interpreted
@@ -92,6 +94,28 @@ def test_every_access_is_in_place() -> None:
         for n in (1, 3):
             judged(f, nodes, labels(values, n), 1e-12)
         assert not failures(f), failures(f)
+
+
+def test_the_stages_of_a_recurrence_keep_its_number() -> None:
+    """Turns are listed below the recurrence that takes them, in whatever order loops stand."""
+    B = sg.dim("B")
+    W, V = sg.input("W", (WIDTH, HIDDEN)), sg.input("V", (HIDDEN, WIDTH))
+    h = sg.input("h", (B, LENGTH, WIDTH))
+    x = sg.input("x", (4, B, LENGTH, WIDTH))
+
+    def once(h: Node, now: Node) -> tuple[Node, tuple[()]]:
+        return sg.tanh((h + now) @ W) @ V, ()
+
+    def twice(h: Node, now: Node) -> tuple[Node, tuple[()]]:
+        return sg.tanh(once(h, now)[0] @ W) @ V, ()
+
+    stages = sg.compile(sg.scan(twice, sg.scan(once, h, x)[0], x[:3])[0]).stages
+    lines = list(turn_lines(stages.plan.calls, stages.schedule))
+    numbers = [f"{k}." for k, s in enumerate(stages.schedule.stages, 1) if isinstance(s, FoldStage)]
+    assert len(numbers) == len(lines) == 2 and str(stages).count("take turns") == 2
+    for number, line in zip(numbers, lines, strict=True):
+        assert f" from {number}1 to {number}" in line, line
+    assert list(turn_lines(stages.plan.calls[::-1], stages.schedule)) == lines[::-1]
 
 
 def test_no_row_at_all() -> None:

@@ -42,6 +42,17 @@ def test_patience_counts_epochs_in_a_row() -> None:
     assert (stop.best, stop.best_epoch, stop.stopped) == (3, 4, True)
 
 
+def test_callbacks_show_what_they_watch() -> None:
+    stop = sg.EarlyStopping(patience=2)
+    assert repr(stop) == "<EarlyStopping at the minimum of the loss, patience 2>"
+    assert told(stop, [3.0, 2.0, 4.0]) == [False] * 3
+    assert repr(stop) == "<EarlyStopping at the minimum of the loss, 2 in epoch 2, patience 2>"
+    best = sg.Checkpoint("a\nb", every=3, monitor="accuracy", mode="max")
+    assert repr(best) == "<Checkpoint a\\nb every 3 epochs at the maximum of 'accuracy'>"
+    assert repr(sg.Checkpoint("a")) == "<Checkpoint a every epoch>"
+    assert repr(sg.CsvLog("log.csv")) == "<CsvLog log.csv>"
+
+
 def test_min_delta_and_direction() -> None:
     stop = sg.EarlyStopping(patience=1, min_delta=0.5)
     assert told(stop, [5, 4, 3.75]) == [False, False, True]

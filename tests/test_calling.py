@@ -98,6 +98,13 @@ def test_values_go_by_name() -> None:
         compiled(odd * a)(1, 2)
 
 
+def test_reports_and_benches_take_values_as_calls_do() -> None:
+    f = compiled(x * 2)
+    for ask in ("report", "bench"):
+        with pytest.raises(sg.LeafError, match=rf"got 2 .*\. Write f\.{ask}\(x=\.\.\.\)\.$"):
+            getattr(f, ask)(X, X)
+
+
 def test_initial_values_are_those_of_seed_0() -> None:
     w = sg.parameter("w", (3, 5), init=sg.init.normal())
     expected = sg.evaluate(w)

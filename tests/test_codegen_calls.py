@@ -11,6 +11,7 @@ import pytest
 import symgrad as sg
 from codegen.compiled import Compiled
 from codegen.pipeline import compile
+from codegen.schedule import MOST_LINES
 from symgrad.graph.errors import CompileError, DataError, LeafError, SymgradError
 from symgrad.graph.evaluator import evaluate
 from symgrad.graph.nodes import Input
@@ -303,3 +304,18 @@ def test_what_a_program_tells_of_itself(f: Compiled) -> None:
     assert set(f.bench(x=ROWS, k=PLACES, table=TABLE)) >= {"compile", "first", "median"}
     assert [leaf.name for leaf in f.leaves] == ["x", "scale", "table", "k"]
     assert f.dims == (n,)
+
+
+def test_large_programs_print_a_screen_of_each_stage() -> None:
+    h, W = sg.input("h", (3, 3)), sg.input("W", (3, 3))
+    kept = []
+    for _ in range(100):
+        h = sg.tanh(h @ W + 1.0).max(axis=0) + h
+        kept.append(h)
+    stages = sg.compile(sum(kept[1:], kept[0])).stages
+    for shown, count in (
+        (stages.schedule, len(stages.schedule.stages)), (stages.plan, len(stages.plan.slots))
+    ):
+        lines = str(shown).splitlines()
+        assert len(lines) == MOST_LINES + 1 and lines[-1] == f".. and {count - MOST_LINES} more"
+    assert len(str(stages).splitlines()) < 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from symgrad.graph.folds import Chain, Fold, binder, projections
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Gather, Node, Scatter
 from symgrad.graph.ragged import steps_alive
+from tests.team_interpreter import everything_shared, teams_interpreted
 from tests.test_live_rows import LENGTHS, by_rows, data
 
 B, T = sg.dim("B"), sg.dim("T")
@@ -44,6 +46,16 @@ def several(dtype: str) -> Iterator[dict[str, np.ndarray]]:
             "W": rng.normal(size=(K, H)).astype(dtype) / 2,
             "U": rng.normal(size=(H, H)).astype(dtype) / 2,
         }
+
+
+@contextlib.contextmanager
+def compiled(written: list[Node], threads: int) -> Iterator[sg.Compiled]:
+    """The program, run by a team where it is for several threads, however small."""
+    with everything_shared() if threads > 1 else contextlib.nullcontext():
+        f = sg.compile(written, threads=threads)
+        yield f
+    team = f.stages.team
+    assert threads == 1 if team is None else team.used == threads
 
 
 def leaves(dtype: str) -> dict[str, Node]:
@@ -103,9 +115,9 @@ def pulled_back(own: dict[str, Node], reverse: bool = True) -> list[Node]:
 @pytest.mark.parametrize("reverse", [False, True])
 def test_steps_work_on_their_rows(reverse: bool, threads: int) -> None:
     written = by_rows(reverse)
-    f = sg.compile(written, threads=threads)
-    for lengths in LENGTHS * 2:
-        agree(f, written, data(lengths))
+    with compiled(written, threads) as f:
+        for lengths in LENGTHS * 2:
+            agree(f, written, data(lengths))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -113,23 +125,42 @@ def test_steps_work_on_their_rows(reverse: bool, threads: int) -> None:
 def test_a_step_may_have_carries_of_all_kinds(dtype: str, threads: int) -> None:
     written = pulled_back(leaves(dtype))
     check(Graph.of(written))
-    f = sg.compile(written, threads=threads)
-    for values in several(dtype):
-        agree(f, written, values)
+    with compiled(written, threads) as f:
+        for values in several(dtype):
+            agree(f, written, values)
+
+
+def test_no_workers_race_for_rows() -> None:
+    """Loop IR run by Python: accesses are checked, and those of the workers of a team."""
+    for threads in (2, 3):
+        with teams_interpreted(seed=threads):
+            written = pulled_back(leaves("float64"))
+            f = sg.compile(written, threads=threads)
+            for values in several("float64"):
+                agree(f, written, values)
+            nested = epochs()
+            f = sg.compile(nested, threads=threads)
+            for values in batches():
+                agree(f, nested, values)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_rows_of_steps_inside_a_recurrence(threads: int) -> None:
     written = epochs()
-    f = sg.compile(written, threads=threads)
+    with compiled(written, threads) as f:
+        for values in batches():
+            agree(f, written, values)
+
+
+def batches() -> Iterator[dict[str, np.ndarray]]:
+    """Several batches at a time."""
     rng = np.random.default_rng(7)
     for rows, steps, own in [(5, 7, 4), (3, 4, 3), (1, 2, 0), (0, 3, 2), (4, 1, 1)]:
         shapes = {"x": (own, steps, rows, K), "g": (steps, rows, H), "h0": (rows, H), "s": (rows,)}
         values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
         values["n"] = rng.integers(0, steps + 1, (own, rows)).astype("i4")
         values |= {"W": rng.normal(size=(K, H)) / 2, "U": rng.normal(size=(H, H)) / 2}
-        for a, b in zip(f(**values), evaluate(written, values), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+        yield values
 
 
 def epochs() -> list[Node]:

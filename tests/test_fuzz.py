@@ -59,7 +59,8 @@ def test_what_programs_hold(many: list[Program]) -> None:
     assert any(p.updates for p in many) and any(p.equal for p in many)
     assert any(p.training for p in many) and any(not p.stable for p in many)
     texts = ["\n".join(script(p)) for p in many]
-    assert any("reverse=True" in text for text in texts)
+    for option in ("reverse=True", "lengths=", "truncate=", "checkpoint="):
+        assert any(f", {option}" in text for text in texts), option
     assert any("    def step" in text for text in texts)  # a recurrence in a recurrence
     lengths = {leaf.data.shape[:1] for p in many for leaf in p.leaves}
     assert (0,) in lengths

@@ -12,6 +12,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+import symgrad as sg
 from codegen.runtime import library, linalg
 from codegen.runtime.instruction_sets import (
     INSTRUCTION_SETS,
@@ -357,8 +358,16 @@ def test_the_choice_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMGRAD_VECTORS", "plain")
     assert instruction_set().name == "plain"
     monkeypatch.setenv("SYMGRAD_VECTORS", "mmx")
-    with pytest.raises(ValueError, match=r"SYMGRAD_VECTORS='mmx': this processor runs .*plain"):
+    wrong = r"SYMGRAD_VECTORS='mmx': this processor runs .*plain; set one of these\."
+    with pytest.raises(ValueError, match=wrong):
         instruction_set()
+    asked = sg.input("x", (3,)) * 2
+    with pytest.raises(sg.CompileError, match=rf"^compile: the environment has {wrong}"):
+        sg.compile(asked)
+    monkeypatch.setenv("SYMGRAD_VECTORS", "")
     monkeypatch.setenv("SYMGRAD_PRODUCTS", "mkl")
-    with pytest.raises(ValueError, match="SYMGRAD_PRODUCTS='mkl': set one of own, blas"):
+    wrong = "SYMGRAD_PRODUCTS='mkl': set one of own, blas"
+    with pytest.raises(ValueError, match=wrong):
         linalg.products_from()
+    with pytest.raises(sg.CompileError, match=rf"^compile: the environment has {wrong}"):
+        sg.compile(asked)

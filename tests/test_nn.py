@@ -126,6 +126,23 @@ def test_a_layer_called_twice_shares_its_weights() -> None:
         nn.Sequential([layer, layer])(a)
 
 
+def test_a_fresh_layer_shares_nothing_but_its_settings() -> None:
+    shared = nn.Dense(3)
+    model = nn.Sequential([shared, sg.tanh, nn.Bidirectional(nn.GRU(2)), nn.Dense(3), shared])
+    x = sg.input("x", (7, 5, 3))
+    before = model(x)
+    other = model.fresh()
+    with pytest.raises(sg.LeafError, match="no parameters before its first call"):
+        _ = other.parameters
+    after = other(before)
+    assert not set(model.parameters) & set(other.parameters)
+    assert [p.shape for p in other.parameters] == [p.shape for p in model.parameters]
+    assert other.layers[0] is other.layers[-1] is not shared and other.layers[1] is sg.tanh
+    assert model.calls == ((x, before),) and other.calls == ((before, after),)
+    names = [p.name for p in sg.parameters(after)]
+    assert len(set(names)) == len(names) == 2 * len(model.parameters)
+
+
 def test_two_models_in_one_graph() -> None:
     x = sg.input("x", (B, 5))
 

@@ -278,6 +278,14 @@ def test_names() -> None:
     assert nn.summary(model, {B: 3}).parameters == sum(
         int(np.prod(p.shape)) for p in model.parameters
     )
+    _, thought = nn.GRU(4).run(x)  # a decoder that begins with what an encoder has read
+    for decoder in (nn.GRU(4), nn.GRU(4, name="gru_1")):
+        if decoder.given is None:
+            ys, _ = decoder.run(x, thought)
+            assert {p.name[:5] for p in sg.parameters(ys)} == {"gru_1", "gru_2"}
+            continue
+        with pytest.raises(sg.LeafError, match="the argument has a layer of this name already"):
+            decoder.run(x, thought)
     alone = nn.LSTM(4)
     alone.step(alone.start((B,)), x[:, 0])
     assert [p.name for p in alone.parameters] == ["lstm_1/W", "lstm_1/U", "lstm_1/b"]

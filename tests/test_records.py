@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from codegen.compiled import Compiled
 from codegen.program import Program, Table
 from codegen.request import Request
 from codegen.workspace import Layout
-from symgrad.graph.dims import DerivedDim, Dim
+from symgrad.graph.dims import Counted, DerivedDim, Dim
 from symgrad.graph.dtypes import FLOAT32, FLOAT64
-from symgrad.graph.folds import NODES, Chain, Fold, Proj, binder
+from symgrad.graph.folds import NODES, Chain, Fold, Proj, Rows, binder
 from symgrad.graph.functions import P
 from symgrad.graph.graph import Graph
 from symgrad.graph.keys import exact_key
@@ -126,6 +128,8 @@ def test_every_field_of_a_record_in_a_node_changes_the_key(record: Any) -> None:
         value = getattr(record, field.name)
         changed = (value[0] + 1, *value[1:]) if isinstance(value, tuple) else n
         changed = not value if isinstance(value, bool) else changed
+        if field.name == "rows":
+            changed = Rows(Counted("now", 3), Counted("all", 15))
         assert key(holder(replace(record, **{field.name: changed}))) != key(holder(record))
 
 
@@ -141,6 +145,8 @@ def test_names_dims_order_and_how_a_node_was_made_change_the_key() -> None:
     a, b = sg.dim("a"), sg.dim("b")
     derived = [DerivedDim(*fields) for fields in ((a, 3), (a, b), (a, None), (a + b, 3))]
     assert len({key(sg.input("x", (d,))) for d in (*derived, Dim(derived[0].name))}) == 5
+    counted = [Counted(*fields) for fields in (("c", a), ("c", b), ("d", a), ("c", a + b))]
+    assert len({key(sg.input("x", (d,))) for d in (*counted, Dim(counted[0].name))}) == 5
     body = P[0] * 3.0 + 0.125
     keys = {key(Map((X,), body, (3, 5), FLOAT32))}
     # equal nodes are one object while they live, so each is made after the one before has gone
@@ -179,6 +185,27 @@ def test_the_text_of_all_that_compiles_is_in_the_key() -> None:
     rooms = {str(Path(file).resolve().parent.relative_to(ROOT)) for file in told.stdout.split()}
     # `symgrad` itself holds names only; the text of `codegen/runtime` is in the fingerprint
     assert rooms - {"symgrad", "codegen/runtime"} == set(records.ROOMS)
+
+
+def test_versions_of_what_the_passes_ask_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every package that a pass imports, besides those in the fingerprint of machine code."""
+    imported = set()
+    for path in (path for room in records.ROOMS for path in (ROOT / room).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"symgrad", "codegen"}
+    assert others - {"numba", "llvmlite", "numpy", "scipy"} == set(records.ASKED)
+    before, version = records._compiler(), metadata.version
+    for asked in records.ASKED:
+        with monkeypatch.context() as context:
+            context.setattr(
+                metadata, "version", lambda n, asked=asked: "9" if n == asked else version(n)
+            )
+            assert records._compiler.__wrapped__() != before, asked
+    assert records._compiler.__wrapped__() == before
 
 
 # -- records ---------------------------------------------------------------------------------------

@@ -465,11 +465,14 @@ def test_small_work_stays_on_one_thread() -> None:
 
 
 def test_which_threads_may_be_asked_for() -> None:
-    for bad in (0, -1, 1.5, "2", True, None, 65):
+    for bad in (0, -1, 1.5, "2", True, None, 65, np.True_, np.float32(2), np.array([1, 2])):
         with pytest.raises(CompileError, match=r"compile: threads=.*: needs a whole number from 1"):
             sg.compile(x + 1, threads=bad)  # type: ignore[arg-type]
         with pytest.raises(CompileError, match=r"Trainer: threads=.*: needs a whole number from 1"):
             sg.Trainer(sg.mse(x @ W, 0.0), sg.optim.sgd(0.1), threads=bad)  # type: ignore[arg-type]
+    for good in (np.int64(2), np.uint8(2), np.array(2)):
+        team = sg.compile(x + 1, threads=good).stages.team
+        assert team is not None and team.workers == 2 and type(team.workers) is int
     with pytest.raises(CompileError, match=r'threads=2 is for target="cpu"'):
         sg.compile(x + 1, threads=2, target="cuda")
 

@@ -31,7 +31,7 @@ import sympy
 
 from symgrad.calculus.costs import operations_of
 from symgrad.calculus.fold_rules import tidy_folds
-from symgrad.graph.dims import Extent, printable, same, show, size, typical
+from symgrad.graph.dims import Extent, first_lines, printable, same, show, size, typical
 from symgrad.graph.folds import Fold, Proj, binder, with_outputs
 from symgrad.graph.functions import FUNCTIONS
 from symgrad.graph.graph import Graph
@@ -101,12 +101,10 @@ def residual_table(residuals: Sequence[Residual]) -> str:
         rows[row] = rows.get(row, 0) + 1
     lines: list[tuple[str, ...]] = [("residuals", "shape", "value", "why (estimated)")]
     lines += [(*row[:2], f"{n} x {row[2]}" if n > 1 else row[2], row[3]) for row, n in rows.items()]
-    hidden = len(lines) - MOST_LINES
-    lines = lines[:MOST_LINES]
-    wide = [max(len(line[k]) for line in lines) for k in range(3)]
+    wide = [max(len(line[k]) for line in lines[:MOST_LINES]) for k in range(3)]
     text = ["  ".join([*(c.ljust(w) for c, w in zip(line[:3], wide, strict=True)), line[3]])
             for line in lines]
-    return "\n".join(text if hidden <= 0 else [*text, f".. and {hidden} more"])
+    return first_lines(text, MOST_LINES)
 
 
 def _time(seconds: float) -> str:

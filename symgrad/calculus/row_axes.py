@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from symgrad.calculus.building import is_extent_one
 from symgrad.graph.dims import Shape
+from symgrad.graph.folds import Fold, projections
 from symgrad.graph.nodes import RUNNING, Einsum, Gather, Map, Node, Piece, Reduce, Reindex, Scatter
 
 Axis = tuple[Node, int]
@@ -32,6 +33,26 @@ class Axes:
         for node in nodes:
             for a, b in matched(node):
                 self.join(a, b)
+
+    def join_body(self, fold: Fold) -> None:
+        """The axes of a recurrence's body, and what they are of its arguments and results."""
+        self._known += fold.body.nodes
+        for node in fold.body.nodes:
+            for a, b in matched(node):
+                self.join(a, b)
+        n, m = fold.carries, fold.carries + fold.sequences
+        for k, (arg, leaf) in enumerate(zip(fold.args, fold.body.inputs, strict=True)):
+            moves = int(n <= k < m)
+            for axis in range(leaf.ndim):
+                self.join((arg, axis + moves), (leaf, axis))
+        results = projections(fold)
+        self._known += results  # names are numbers of nodes that live
+        for result, node in zip(results, fold.body.outputs, strict=True):
+            emitted = int(result.place >= n)
+            for axis in range(node.ndim):
+                self.join((result, axis + emitted), (node, axis))
+                if not emitted:
+                    self.join((fold.body.inputs[result.place], axis), (node, axis))
 
     def find(self, axis: Axis) -> Name:
         """What stands for the class of an axis."""

@@ -9,11 +9,13 @@ import numpy as np
 
 import symgrad as sg
 from symgrad.fuzz import elements, moves, sums
-from symgrad.fuzz.generation import Generator, Unfit, Variable, equal_shapes, term_of
+from symgrad.fuzz.generation import Generator, Unfit, Variable, equal_shapes, numbers, term_of
 from symgrad.fuzz.programs import Line, Name, Step, Term
+from symgrad.graph.dims import Shape
 
 Production = Callable[[Generator], None]
 DEEPEST = 3  # scopes: the program, a step, and a step in it
+MOST_STEPS = 6
 
 INNER: tuple[Production, ...] = (
     elements.function, elements.function, elements.arithmetic, elements.arithmetic,
@@ -26,10 +28,16 @@ INNER: tuple[Production, ...] = (
 
 # -- recurrences ----------------------------------------------------------------------------------
 def scanned(g: Generator) -> None:
-    """`scan` with one or several carries and sequences, over a step of random lines."""
+    """`scan` with one or several carries and sequences, over a step of random lines.
+
+    Some are ragged, checkpointed or truncated. Where gradients are cut, differences say nothing.
+    """
     g.require(len(g.scopes) < DEEPEST)
-    xs = _sequences(g)
-    init = _carries(g, xs[0])
+    ragged = g.chance(0.3)
+    xs = _sequences(g, ragged)
+    rows = xs[0].shape[1:2] if ragged else ()
+    init = _carries(g, xs[0], rows)
+    options = _options(g, xs[0], rows)
     as_dict = len(init) > 1 and g.chance(0.4)
     start: Any = dict(zip("hkl", init, strict=False)) if as_dict else tuple(init)
     several = len(xs) > 1 or g.chance(0.2)
@@ -47,17 +55,18 @@ def scanned(g: Generator) -> None:
             elements_ = _parts(g, element, sequences, x)
             _body(g, carries, elements_)
             after = [_next(g, v) for v in carries]
-            ys = _ys(g)
+            ys = _ys(g, rows)
             result = (term_of(_shaped(start, after)), term_of(ys))
             made.append(Step(f"step{number}", carry, element, tuple(scope.lines), result))
             return g.built.term(result, g.built.env)
 
-    options = {"reverse": True} if g.chance(0.3) else {}
+    given = g.built.term(tuple(options.items()), g.built.env)
     found = sg.scan(step, g.built.term(term_of(start), g.built.env),
-                    g.built.term(term_of(sequences), g.built.env), **options)  # fmt: skip
+                    g.built.term(term_of(sequences), g.built.env), **dict(given))  # fmt: skip
     target = g.fresh()
     line = Line(target, "sg.scan", (made[0], term_of(start), term_of(sequences)),
                 tuple(options.items()))  # fmt: skip
+    g.smooth = g.smooth and options.get("truncate", MOST_STEPS) >= MOST_STEPS
     g.built.env[target] = found
     g.scope.lines.append(line)
     g.smooth = g.smooth and not any("Piecewise" in str(term) for term in made[0].lines)
@@ -66,23 +75,38 @@ def scanned(g: Generator) -> None:
         _taken_apart(g, name, part)
 
 
-def _sequences(g: Generator) -> list[Variable]:
-    first = g.some(lambda v: v.ndim > 0 and v.kind in "fi")
-    g.require(g.size(g.terms(first.shape[:1])) <= 6)
+def _sequences(g: Generator, ragged: bool) -> list[Variable]:
+    first = g.some(lambda v: v.ndim > ragged and v.kind in "fi")
+    g.require(g.size(g.terms(first.shape[:1])) <= MOST_STEPS)
     found = [first]
     if g.chance(0.4):
-        length = g.terms(first.shape[:1])
-        found.append(g.leaf((*length, *g.shape_terms(1)), g.pick([g.floats, g.floats, g.ints])))
+        lead = g.terms(first.shape[: 1 + ragged])
+        found.append(g.leaf((*lead, *g.shape_terms(1)), g.pick([g.floats, g.floats, g.ints])))
     return found
 
 
-def _carries(g: Generator, x: Variable) -> list[Variable]:
-    shape = x.shape[1:] if g.chance(0.6) else g.pick([(), x.shape])
+def _carries(g: Generator, x: Variable, rows: Shape) -> list[Variable]:
+    shape = x.shape[1:] if g.chance(0.6) else g.pick([rows, rows + x.shape])
     found = [g.like(shape, g.floats)]
     if g.chance(0.35):
-        found.append(g.like(g.pick([(), x.shape[1:]]), g.floats))
+        found.append(g.like(g.pick([rows, x.shape[1:]]), g.floats))
     if g.chance(0.15):
-        found.append(g.like((), g.ints))
+        found.append(g.like(rows, g.ints))
+    return found
+
+
+def _options(g: Generator, x: Variable, rows: Shape) -> dict[str, Any]:
+    """How the recurrence runs; `lengths` where it has rows."""
+    found: dict[str, Any] = {}
+    (steps,) = numbers(g, x.shape[:1])
+    if g.chance(0.3):
+        found["reverse"] = True
+    if g.chance(0.15):
+        found["truncate"] = g.pick([1, 2, 3, MOST_STEPS])
+    if rows:
+        found["lengths"] = term_of(g.leaf(g.terms(rows), g.ints, 0, steps))
+    if g.chance(0.15):
+        found["checkpoint"] = g.pick([1, 2, 4, "sqrt"])
     return found
 
 
@@ -134,10 +158,10 @@ def _next(g: Generator, carry: Variable) -> Variable:
     return g.emit("sg.tanh", new) if g.chance(0.7) else g.emit("*", new, 0.5)
 
 
-def _ys(g: Generator) -> Any:
-    own = g.scope.variables
+def _ys(g: Generator, rows: Shape) -> Any:
+    own = [v for v in g.scope.variables if equal_shapes(v.shape[: len(rows)], rows)]
     turn = g.rng.random()
-    if turn < 0.1:
+    if turn < 0.1 or not own:
         return ()
     if turn < 0.75:
         return own[-1]

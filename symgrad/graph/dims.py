@@ -378,6 +378,19 @@ def listed(texts: Iterable[str], most: int = 8) -> str:
     return ", ".join(shown)
 
 
+def first_lines(lines: Iterable[str], most: int) -> str:
+    """Lines as one text; of many the first, and how many more there are.
+
+    >>> print(first_lines(["a", "b", "c", "d"], most=2))
+    a
+    b
+    .. and 2 more
+    """
+    found = list(lines)
+    hidden = len(found) - most
+    return "\n".join([*found[:most], f".. and {hidden} more"] if hidden > 0 else found)
+
+
 def printable(text: str) -> str:
     """Text on one line: control characters and unicode line separators are escaped."""
     return "".join(

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from symgrad.graph import dims as dm
+from symgrad.graph import dims as dm, functions as fn
 from symgrad.graph.dims import Dim
-from symgrad.graph.nodes import Einsum, Gather, Map, Node, Reindex, Scatter, describe, is_reshape
+from symgrad.graph.functions import P
+from symgrad.graph.nodes import (
+    Constant,
+    Einsum,
+    Gather,
+    Map,
+    Node,
+    Reindex,
+    Scatter,
+    describe,
+    is_reshape,
+)
 
 LENGTHS = "scan: lengths"  # the origin of what reads the lengths of rows
+_MASKED, _CHOSEN = fn.select(P[0], P[1], 0), fn.select(P[0], P[1], P[2])
 Place = tuple[int, ...]
 #: Which row of a user's data stands at a place of a node, and the leaf that the data are for.
 RowOf = Callable[[Node, Place], tuple[int, Node] | None]
@@ -24,13 +36,16 @@ def no_row(node: Node, place: Place) -> None:
 def traced(node: Node, place: Place, dims: Mapping[Dim, int]) -> tuple[Node, Place]:
     """What a view shows at a place, and where in it; the node itself where it is no view.
 
-    Casts, reshapes, slices and transposes are views here, of leaves and of rows that are taken.
+    Casts, reshapes, slices, transposes and masks that leave zeros are views here, of leaves and of
+    rows that are taken.
     """
     here, at = node, list(place)
     while here.args:
         (arg, *more) = here.args
         if isinstance(here, Gather):
             break
+        if _masks(here) and more[0].shape == here.shape:
+            arg, more = more[0], []
         if more or (isinstance(here, Map) and arg.shape != here.shape):
             return node, place
         if is_reshape(here):
@@ -61,6 +76,14 @@ def traced(node: Node, place: Place, dims: Mapping[Dim, int]) -> tuple[Node, Pla
             return node, place
         here = arg
     return here, tuple(at)
+
+
+def _masks(node: Node) -> bool:
+    """Whether a node is its second argument, or 0 where the first is false."""
+    if not isinstance(node, Map) or node.body not in (_MASKED, _CHOSEN):
+        return False
+    other = node.args[2] if len(node.args) == 3 else None
+    return other is None or (isinstance(other, Constant) and not other.value.any())
 
 
 def out_of_range(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 
 from symgrad.graph.dims import Shape
 from symgrad.graph.dtypes import DEFAULT, DTypeLike
@@ -13,7 +12,7 @@ from symgrad.graph.nodes import Input, Node
 from symgrad.graph.shapes import concatenate
 from symgrad.graph.streams import as_number, dropout
 from symgrad.nn.layers import Layer, Sequential
-from symgrad.nn.recurrent import Carry, Recurrent, as_sequences, one_each
+from symgrad.nn.recurrent import Carry, Recurrent, as_sequences, carried, one_each
 
 
 class Bidirectional(Layer):
@@ -43,10 +42,8 @@ class Bidirectional(Layer):
     ) -> None:
         super().__init__(name)
         self.forward = _recurrent("Bidirectional: forward", forward)
-        other = copy(self.forward) if backward is None else backward
+        other = self.forward.fresh() if backward is None else backward
         self.backward = _recurrent("Bidirectional: backward", other)
-        if backward is None:
-            self.backward._own, self.backward._calls = {}, {}
         self.forward.given, self.backward.given = "forward", "backward"
 
     @property
@@ -72,7 +69,7 @@ class Bidirectional(Layer):
             reverse: let the two change their directions.
         """
         node = as_sequences(self, x)
-        with self._building(node):
+        with self._building(node, *carried(initial)):
             first, second = (
                 (None, None) if initial is None else one_each(self, "initial", initial, 2)
             )
@@ -82,8 +79,7 @@ class Bidirectional(Layer):
             there, after = self.forward.run(node, first, lengths, reverse, *how)
             back, before = self.backward.run(node, second, lengths, not reverse, *how)
             result = concatenate([there, back], axis=-1)
-        self._calls[result] = node
-        return result, (after, before)
+        return self._returned(node, result), (after, before)
 
     def apply(self, x: Node) -> Node:
         """`ys` of `run`."""
@@ -158,7 +154,7 @@ class Stacked(Sequential):
         All layers share a budget of memory, `checkpoint="64 MB"`.
         """
         node = result = as_sequences(self, x)
-        with self._building(node):
+        with self._building(node, *carried(initial)):
             count = len(self.layers)
             starts = (
                 (None,) * count if initial is None else one_each(self, "initial", initial, count)
@@ -170,8 +166,7 @@ class Stacked(Sequential):
                     below, own, lengths, truncate=truncate, checkpoint=checkpoint
                 )
                 after.append(last)
-        self._calls[result] = node
-        return result, tuple(after)
+        return self._returned(node, result), tuple(after)
 
     def apply(self, x: Node) -> Node:
         """`ys` of `run`."""

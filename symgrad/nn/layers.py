@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 from symgrad.graph.arithmetic import multiply, square, subtract
 from symgrad.graph.contractions import matmul
@@ -57,6 +58,9 @@ class Layer:
             raise LeafError(f"{self.kind}: the name must be a non-empty string, got {name!r}.")
         self.given = name
         self.prefix = ""
+        self._begin()
+
+    def _begin(self) -> None:
         self._name: str | None = None
         self._own: dict[str, Input] = {}
         self._calls: dict[Node, Node] = {}
@@ -94,6 +98,33 @@ class Layer:
         if self._name is None:
             self.prefix = prefix + self.prefix
 
+    def fresh(self) -> Self:
+        """A layer of the same settings that has not been called: it makes parameters of its own.
+
+        >>> first = Dense(5)
+        >>> y = first.fresh()(first(sg.input("x", (3, 5))))
+        >>> [p.name for p in sg.parameters(y)]
+        ['dense_1/W', 'dense_1/b', 'dense_2/W', 'dense_2/b']
+        """
+        return self._fresh({})
+
+    def _fresh(self, made: dict[Layer, Layer]) -> Self:
+        """Layers inside are made anew too; one that stands twice does so again."""
+
+        def again(value: object) -> object:
+            if isinstance(value, tuple):
+                return tuple(map(again, value))
+            if not isinstance(value, Layer):
+                return value
+            return made[value] if value in made else value._fresh(made)
+
+        other = made[self] = copy(self)
+        other._begin()
+        for name, value in vars(self).items():
+            if isinstance(value, (Layer, tuple)):
+                setattr(other, name, again(value))
+        return other
+
     def apply(self, x: Node) -> Node:
         """The formula of the layer."""
         raise TypeError(f"{type(self).__name__} has no formula: write its method apply(self, x).")
@@ -106,15 +137,23 @@ class Layer:
         node = as_node(x)
         with self._building(node):
             result = self.apply(node)
-        self._calls[result] = node
-        return result
+        return self._returned(node, result)
+
+    def _returned(self, x: Node, y: Node) -> Node:
+        """Remember a call."""
+        self._calls[y] = x
+        return y
 
     @contextmanager
-    def _building(self, x: Node) -> Iterator[None]:
-        """Within it parameters can be made: at the first call the layer gets its name."""
+    def _building(self, *read: Node) -> Iterator[None]:
+        """Within it parameters can be made: at the first call the layer gets its name.
+
+        Args:
+            read: the arguments of the call.
+        """
         first = self._name is None
         if first:
-            self._name = self._free_name(x)
+            self._name = self._free_name(read)
         try:
             yield
         except BaseException:
@@ -146,9 +185,9 @@ class Layer:
             )
         return own
 
-    def _free_name(self, x: Node) -> str:
-        """The user's name, or the first number that no leaf of the argument has."""
-        taken = {leaf.name: leaf for leaf in parameters(x)}
+    def _free_name(self, read: Sequence[Node]) -> str:
+        """The user's name, or the first number that no leaf of the arguments has."""
+        taken = {leaf.name: leaf for leaf in parameters(read)}
         if self.given is not None:
             name = self.prefix + self.given
             for leaf in taken.values():
@@ -366,7 +405,7 @@ class Sequential(Layer):
             x = layer(x)
         return x
 
-    def _free_name(self, x: Node) -> str:
+    def _free_name(self, read: Sequence[Node]) -> str:
         return self.prefix + (self.given or self.kind)
 
     def __repr__(self) -> str:

@@ -125,7 +125,7 @@ class Recurrent(Layer):
         Raises: ShapeError when `x` has no axis of time, or the carry has another shape.
         """
         node = as_sequences(self, x)
-        with self._building(node):
+        with self._building(node, *carried(initial)):
             carry = self.start(node.shape[:-2], node.dtype)
             if initial is not None:
                 _check_carry(self, "initial", initial, carry, shapes=True)
@@ -136,8 +136,7 @@ class Recurrent(Layer):
                 self.step, carry, moveaxis(node, -2, 0), reverse, truncate, lengths, checkpoint
             )
             result = moveaxis(ys, 0, -2)
-        self._calls[result] = node
-        return result, last
+        return self._returned(node, result), last
 
     def apply(self, x: Node) -> Node:
         """`ys` of `run`."""
@@ -311,6 +310,11 @@ class LSTM(Recurrent):
             o = o + p[2] * after
         y = sigmoid(o) * tanh(after)
         return (y, after), y
+
+
+def carried(initial: Carry) -> list[Node]:
+    """The expressions of a carry that is given."""
+    return [] if initial is None else flatten(initial, "initial")[0]
 
 
 def as_sequences(layer: Layer, x: ArrayLike) -> Node:

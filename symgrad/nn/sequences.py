@@ -72,7 +72,7 @@ def sequence_cross_entropy(
 
     Args:
         logits:  float (*rows, T, K).
-        labels:  integers (*rows, T) in 0..K-1, in the padding too: 0, say.
+        labels:  integers (*rows, T) in 0..K-1; what stands behind the end of a row is not read.
         lengths: integers (*rows); None: all steps count.
     Raises: ShapeError, DTypeError; DataError when labels out of range arrive.
 
@@ -81,10 +81,13 @@ def sequence_cross_entropy(
     >>> sequence_cross_entropy(z, y, n).shape
     (B, 7)
     """
-    losses = cross_entropy(logits, labels)
     if lengths is None:
-        return losses
-    return where(sequence_mask(lengths, losses.shape[-1]), losses, 0.0)
+        return cross_entropy(logits, labels)
+    y = as_node(labels)
+    if not y.ndim:
+        return cross_entropy(logits, y)  # which says what is wrong
+    live = sequence_mask(lengths, y.shape[-1])
+    return where(live, cross_entropy(logits, where(live, y, 0)), 0.0)
 
 
 def last_step(ys: ArrayLike, lengths: ArrayLike) -> Node:

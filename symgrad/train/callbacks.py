@@ -80,6 +80,9 @@ class EarlyStopping(Callback):
         self._state: dict[str, npt.NDArray[Any]] | None = None
         self._waited, self.stopped = 0, False
 
+    def __repr__(self) -> str:
+        return f"<EarlyStopping at {self._best}, patience {self.patience}>"
+
     @property
     def best(self) -> float:
         """The best figure so far, NaN before the first."""
@@ -133,6 +136,9 @@ class CsvLog(Callback):
         if self._columns is None and not self.append:
             self.path.write_text("", encoding="utf-8")
 
+    def __repr__(self) -> str:
+        return f"<CsvLog {printable(str(self.path))}>"
+
     def __call__(self, record: EpochRecord) -> None:
         """Write the line of an epoch, the first time below a line of names."""
         figures = {"epoch": record.epoch, **figures_of(record)}
@@ -181,6 +187,11 @@ class Checkpoint(Callback):
         self._best = None if monitor is None else _Best("Checkpoint", monitor, mode, 0.0)
         self._trainer: Trainer | None = None
 
+    def __repr__(self) -> str:
+        when = f"every {self.every} epochs" if self.every > 1 else "every epoch"
+        best = "" if self._best is None else f" at {self._best}"
+        return f"<Checkpoint {printable(self.path)} {when}{best}>"
+
     def begin(self, trainer: Trainer) -> None:
         """Remember whom to save."""
         self._trainer = trainer
@@ -212,6 +223,11 @@ class _Best:
 
     def forget(self) -> None:
         self.value, self.epoch = math.nan, None
+
+    def __str__(self) -> str:
+        figure = "the loss" if self.monitor is None else printable(repr(self.monitor))
+        so_far = "" if self.epoch is None else f", {self.value:.4g} in epoch {self.epoch}"
+        return f"the {self.mode}imum of {figure}{so_far}"
 
     value: float
     epoch: int | None

@@ -29,6 +29,9 @@ from symgrad.graph.nodes import Gather, Input, Node, map_node
 from symgrad.graph.provenance import provenance
 from symgrad.graph.renaming import with_dims
 
+#: The rows of a batch, in the body of the recurrence over batches.
+ROWS = "rows"
+
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
@@ -154,7 +157,7 @@ class _Writer:
         assert isinstance(rows, Dim)
         carry = [_binder(leaf) for leaf in self.updates]
         carry += [binder(f"sum of {name}", (), FLOAT64) for name in self.outputs]
-        element = binder("rows", (rows,), order.dtype)
+        element = binder(ROWS, (rows,), order.dtype)
         inner = {leaf: _binder(const) for leaf, const in consts.items()}
         given: dict[Input, Node] = dict(zip(self.updates, carry, strict=False))
         given |= {

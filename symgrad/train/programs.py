@@ -17,7 +17,7 @@ from symgrad.graph.errors import DataShapeError
 from symgrad.graph.nodes import Gather, Input, Node
 from symgrad.train.data import Bound
 from symgrad.train.driver import Stop
-from symgrad.train.epochs import Epochs
+from symgrad.train.epochs import ROWS, Epochs
 
 if TYPE_CHECKING:
     from codegen.reporting import Report
@@ -153,9 +153,13 @@ class BoundEpochs:
     def explain(self, rows: Sequence[int]) -> str:
         """Which index was out of range in the batch of these rows."""
         leaves = {leaf.name: leaf for leaf in self.bound.rows}
+        taken = np.arange(len(rows)) if self.bound.extents is not None else np.asarray(rows)
 
         def row_of(node: Node, place: tuple[int, ...]) -> tuple[int, Node] | None:
-            taken = isinstance(node, Gather) and node.args[0].name in leaves
-            return (rows[place[0]], leaves[node.args[0].name]) if taken else None
+            if isinstance(node, Gather) and node.args[0].name in leaves:
+                return rows[place[0]], leaves[node.args[0].name]
+            if isinstance(node, Input) and node.name in leaves and place:
+                return rows[list(taken).index(place[0])], leaves[node.name]
+            return None
 
-        return str(self.f.index_error(self._call, row_of))
+        return str(self.f.index_error(self._call, row_of, {ROWS: taken}))

@@ -1,12 +1,11 @@
 """`python -m tests.bench NAME [--peers numpy,jax,torch,pytensor] [--rounds N] [--threads N]`.
 
 Prints one table. NAME is a workload, raced on one thread unless told, `speed` for all of them in
-one short table, what grows: `chain`, `layers`,
-`kernels`, `import`, `compile` for the wait before the first step, `programs` for the memory of one
-more program, `checkpoints` for the memory of a gradient through many steps, `vector_math` for the
-scalar functions, `threads` for the same training on one core and on several (`--threads N`, two
-unless told), `gemm` for matrix products, or `loops` for everything but those: it ends with status 1
-where a loop is slow without a known reason.
+one short table, what grows: `chain`, `layers`, `kernels`, `steps`, `import`, `compile` for the wait
+before the first step, `programs` for the memory of one more program, `checkpoints` for that of a
+gradient through many steps, `vector_math` for the scalar functions, `threads` for the same training
+on one core and on several (`--threads N`, two unless told), `gemm` for matrix products, or `loops`
+for everything but those: it ends with status 1 where a loop is slow without a known reason.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ GROWTH = {
     "kernels": growth.kernels,
     "import": growth.importing,
     "compile": compiling.compiling,
-    "checkpoints": checkpoints.curve,
+    "steps": growth.steps,
 }
-OTHERS = ("vector_math", "threads", "gemm", "loops", "programs")
+OTHERS = ("checkpoints", "vector_math", "threads", "gemm", "loops", "programs")
 
 
 def main() -> None:
@@ -59,10 +58,15 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="with gemm: fewer products")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
-    parser.add_argument("--plot", default="", metavar="FILE", help="with gemm: a PNG or SVG file")
+    parser.add_argument(
+        "--plot", default="", metavar="FILE", help="with gemm or checkpoints: a PNG or SVG file"
+    )
     arguments = parser.parse_args()
     if arguments.name == "gemm":
         print(gemm.table(arguments.dtype, arguments.plot, quick=arguments.quick))
+        return
+    if arguments.name == "checkpoints":
+        print(checkpoints.curve(arguments.plot))
         return
     if arguments.name == "vector_math":
         print(vector_math.speeds(arguments.prototype, arguments.rounds))

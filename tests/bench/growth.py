@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -119,3 +120,36 @@ def importing(repeats: int = 7) -> str:
     for name, seconds in medians.items():
         lines.append(f"{name:<26} | {seconds:.3f} | {seconds - medians['sympy']:+.3f}")
     return "\n".join(lines)
+
+
+def steps(lengths: tuple[int, ...] = (10, 100, 1000, 10_000, 100_000)) -> str:
+    """Seconds to differentiate and compile an LSTM's training step by the number of time steps."""
+    with tempfile.TemporaryDirectory(prefix="symgrad-bench-") as folder:
+        os.environ["SYMGRAD_CACHE_DIR"] = folder  # empty, so that all of them are compiled
+        _lstm_compiled(7)  # what is imported and compiled once
+        lines = ["time steps | write and differentiate s | compile s | lines of source"]
+        for length in (*lengths, None):
+            written, compiled, source = _lstm_compiled(length)
+            title = "symbolic" if length is None else f"{length:,}"
+            lines.append(
+                f"{title:>10} | {written:25.2f} | {compiled:9.2f} | {source.count(chr(10)):15}"
+            )
+    return "\n".join(lines)
+
+
+def _lstm_compiled(length: int | None) -> tuple[float, float, str]:
+    """Seconds to write and differentiate, seconds to compile, and the program."""
+    import symgrad as sg
+    from symgrad import nn
+
+    start = time.perf_counter()
+    time_steps = sg.dim("T") if length is None else length
+    x, y = sg.input("x", (32, time_steps, 16)), sg.input("y", (32,), dtype="int32")
+    ys, _ = nn.LSTM(64, name="cell").run(x)
+    loss = sg.cross_entropy(nn.Dense(10, name="out")(ys[:, -1]), y).mean()
+    parameters = sg.parameters(loss)
+    gradients = sg.grad(loss, parameters)
+    written = time.perf_counter()
+    updates = {p: p - 0.1 * g for p, g in zip(parameters, gradients, strict=True)}
+    f = sg.compile(loss, updates=updates)
+    return written - start, time.perf_counter() - written, f.source
