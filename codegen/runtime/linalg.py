@@ -257,7 +257,8 @@ def _call_own(builder: ir.IRBuilder, short: str, routine: str, given: Sequence[i
 
 
 def _own(
-    builder: ir.IRBuilder, short: str, arguments: Values, routine: str = "product", more: Values = ()
+    builder: ir.IRBuilder, short: str, arguments: Values, routine: str = "product",
+    more: Values = (),
 ) -> None:
     """Call our product, to which a transpose is an exchange of distances."""
     ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
