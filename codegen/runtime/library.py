@@ -22,8 +22,9 @@ from codegen.runtime.products import products_text
 
 def library_text(element: Element) -> str:
     """The module of all functions of one element type."""
-    parts = (copying_text, tiles_text, inner_products_text, products_text, packed_text)
-    parts += (fetching_text,)
+    parts = (
+        copying_text, tiles_text, inner_products_text, products_text, packed_text, fetching_text,
+    )  # fmt: skip
     return "\n".join([element.declarations(), *(part(element) for part in parts)])
 
 
