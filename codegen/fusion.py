@@ -214,17 +214,24 @@ class _Scheduler:
         )
 
     def _may_wait(self, node: Node) -> bool:
-        """Whether a node is computed with its first reader; scalars are not worth waiting for.
-
-        Rows taken from a leaf come first: what is computed of them joins them, in any stage.
-        """
+        """Whether a node is computed with its first reader; scalars are not worth waiting for."""
         return (
             _is_pointwise(node)
             and node.ndim > 0
-            and not (isinstance(node, Gather) and all(isinstance(a, Input) for a in node.args))
+            and not self._comes_first(node)
             and node not in self.wanted
             and node not in self.forced
         )
+
+    def _comes_first(self, node: Node) -> bool:
+        """Whether a node is rows of a leaf: what is computed of them joins them, in any stage.
+
+        Not where one pointwise node alone reads them, and a product besides.
+        """
+        if not (isinstance(node, Gather) and all(isinstance(a, Input) for a in node.args)):
+            return False
+        first, *others = [n for n in self.graph.nodes for arg in n.args if arg is node] or [node]
+        return bool(others) or not (_is_pointwise(first) and self.products.keys() & {*first.args})
 
     def _chain(self, node: Node) -> int:
         """How long a chain of waiting nodes becomes with this one."""

@@ -25,17 +25,21 @@ from symgrad.graph.dtypes import INT64, SHORT, DType
 SHARED_FROM = 4
 
 
-def print_kernel(kernel: Kernel) -> Function:
-    """The text of a kernel, and what a program must know to call it."""
-    return _KernelPrinter(kernel).function
+def print_kernel(kernel: Kernel, fetches: bool = False) -> Function:
+    """The text of a kernel, and what a program must know to call it.
+
+    fetches: whether it is a product that is told what to fetch meanwhile.
+    """
+    return _KernelPrinter(kernel, fetches).function
 
 
 class _KernelPrinter(RowPrinter):
     primitives: ClassVar[Collection[str]] = RUNTIME["vector_math"] | RUNTIME["draws"] | {CLOCK}
     room: ClassVar[str] = "codegen/runtime/vector_math.py"
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, fetches: bool) -> None:
         super().__init__()
+        self.function.ranges = ("ranges", "count") if fetches else ()
         loops = [s for s in kernel.body if isinstance(s, For)]
         # kernels of plain loops and of products are shared between extents
         self.flat = all(not any(isinstance(s, For) for s in loop.body) for loop in loops)
@@ -158,7 +162,9 @@ class _KernelPrinter(RowPrinter):
 
     def product(self, call: ir.Call) -> str:
         short = SHORT[call.c.dtype]
-        self.function.uses |= {f"gemm_{short}", short}
+        ranges = self.function.ranges
+        name = f"gemm_fetching_{short}" if ranges else f"gemm_{short}"
+        self.function.uses |= {name, short}
         m, n, k = (self.extent(e, True) for e in (call.m, call.n, call.k))
         left, right = map(int, call.transposed)
         lda, ldb, ldc = (self.extent(e, True) for e in call.rows)
@@ -185,6 +191,6 @@ class _KernelPrinter(RowPrinter):
                 buffers.append(buffer.name)
         a, b, c = buffers
         return (
-            f"gemm_{short}({left}, {right}, {m}, {n}, {k}, {short}(1), "
-            f"{a}, {lda}, {b}, {ldb}, {short}({int(call.adds)}), {c}, {ldc})"
+            f"{name}({left}, {right}, {m}, {n}, {k}, {short}(1), {a}, {lda}, {b}, {ldb}, "
+            f"{', '.join([f'{short}({int(call.adds)})', c, ldc, *ranges])})"
         )

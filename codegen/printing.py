@@ -52,6 +52,7 @@ class Function:
     shares: dict[Partition, tuple[str, str]] = field(default_factory=dict)
     status: bool = False
     meets: bool = False
+    ranges: tuple[str, ...] = ()
 
     @property
     def team_and_status(self) -> list[str]:

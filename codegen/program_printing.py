@@ -13,6 +13,7 @@ from itertools import groupby
 
 from codegen.call_table import TABLE_FROM, CallTable
 from codegen.counted import counted_in
+from codegen.foresight import needed_after
 from codegen.kernel_printing import print_kernel
 from codegen.loop_ir import TURN, WORKER, WORKERS, For, Kernel, Partition, follows_turns
 from codegen.memory import InnerPlace, Invoked, InvokedLoop, Live, Plan
@@ -44,11 +45,13 @@ class _Where:
         depth: of the lines.
         name:  of an entry of the table, read as a dtype.
         place: of an entry in the program's own table; None for what moves along a sequence.
+        ranges: of memory that a product fetches meanwhile: pointers and counts of elements in turn.
     """
 
     depth: int
     name: Place
     place: Callable[[int], int | None]
+    ranges: Callable[[Invoked], Sequence[str]] = lambda call: ()
 
 
 class _Printer:
@@ -160,6 +163,7 @@ class _Printer:
             if isinstance(call, InvokedLoop):
                 return "loop"
             moving = any(where.place(entry) is None for entry in call.entries)
+            moving = moving or bool(where.ranges(call))
             fixed = not (moving or follows_turns(call.kernel) or counted_in(call.kernel))
             return "fixed" if fixed else "moving"
 
@@ -187,7 +191,7 @@ class _Printer:
                     self.lines.append(f"{pad}if worker == 0:")
                 alone = inner != pad
                 self.lines.append(f"{inner}# {call.kernel.formula}")
-                self.lines.append(inner + self.call(call, where.name))
+                self.lines.append(inner + self.call(call, where))
 
     def tabulated(self, calls: Sequence[Invoked], where: _Where) -> None:
         """Calls as rows of a table."""
@@ -258,7 +262,19 @@ class _Printer:
         outer, self.lines = self.lines, []
         if loop.turns:
             self.dim_names[TURN] = t
-        self.block(loop.calls, _Where(where.depth + 1, name, place))
+        after = {} if self.team else {id(c): found for c, found in needed_after(loop)}
+
+        def ranges(product: Invoked) -> list[str]:
+            texts = []
+            for entry, dtype, again in after.get(id(product), ()):
+                inner = loop.places[entry]
+                step = extent_text(inner.step, self.dim_names)
+                following = f"({t} {'-' if loop.reverse else '+'} 1) * ({step})"
+                base = where.name(call.entries[inner.operand], dtype)
+                texts += [f"shift({base}, {following})" if again else name(entry, dtype), step]
+            return texts
+
+        self.block(loop.calls, _Where(where.depth + 1, name, place, ranges))
         outer += [*head, *(self.lines or [f"{pad}    pass"])]
         self.lines, self.dim_names = outer, names
 
@@ -276,9 +292,9 @@ class _Printer:
             yield f"{pad}    meet(team, worker)"
             yield f"{pad}{last} = {now}"
 
-    def define(self, kernel: Kernel) -> tuple[str, Function]:
+    def define(self, kernel: Kernel, fetches: bool = False) -> tuple[str, Function]:
         """A kernel's name and text; kernels that do the same on the same dtypes share one."""
-        function = print_kernel(kernel)
+        function = print_kernel(kernel, fetches)
         self.uses |= function.uses
         self.checks = self.checks or function.status
         key = "\n".join([*(b.dtype.name for b in kernel.buffers), *function.lines])
@@ -287,18 +303,22 @@ class _Printer:
             self.functions.append(_definition(self.names[key], kernel, function))
         return self.names[key], function
 
-    def call(self, call: Invoked, memory: Place) -> str:
+    def call(self, call: Invoked, where: _Where) -> str:
         """A kernel's call."""
         pointers = [
-            memory(entry, buffer.dtype)
+            where.name(entry, buffer.dtype)
             for entry, buffer in zip(call.entries, call.kernel.buffers, strict=True)
         ]
         if (count := call.kernel.copied) is not None:
             return self.copy(call.kernel, pointers, extent_text(count, self.dim_names))
-        name, function = self.define(call.kernel)
+        ranges = where.ranges(call)
+        name, function = self.define(call.kernel, bool(ranges))
         numbers = [extent_text(e, self.dim_names) for e in (*function.extents, *function.dims)]
         numbers += [text for parts in function.shares for text in self.share(parts)]
         numbers += map(str, function.checks)
+        if ranges:
+            self.uses |= {"ranges_of", "shift"}
+            numbers += [f"ranges_of({', '.join(ranges)})", str(len(ranges) // 2)]
         return f"{name}({', '.join([*pointers, *numbers, *function.team_and_status])})"
 
 
@@ -317,7 +337,7 @@ class _Printer:
 def _definition(name: str, kernel: Kernel, function: Function) -> str:
     arguments = [b.name for b in kernel.buffers] + list(function.extents.values())
     arguments += [*function.dims.values(), *(n for pair in function.shares.values() for n in pair)]
-    arguments += [*function.checks.values(), *function.team_and_status]
+    arguments += [*function.checks.values(), *function.ranges, *function.team_and_status]
     head = [f"def {name}({', '.join(arguments)}):"]
     if kernel.formula:
         head.append(f'    """{kernel.formula}"""')

@@ -21,8 +21,8 @@ from symgrad.graph.folds import Fold, binder
 from symgrad.graph.graph import Graph
 from symgrad.graph.nodes import Einsum, Input, Node, einsum_node
 from symgrad.graph.passes import rewrites
-from symgrad.graph.provenance import own_provenance, provenance
-from symgrad.graph.traversal import rebuild, reconnect, replace
+from symgrad.graph.provenance import own_provenance
+from symgrad.graph.traversal import rebuild, reconnect
 
 # Steps from which on a constant is transposed before them: that takes as long as it does inside a
 # product, and goes through memory besides.
@@ -57,19 +57,22 @@ def _transposed(fold: Fold, notes: Notes) -> Fold:
         outputs = transpose_constants(fold.body.outputs, notes)
     length = fold.structure.length
     consts = dict(zip(fold.binders[2], fold.consts, strict=True))
-    found: dict[Node, Node] = {}
+    found: dict[Node, Input] = {}  # a product -> its constant's binder
     added: dict[Input, Input] = {}  # a constant's binder -> that of the transposed one
     if type(length) is not int or length >= STEPS:
         whole = {c for c in consts if fold.whole(c) == c.shape}
-        for node, leaf in _products(Graph(fold.body.inputs, tuple(outputs)), whole):
-            if leaf not in added:
-                added[leaf] = binder(leaf.name, leaf.shape[::-1], leaf.dtype)
-            with provenance(node.origin, node.backward_of, node.where):
-                found[node] = einsum_node(
-                    [node.args[0], added[leaf]], [node.labels[0], node.labels[1][::-1]], node.out
-                )
+        found = dict(_products(Graph(fold.body.inputs, tuple(outputs)), whole))
+        added = {c: binder(c.name, c.shape[::-1], c.dtype) for c in dict.fromkeys(found.values())}
+
+    def rule(node: Node, args: tuple[Node, ...]) -> Node:
+        if node not in found:
+            return reconnect(node, args)
+        assert isinstance(node, Einsum)
+        labels = [node.labels[0], node.labels[1][::-1]]
+        return einsum_node([args[0], added[found[node]]], labels, node.out)
+
     with own_provenance():
-        outputs = replace(outputs, found) if found else outputs
+        outputs = rebuild(outputs, rule) if found else outputs
         turned = tuple(einsum_node([consts[leaf]], [(0, 1)], (1, 0)) for leaf in added)
     why = "a product of the step reads its rows"
     notes.extend(Moved("transposed before", node, length, why) for node in turned)

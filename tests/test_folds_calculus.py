@@ -258,6 +258,17 @@ def test_a_scan_is_its_steps_unrolled_at_order_two(backwards):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
+def test_a_jacobian_takes_the_mode_with_fewer_columns_for_symbolic_lengths_too():
+    x, h = input("x", (sg.dim("T"), 3), "float64"), real("h", 3)
+    last, ys = scan(lambda c, x: (V["tanh"](c + x),) * 2, h, x)
+    for out, wrt, reverse in ((ys, h, False), (last, h, True), (last, x, True), (ys, x, True)):
+        (fold,) = {
+            n for n in toposort([sg.jacobian(out, wrt)])
+            if isinstance(n, Fold) and any("ct" in b.name or "_t" in b.name for b in n.binders[0])
+        }  # fmt: skip
+        assert fold.structure.reverse == reverse
+
+
 def test_symbolic_length_and_batch_in_jacobian_and_hessian():
     T, B = sg.dim("T"), sg.dim("B")
     x, w = input("x", (T, B, 3), "float64"), real("w", 3, 3)

@@ -190,3 +190,12 @@ def test_a_recurrence_shows_the_stages_of_its_body() -> None:
         f = compile(ys)
     told = str(f.stages)
     assert "B steps of" in told and "  2.1  " in told and "apart: stage 2." in told
+
+
+def test_rows_that_are_added_to_a_product_are_read_with_it() -> None:
+    words, w = sg.input("words", (B, 3), "int32"), sg.parameter("w", (7, 7))
+    step = lambda h, word: (sg.tanh(table[word] + h @ w),) * 2  # noqa: E731
+    h, _ = sg.scan(step, sg.zeros((3, 7)), words)
+    with interpreted():
+        f = compile(h)
+    assert "B steps of 2 stages" in str(f.stages)

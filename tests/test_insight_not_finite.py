@@ -90,3 +90,32 @@ def test_steps_inside_steps():
 def test_errors():
     with pytest.raises(LeafError, match="values must be a dictionary"):
         sg.explain_nan(sg.input("x") * 2, [1.0])
+
+
+def test_steps_of_chunks_are_those_of_the_whole():
+    for steps, every, reverse in ((20, 5, False), (22, "sqrt", True), (5, 2, True)):
+        x, u = sg.input("x", (steps,)), sg.input("u", (steps + 1,))
+        last, ys = sg.scan(
+            lambda c, x: (c / x[0] + x[1], c * x[0]), sg.constant(2.0), (x, u[1:]),
+            reverse=reverse, checkpoint=every,
+        )  # fmt: skip
+        for bad in (0, 3, steps - 1):
+            values = np.where(np.arange(steps) == bad, 0.0, 1.0)
+            for asked in (last, ys.sum()):
+                (own,) = sg.explain_nan([last, asked], {x: values, u: np.ones(steps + 1)}).steps
+                assert (own.t, own.length) == (bad, steps)
+
+
+def test_training_tells_the_rows_at_which_it_stopped():
+    rows, w = sg.input("x", (sg.dim("B"), 7)), sg.parameter("w", (), init=2.0)
+    h, _ = sg.scan(lambda h, x: (w * h / x, ()), sg.ones((rows.shape[0],)), rows.T)
+    loss = (h * h).mean()
+    data = {"x": np.full((10, 7), 4.0, np.float32)}
+    data["x"][6, 3] = 0.0
+    trainer = sg.Trainer(loss, sg.optim.sgd(1e-9))
+    with pytest.raises(sg.DataError, match=r"sg.explain_nan\(loss, {\*\*trainer") as caught:
+        trainer.fit(data, epochs=1, batch_size=4, progress=False)
+    batch = {name: values[list(caught.value.rows)] for name, values in data.items()}
+    assert len(batch["x"]) == 4 and 6 in caught.value.rows
+    (own,) = sg.explain_nan(loss, {**trainer.parameters, **batch}).steps
+    assert own.t == 3 and own.carry == "carry"

@@ -65,6 +65,8 @@ def test_embedding_and_projection_at_orders_one_and_two(columns: bool) -> None:
     read = 40 * 7 * 40 * 3  # multiplications of a product with every row that is read
     assert count(before[:4], read) == 3 and count(made[:4], read) == 0
     assert 3 * count(made, read) < count(before, read)
+    # both gradients are products with one sum of rows
+    assert sum(isinstance(n, Scatter) for n in toposort(made[2:4])) == 1
 
 
 def test_what_is_cheaper_stays() -> None:

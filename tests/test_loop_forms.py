@@ -9,6 +9,7 @@ import pytest
 
 import symgrad as sg
 from codegen.fusion import make_schedule
+from codegen.products import is_product
 from codegen.schedule import FoldStage, LoopStage, ProductStage
 from codegen.slicing import slice_first
 from codegen.transposing import transpose_constants
@@ -109,6 +110,22 @@ def test_a_constant_that_is_read_by_columns_is_transposed_once(
     folds = [n for n in toposort(after) if isinstance(n, Fold)]
     consts = [sum(u in toposort([c]) for c in fold.consts) for fold in folds]
     assert sorted(consts) == [1, 1 + transposed]
+
+
+def test_products_of_products_are_transposed_once() -> None:
+    x, u, v, h = input("x", (5, 2, 3), "float64"), real("u", 3, 3), real("v", 3, 3), real("h", 2, 3)
+    step = lambda h, x: (V["tanh"](V["tanh"](h @ u + x) @ v), ())  # noqa: E731
+    last, _ = scan(step, h, x)
+    before = list(simplify([last, *sg.grad(weighed(last, 1), [u, v, h])]))
+    after = transpose_constants(before)
+    data = np.random.default_rng(3).normal(size=(5, 2, 3))
+    equal(before, after, {**sample([u, v, h], 2), x: data}, exact=False)
+
+    def products(outputs: Sequence[Node]) -> list[int]:
+        folds = [n for n in toposort(outputs) if isinstance(n, Fold)]
+        return sorted(sum(map(is_product, fold.body.nodes)) for fold in folds)
+
+    assert products(after) == products(before)
 
 
 def test_compiled_gates() -> None:

@@ -20,6 +20,7 @@ from codegen.runtime.instruction_sets import (
     available,
     instruction_set,
 )
+from codegen.runtime.microkernels import copying_name
 from codegen.runtime.packed import packed_size, product_symbol
 from tests.scalar_kernels import FLOATS
 
@@ -40,6 +41,8 @@ LONG = [
     *((16, 33, 32), (7, 12, 45)),
     # several blocks of rows and of k; panels, whole or not, that are copied while others are read
     *((270, 66, 520), (100, 97, 130), (530, 50, 41), (97, 160, 129), (120, 49, 1030)),
+    # rows of B near each other, several blocks of them; columns of A far apart, many panels
+    *((98, 61, 1030), (901, 250, 9)),
 ]
 
 
@@ -178,6 +181,54 @@ def test_products_with_panels(isa: str, dtype: type) -> None:
     assert (nothing == 7).all()
 
 
+def multiply_fetching(
+    isa: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, beta: float, ranges: np.ndarray
+) -> None:
+    """c := a @ b + beta * c; meanwhile lines are fetched: rows of `ranges` are addresses, lines."""
+    element = Element(short(a.dtype.type), INSTRUCTION_SETS[isa])
+    library.link(*element)
+    engine = library._engines[product_symbol(element)]
+    address = engine.get_function_address(product_symbol(element, "fetching"))
+    real = ctypes.c_float if a.dtype == np.float32 else ctypes.c_double
+    whole, place = ctypes.c_int64, ctypes.c_void_p
+    matrices: list[Any] = []
+    for x in (a, b, c):
+        matrices += [x.ctypes.data, *(step // x.itemsize for step in x.strides)]
+    takes = [*[whole] * 3, *[place, whole, whole] * 3, real, real, place, whole]
+    call = ctypes.CFUNCTYPE(None, *takes)(address)
+    call(*c.shape, a.shape[1], *matrices, 1, beta, ranges.ctypes.data, len(ranges))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("isa", SETS)
+def test_products_that_fetch(isa: str, dtype: type) -> None:
+    """Of forms that suit, several blocks of k among them, and of others, which fetch nothing.
+
+    Ranges lie anywhere, where no memory is, too: fetching fails nowhere and changes nothing.
+    """
+    rng = np.random.default_rng(8)
+    wide = np.float64 if dtype is np.float32 else np.longdouble
+    memory = rng.standard_normal(3000)
+    before = memory.copy()
+    data = memory.ctypes.data
+    ranges = np.array([[data, 100], [8, 3], [data + 80, 0], [data + 8000, 250]], np.int64)
+    extents = [(32, 96, 64), (33, 112, 130), (9, 33, 7), (8, 64, 3), (95, 80, 1100), (17, 50, 40)]
+    extents += [(7, 96, 64), (96, 64, 40), (33, 600, 20), (32, 5, 30), (3, 3, 0)]
+    for m, n, k in extents:
+        for number, (left, right, out) in enumerate(((0, 0, 0), (1, 2, 2), (3, 0, 1), (0, 1, 0))):
+            shapes = (((m, k), left), ((k, n), right), ((m, n), out))
+            a, b, c = (laid(rng, shape, how, dtype) for shape, how in shapes)
+            beta = dtype((0, 1, 0.5, 1)[number])
+            exact = a.astype(wide) @ b.astype(wide) + beta * c.astype(wide)
+            sizes = np.abs(a).astype(wide) @ np.abs(b).astype(wide) + np.abs(c)
+            if not beta:
+                c[:] = np.nan
+            multiply_fetching(isa, a, b, c, beta, ranges[: number + 1])
+            room = 2 * np.sqrt(k + 3) * np.finfo(dtype).eps * sizes  # as of products with panels
+            assert (np.abs(c - exact) <= room).all(), (m, n, k, number)
+    np.testing.assert_array_equal(memory, before)
+
+
 @pytest.mark.parametrize("isa", SETS)
 def test_short_inner_products_round_once(isa: str) -> None:
     rng = np.random.default_rng(3)
@@ -280,15 +331,25 @@ def test_uses_the_vectors(isa: str, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_the_largest_tile_stays_in_registers(dtype: type) -> None:
+def test_tiles_that_copy_stay_in_registers(dtype: type) -> None:
     if "avx512" not in available():
         pytest.skip("this processor has no avx512")
     element = Element(short(dtype), INSTRUCTION_SETS["avx512"])
     module = llvm.parse_assembly(library.library_text(element))
     code = library.machine(element.isa).emit_assembly(module)
-    tile = code.split("\nlargest_tile:", 1)[1].split(".Lfunc_end", 1)[0]
-    assert tile.count("vfmadd231p") > 100
-    assert not [x for x in tile.splitlines() if "%zmm" in x and "(%rsp" in x]
+    for vectors, sums in zip(element.copying, (16, 24), strict=True):
+        tile = code.split(f"\n{copying_name(vectors)}:", 1)[1].split(".Lfunc_end", 1)[0]
+        assert tile.count("vfmadd231p") > 4 * sums
+        assert not spilled(tile)
+        tile = code.split(f"\nfetching_tile_{vectors}:", 1)[1].split(".Lfunc_end", 1)[0]
+        assert tile.count("prefetcht1") == 2 and tile.count("vfmadd231p") > 4 * sums
+        assert not spilled(tile)
+
+
+def spilled(code: str) -> list[str]:
+    """Instructions that keep a vector on the stack; an argument may come from there."""
+    lines = [x for x in code.splitlines() if "%zmm" in x and "(%rsp" in x]
+    return [x for x in lines if "vpbroadcast" not in x]
 
 
 def test_the_choice_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

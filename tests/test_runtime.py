@@ -338,6 +338,47 @@ def test_products_with_one_copy_of_b(dtype: type) -> None:
         np.testing.assert_allclose(c, expected, rtol=50 * np.finfo(dtype).eps, atol=1e-6)
 
 
+FETCHING = """
+from codegen.runtime.kernels import kernel
+from codegen.runtime.linalg import gemm_fetching_f32
+from codegen.runtime.memory import pointer_f32, pointer_f64, pointer_i64, extent, ld, ranges_of, st
+import numpy as np
+
+f32 = np.float32
+
+
+@kernel
+def product(a, b, c, ranges, count, told):
+    gemm_fetching_f32(0, 0, 9, 50, 7, f32(1), a, 7, b, 50, f32(1), c, 50, ranges, count)
+    for k in range(4):
+        st(told, k, extent(ranges, k), -1)
+
+
+@kernel
+def program(table, dims):
+    a = pointer_f32(table, 0)
+    b = pointer_f32(table, 1)
+    c = pointer_f32(table, 2)
+    ranges = ranges_of(a, 17, pointer_f64(table, 2), extent(dims, 0))
+    product(a, b, c, ranges, 2, pointer_i64(table, 3))
+    return 0
+"""
+
+
+@pytest.mark.parametrize("whose", linalg.PRODUCTS)
+def test_products_that_fetch(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of ranges, and the product that is given it."""
+    monkeypatch.setenv("SYMGRAD_PRODUCTS", whose)
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((9, 7), (7, 50)))
+    c, told = np.ones((9, 50), np.float32), np.zeros(4, np.int64)
+    program = loading.run_module("fetching", FETCHING, "<fetching>").program
+    table, dims = np.array([x.ctypes.data for x in (a, b, c, told)]), np.array([225])
+    linked(program_code(program))(table.ctypes.data, dims.ctypes.data)
+    np.testing.assert_allclose(c, a @ b + 1, rtol=1e-5, atol=1e-5)
+    assert told.tolist() == [a.ctypes.data, 2, c.ctypes.data, 29]  # lines of 64 bytes
+
+
 def test_gemm_refuses_mixed_precision() -> None:
     gemm = linalg.gemm_f32
 
@@ -351,6 +392,12 @@ def test_gemm_refuses_mixed_precision() -> None:
         linalg.pack_f32(0, 1, 1, p, 1, q)
 
     assert "pack_f32: matrices must be float32*" in refuse(mixed_pack, single, double)
+
+    def mixed_fetching(p, q):
+        one = np.float32(1)
+        linalg.gemm_fetching_f32(0, 0, 1, 1, 1, one, p, 1, q, 1, one, p, 1, 0, 0)
+
+    assert "gemm_fetching_f32: " in refuse(mixed_fetching, single, double)
 
 
 # -- export ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from symgrad.graph.folds import Fold
 from symgrad.graph.nodes import Node
 from symgrad.graph.traversal import toposort
 
-B, T = sg.dim("B"), sg.dim("T")
+B, T, S = sg.dim("B"), sg.dim("T"), sg.dim("S")
 CASES = [(5, [5, 0, 3, 1]), (5, [5, 5]), (4, [2, 1, 2, 2, 2]), (4, [0, 0, 0]), (1, [1]), (3, [])]
 K, H = 3, 2
 
@@ -128,7 +128,33 @@ def read_behind() -> tuple[list[Node], list[Node]]:
     return [logits, sg.sum(sg.exp(logits))], [*weights, b]
 
 
-PROGRAMS = [last_states, both_ways, stacked, attended, mixed_rows, read_behind]
+def letters_in_words() -> tuple[list[Node], list[Node]]:
+    """Words that are rows of letters, in sentences that are rows of words: two sets of lengths."""
+    n, m = sg.input("n", (B,), "int32"), sg.input("m", (B, T), "int32")
+    x, v = leaf("x", B, T, S, K), leaf("v", H, K)
+    every = sg.swapaxes(x.reshape((B * T, S, K)), 0, 1)
+    of_letters, weights = lstm(m.reshape((B * T,)), name="l")
+    zero, start = sg.zeros((B * T, H), "float64"), sg.zeros((B, H), "float64")
+    (h, _), _ = of_letters(every, (zero, zero))
+    of_words, more = lstm(n, True)
+    _, ys = of_words(sg.swapaxes(h.reshape((B, T, H)) @ v, 0, 1), (start, start))
+    return [ys, sg.sum(ys * ys)], [*weights, *more, v]
+
+
+def pooled() -> tuple[list[Node], list[Node]]:
+    """The mean of each sentence, positions, and what stands before the rows."""
+    n, p, e = sg.input("n", (B,), "int32"), leaf("p", T, K), leaf("e", 5, K)
+    run, weights = lstm(n)
+    zero = sg.zeros((B, H), "float64")
+    x = sg.take(e, sg.input("words", (T, B), "int32"), axis=0) + p[:, None]
+    _, ys = run(x, (zero, zero))
+    means = sg.moveaxis(ys, 2, 0).sum(1) / sg.maximum(n, 1)
+    return [means, sg.sum(means * means)], [*weights, p, e]
+
+
+PROGRAMS = [
+    pooled, last_states, both_ways, stacked, attended, mixed_rows, read_behind, letters_in_words,
+]
 # The passes that take padding out, and those that leave it, by the programs above.
 STAY = {"mixed_rows"}
 
@@ -142,7 +168,7 @@ def derived(made: tuple[list[Node], list[Node]]) -> list[Node]:
 
 def drawn(outputs: list[Node], steps: int, lengths: list[int]) -> dict[str, Any]:
     rng = np.random.default_rng(5)
-    extents = {B: len(lengths), T: steps}
+    extents = {B: len(lengths), T: steps, S: 4}
     values: dict[str, Any] = {"n": lengths}
     for x in toposort(outputs):
         if getattr(x, "kind", None) == "input" and x.name != "n":
@@ -161,7 +187,9 @@ def test_without_padding(program: Any) -> None:
     how = "with padding" if program.__name__ in STAY else "without padding"
     assert {n.how for n in notes} == {how}, notes
     folds = [n for n in toposort(after) if isinstance(n, Fold)]
-    assert any(f.structure.rows for f in folds) != (program.__name__ in STAY)
+    assert all((f.structure.rows is None) == (program.__name__ in STAY) for f in folds)
+    if program is pooled:
+        assert not any({B, T} <= set(n.shape) for n in toposort(after) if n.dtype == "float64")
     for steps, lengths in CASES:
         values = drawn(outputs, steps, lengths)
         for a, b in zip(evaluate(after, values), evaluate(before, values), strict=True):

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codegen.runtime.assembler import Routine, Value
-from codegen.runtime.instruction_sets import Element, Lanes
+from codegen.runtime.instruction_sets import LINE_BYTES, Element, Lanes
 
 # Columns of A that the largest tile multiplies in a turn, for which it copies one vector of the
 # next panel; and by how many turns it is fetched before: so long takes a line of the third cache.
 TURN, AHEAD = 4, 8
+# Lines of what is needed after a product that a tile fetches in a turn.
+LINES = 2
 
 
 class Ahead:
@@ -71,6 +73,55 @@ class Ahead:
         """Keep the place."""
         for value, field in zip(self.place, self.fields, strict=False):
             self.f.write(value, field, 8)
+
+
+class Fetches:
+    """A walk over ranges of memory, whose lines are fetched one after the other.
+
+    Its place lies in memory, as whole numbers: the next address, how many lines are left of the
+    range, where the next range stands, and how many there are. A range is its address and how many
+    lines it has. Where nothing is left, one address is fetched again and again.
+    """
+
+    FIELDS = 4
+
+    def __init__(self, lanes: Lanes, memory: Value) -> None:
+        self.f = lanes.routine
+        self.fields = [self.f.step(memory, "i64", k) for k in range(self.FIELDS)]
+        self.place: tuple[Value, ...] = ()
+
+    def set(self, ranges: Value, count: Value) -> None:
+        """Begin a walk over so many ranges."""
+        nothing = self.f.number(0)
+        for value, field in zip((ranges, nothing, ranges, count), self.fields, strict=True):
+            self.f.write(value, field, 8)
+
+    def begin(self) -> None:
+        """Read the place, in the next range where this one is done."""
+        f = self.f
+        address, left, following, more = self.fields
+        with f.when((f.read(left, "i64", 8) < 1) & (f.read(more, "i64", 8) > 0)):
+            found = f.read(following, "ptr", 8)
+            f.write(f.read(found, "ptr", 8), address, 8)
+            f.write(f.read(f.step(found, "i64", 1), "i64", 8), left, 8)
+            f.write(f.step(found, "i64", 2), following, 8)
+            f.write(f.read(more, "i64", 8) - 1, more, 8)
+        self.place = (f.read(address, "ptr", 8),)
+        self.inner = (f.read(left, "i64", 8) > 0).where(LINE_BYTES, f.number(0))
+
+    def turn(self, place: Sequence[Value]) -> tuple[Value, ...]:
+        """Fetch some lines; the next place."""
+        (at,) = place
+        for _ in range(LINES):
+            self.f.call("@llvm.prefetch.p0", at, *(Value(self.f, "i32", x) for x in "021"))
+            at = self.f.emit("ptr", f"getelementptr i8, {at}, {self.inner}")
+        return (at,)
+
+    def end(self, turns: Value) -> None:
+        """Keep the place after so many turns."""
+        address, left, *_ = self.fields
+        self.f.write(self.place[0], address, 8)
+        self.f.write(self.f.read(left, "i64", 8) - turns * LINES, left, 8)
 
 
 def finish_ahead(element: Element) -> str:

@@ -150,9 +150,9 @@ class Element(NamedTuple):
         return count
 
     @property
-    def largest(self) -> tuple[int, int]:
-        """Rows and vectors of the largest tile."""
-        return self.most_rows(self.most_vectors), self.most_vectors
+    def copying(self) -> range:
+        """Vectors of the tiles that copy what comes next: enough sums for that to cost nothing."""
+        return range(min(2, self.most_vectors), self.most_vectors + 1)
 
     @property
     def dot_columns(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import llvmlite.binding as llvm
 
 from codegen.runtime.copying import copying_text
+from codegen.runtime.fetching import fetching_text
 from codegen.runtime.inner_products import inner_products_text
 from codegen.runtime.instruction_sets import Element, InstructionSet, available
 from codegen.runtime.microkernels import tiles_text
@@ -21,7 +22,9 @@ from codegen.runtime.products import products_text
 
 def library_text(element: Element) -> str:
     """The module of all functions of one element type."""
-    parts = (copying_text, tiles_text, inner_products_text, products_text, packed_text)
+    parts = (
+        copying_text, tiles_text, inner_products_text, products_text, packed_text, fetching_text,
+    )  # fmt: skip
     return "\n".join([element.declarations(), *(part(element) for part in parts)])
 
 

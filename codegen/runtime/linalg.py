@@ -193,6 +193,37 @@ def _gemm_packed(short: str, element: types.Type) -> Callable[..., object]:
     return intrinsic(typer)
 
 
+def _gemm_fetching(short: str, element: types.Type) -> Callable[..., object]:
+    """The intrinsic `gemm_fetching_f32(ta, tb, m, .., C, ldc, ranges, count)`.
+
+    As `gemm_f32`; meanwhile the lines of so many ranges of memory are fetched, which `ranges_of`
+    has listed.
+    """
+    name = f"gemm_fetching_{short}"
+
+    def typer(typing_context: Context, *kinds: types.Type) -> Typed:
+        pointer, integer = types.CPointer(element), types.int64
+        takes = [*[integer] * 5, element, *[pointer, integer] * 2, element, pointer, integer]
+        if list(kinds[5:13]) != takes[5:] or len(kinds) != 15:
+            raise TypingError(f"{name}: {', '.join(map(str, takes))}, .. are needed, got {kinds}")
+
+        def emit(
+            context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+        ) -> ir.Value:
+            *product, ranges, count = arguments
+            if products_from() == "own":
+                place = builder.inttoptr(ranges, WHOLE.as_pointer())
+                _own(builder, short, product, "fetching", [place, count])
+            else:
+                _blas(builder, short, product)
+            return context.get_dummy_value()
+
+        return types.void(*takes, integer, integer), emit
+
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
 def packed_length(short: str, k: int, n: int) -> int:
     """How many elements the panels of a matrix (k, n) take, on this processor.
 
@@ -225,12 +256,15 @@ def _call_own(builder: ir.IRBuilder, short: str, routine: str, given: Sequence[i
     builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given)
 
 
-def _own(builder: ir.IRBuilder, short: str, arguments: Values) -> None:
+def _own(
+    builder: ir.IRBuilder, short: str, arguments: Values, routine: str = "product",
+    more: Values = (),
+) -> None:
     """Call our product, to which a transpose is an exchange of distances."""
     ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
     left, right = _strides(builder, ta, lda), _strides(builder, tb, ldb)
     given = [m, n, k, a, *left, b, *right, c, ldc, WHOLE(1), alpha, beta]
-    _call_own(builder, short, "product", given)
+    _call_own(builder, short, routine, [*given, *more])
 
 
 def _blas(builder: ir.IRBuilder, short: str, arguments: Values) -> None:
@@ -290,6 +324,8 @@ def _cleared(
 
 gemm_f32 = _gemm("f32", types.float32)
 gemm_f64 = _gemm("f64", types.float64)
+gemm_fetching_f32 = _gemm_fetching("f32", types.float32)
+gemm_fetching_f64 = _gemm_fetching("f64", types.float64)
 gemm_packed_f32 = _gemm_packed("f32", types.float32)
 gemm_packed_f64 = _gemm_packed("f64", types.float64)
 pack_f32 = _pack_by_name("f32", types.float32)

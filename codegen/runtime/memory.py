@@ -155,6 +155,35 @@ def copy_block(
     return types.void(*pointers, types.int64), emit
 
 
+# Bytes of a line of memory.
+LINE = 64
+
+
+@intrinsic
+def ranges_of(typing_context: Context, *kinds: types.Type) -> Typed:
+    """The address of a list of ranges of memory: `pointer, count of elements, pointer, ..`.
+
+    Each becomes two numbers, its address and how many lines of memory it has.
+    """
+    for kind in kinds[::2]:
+        pointer_type(kind, "ranges_of")
+
+    def emit(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Values
+    ) -> ir.Value:
+        room = cgutils.alloca_once(builder, I64, size=I64(len(arguments)))
+        for k, (pointer, count) in enumerate(zip(arguments[::2], arguments[1::2], strict=True)):
+            size = context.get_abi_sizeof(pointer.type.pointee)
+            lines = builder.udiv(
+                builder.add(builder.mul(count, I64(size)), I64(LINE - 1)), I64(LINE)
+            )
+            for place, value in ((2 * k, builder.ptrtoint(pointer, I64)), (2 * k + 1, lines)):
+                builder.store(value, builder.gep(room, [I64(place)]))
+        return builder.ptrtoint(room, I64)
+
+    return types.int64(*kinds), emit
+
+
 @intrinsic(prefer_literal=True)
 def ld(typing_context: Context, pointer: types.Type, index: types.Type, scope: types.Type) -> Typed:
     """The element `pointer[index]`, read in alias scope `scope`. A bool is stored as one byte."""

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codegen.runtime.ahead import TURN, Ahead, finish_ahead
+from codegen.runtime.ahead import TURN, Ahead, Fetches, finish_ahead
 from codegen.runtime.assembler import Routine, Value
 from codegen.runtime.instruction_sets import FLAT_VECTORS, LINE_BYTES, Element, Lanes, added
 
-# Turns of the largest tile after which lines of the next row of C are fetched.
+# Turns of a tile that copies after which lines of the next row of C are fetched.
 FETCHED = 8
+# Columns of A by which such a tile fetches one before it is read, so that A may come from the third
+# cache: where columns lie apart, no unit of the processor's foresees their lines.
+FORESEEN = 16
 # Vectors that one turn of a product of one row and a matrix writes.
 LINE_VECTORS = 4
 
@@ -37,6 +40,13 @@ def product_arguments(scalar: str) -> list[tuple[str, str]]:
 def table_entry(f: Routine, table: str, kind: str, place: Value) -> Value:
     """An entry of a constant table."""
     return f.read(f.step(Value(f, "ptr", f"@{table}"), kind, place), kind, 8)
+
+
+def plain_factors(f: Routine, alpha: Value, beta: Value) -> tuple[Value, Value]:
+    """Whether alpha is 1 and beta 0 or 1, as tiles can do by themselves; whether beta is 1."""
+    factors = ((alpha, 1.0), (beta, 0.0), (beta, 1.0))
+    unscaled, fresh, more = (f.emit("i1", f"fcmp oeq {x}, {y}") for x, y in factors)
+    return unscaled & (fresh | more), more
 
 
 def tiles_text(element: Element) -> str:
@@ -60,20 +70,21 @@ def tiles_text(element: Element) -> str:
             f"@heights = internal constant [{most} x i64] [{', '.join(heights)}]",
             f"@inverses = internal constant [{most} x i64] [{', '.join(inverses)}]",
             *(tile(element, r, v) for r, v in element.shapes()),
-            largest_tile(element),
+            *(copying_tile(element, v) for v in element.copying),
             finish_ahead(element),
             line(element),
         ]
     )
 
 
-# The function of the largest tiles.
-LARGEST = "largest_tile"
-
-
 def tile_name(rows: int, vectors: int) -> str:
     """The function of a tile."""
     return f"tile_{rows}_{vectors}"
+
+
+def copying_name(vectors: int) -> str:
+    """The function of a tile that copies what comes next."""
+    return f"copying_tile_{vectors}"
 
 
 def tile_arguments() -> list[tuple[str, str]]:
@@ -98,26 +109,28 @@ def tile(element: Element, rows: int, vectors: int) -> str:
     mask = lanes.first(last) if element.isa.masked else None
     masks = [None] * (vectors - 1) + [mask]
     at_once = element.chains(rows, vectors)
+    tallest = vectors in element.copying and rows == element.most_rows(vectors)
+    turn = max(at_once, TURN) if tallest else at_once  # of one column only, 6 % slower
     with f.loop(count) as t:
         sums = [lanes.zero] * (at_once * rows * vectors)
         places, rest = (lanes.at(a, t * rows * a_row), b), k
-        if at_once > 1:
-            whole = (k // at_once) * at_once
-            sums, places = _sweep(lanes, rows, masks, sums, places, (whole, at_once))
+        if turn > 1:
+            whole = (k // turn) * turn
+            sums, places = sweep(lanes, rows, masks, sums, places, (whole, turn))
             sums = added(f, sums, rows * vectors)
             rest = k - whole
-        sums, _ = _sweep(lanes, rows, masks, sums, places, (rest, 1), some=at_once == 1)
-        _flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
+        sums, _ = sweep(lanes, rows, masks, sums, places, (rest, 1), some=turn == 1)
+        flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
     return str(f)
 
 
-def largest_tile(element: Element) -> str:
-    """The function of the largest tiles below each other, where B is read from a panel.
+def copying_tile(element: Element, vectors: int) -> str:
+    """The function of the tallest tiles of a width below each other, where B is read from a panel.
 
     In every turn a vector is copied of what comes next, the next panel: see `Ahead`.
     """
-    rows, vectors = element.largest
-    f = Routine(LARGEST, [*tile_arguments(), ("ahead", "ptr")], "internal")
+    rows = element.most_rows(vectors)
+    f = Routine(copying_name(vectors), [*tile_arguments(), ("ahead", "ptr")], "internal")
     lanes = Lanes(f, element)
     a, a_row, _, b, _, k, c, c_row, last, count, add, ahead = f.arguments()
     mask = lanes.first(last) if element.isa.masked else None
@@ -130,10 +143,10 @@ def largest_tile(element: Element) -> str:
         walk = Ahead(lanes, ahead)
         walk.begin()
         copies = (walk, nowhere, lanes.at(c, t * rows * c_row))
-        sums, places = _sweep(lanes, rows, masks, sums, places, (whole, TURN), copies=copies)
+        sums, places = sweep(lanes, rows, masks, sums, places, (whole, TURN), copies=copies)
         walk.end()
-        sums, _ = _sweep(lanes, rows, masks, sums, places, (k - whole, 1))
-        _flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
+        sums, _ = sweep(lanes, rows, masks, sums, places, (k - whole, 1))
+        flush(lanes, rows, sums, masks, (lanes.at(c, t * rows * c_row), c_row, add))
     return str(f)
 
 
@@ -160,12 +173,12 @@ def line(element: Element) -> str:
             mask = lanes.first(n - j) if element.isa.masked and vectors == 1 else None
             masks, sums = [mask] * vectors, [lanes.zero] * vectors
             places = (a, lanes.at(b, j))
-            sums, _ = _sweep(lanes, 1, masks, sums, places, (k, 1), some=True)
-            _flush(lanes, 1, sums, masks, (lanes.at(c, j), n, add))
+            sums, _ = sweep(lanes, 1, masks, sums, places, (k, 1), some=True)
+            flush(lanes, 1, sums, masks, (lanes.at(c, j), n, add))
     return str(f)
 
 
-def _sweep(
+def sweep(
     lanes: Lanes,
     rows: int,
     masks: Sequence[Value | None],
@@ -175,6 +188,7 @@ def _sweep(
     *,
     some: bool = False,
     copies: tuple[Ahead, Value, Value] | None = None,
+    fetches: Fetches | None = None,
 ) -> tuple[list[Value], tuple[Value, Value]]:
     """Add the products of columns of a and rows of b, from the given places on.
 
@@ -183,6 +197,7 @@ def _sweep(
     some:  there is at least one.
     copies: what is copied meanwhile, a vector of memory for nothing, and the tile's place in C;
         given where b is a panel whose rows are as long as the tile is wide.
+    fetches: what is fetched meanwhile.
 
     The addresses of a turn are hidden from the analysis of induction variables, which takes a third
     of the time of compiling and finds nothing better.
@@ -191,7 +206,7 @@ def _sweep(
     count, at_once = turns
     name, before = f.fresh(), f.block
     head, done = f"{name}.body", f"{name}.done"
-    walk = copies[0] if copies else None
+    walk = copies[0] if copies else fetches
     firsts = [f.number(0), *places, *sums, *(walk.place if walk else ())]
     olds = [Value(f, x.kind, f"%{f.fresh()}") for x in firsts]
     if some:
@@ -202,13 +217,19 @@ def _sweep(
     phis = len(f.lines)
     turn, *ends = olds[:3]
     news, others = olds[3 : 3 + len(sums)], olds[3 + len(sums) :]
-    copied = copies[0].turn(others, copies[1]) if copies else ()
+    copied: tuple[Value, ...] = ()
     if copies:
+        copied = copies[0].turn(others, copies[1])
         _fetch_of_c(lanes, copies[2], turn)
-    row_length = f.number(len(masks) * e.lanes) if walk else Value(f, "i64", "%b_row")
+    elif fetches:
+        copied = fetches.turn(others)
+    row_length = f.number(len(masks) * e.lanes) if copies else Value(f, "i64", "%b_row")
     for step in range(at_once):
         at, at_row = (f.emit("ptr", f"freeze {x}") for x in ends)
         ends = [lanes.at(at, Value(f, "i64", "%a_column")), lanes.at(at_row, row_length)]
+        if copies:
+            far = f.step(at, e.scalar, Value(f, "i64", "%a_column") * FORESEEN)
+            f.call("@llvm.prefetch.p0", far, *(Value(f, "i32", str(x)) for x in (0, 3, 1)))
         b = [lanes.read(lanes.at(at_row, v * e.lanes), mask) for v, mask in enumerate(masks)]
         for r in range(rows):
             at = lanes.at(at, Value(f, "i64", "%a_row")) if r else at
@@ -216,7 +237,7 @@ def _sweep(
             own = [((step * rows + r) * len(b) + v) % len(sums) for v in range(len(b))]
             for where, y in zip(own, b, strict=True):
                 news[where] = lanes.fused(x, y, news[where])
-            if walk:
+            if copies:
                 at, row = lanes.after(at, [news[where] for where in own])
                 for where, value in zip(own, row, strict=True):
                     news[where] = value
@@ -251,7 +272,7 @@ def _fetch_of_c(lanes: Lanes, c: Value, turn: Value) -> None:
     f.call("@llvm.prefetch.p0", line, *(Value(f, "i32", str(x)) for x in (1, 3, 1)))
 
 
-def _flush(
+def flush(
     lanes: Lanes,
     rows: int,
     sums: list[Value],

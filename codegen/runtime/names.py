@@ -12,11 +12,14 @@ _NAMES = {
     "clock": "now",
     "draws": "second_float32 second_float64 uniform_float32 uniform_float64",
     "kernels": "kernel",
-    "linalg": "gemm_f32 gemm_f64 gemm_packed_f32 gemm_packed_f64 pack_f32 pack_f64",
+    "linalg": """
+        gemm_f32 gemm_f64 gemm_fetching_f32 gemm_fetching_f64 gemm_packed_f32
+        gemm_packed_f64 pack_f32 pack_f64
+    """,
     "loops": "interleaved",
     "memory": """
         address at_b1 at_f32 at_f64 at_i32 at_i64 copy_block extent ld pointer_b1
-        pointer_f32 pointer_f64 pointer_i32 pointer_i64 shift st
+        pointer_f32 pointer_f64 pointer_i32 pointer_i64 ranges_of shift st
     """,
     "rows": """
         ld_row places row_last row_max row_min row_product row_sum running_product

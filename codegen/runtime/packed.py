@@ -22,8 +22,9 @@ def packed_text(element: Element) -> str:
     return _panels(element) + _product_with_panels(element)
 
 
-# What programs call: the product; the copy of B into panels; the product with such a copy.
-ROUTINES = ("product", "pack", "packed")
+# What programs call: the product; the copy of B into panels; the product with such a copy; the
+# product that fetches what is needed after it.
+ROUTINES = ("product", "pack", "packed", "fetching")
 
 
 def product_symbol(element: Element, routine: str = ROUTINES[0]) -> str:

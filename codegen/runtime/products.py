@@ -24,7 +24,12 @@ from codegen.runtime.instruction_sets import (
     Element,
     Lanes,
 )
-from codegen.runtime.microkernels import LARGEST, product_arguments, table_entry
+from codegen.runtime.microkernels import (
+    copying_name,
+    plain_factors,
+    product_arguments,
+    table_entry,
+)
 from codegen.runtime.packed import DEPTH, panel_depth, product_symbol
 
 # Rows of A that pass by a panel of B: together with two panels and the places of C that are
@@ -34,7 +39,8 @@ BLOCK = 256
 # Rows that make a copy of a panel of B worthwhile where it could be read in place.
 PACK_ROWS = 96
 # Rows of C below which a panel is never copied where B can be read in place. And elements between
-# rows of B up to which it is not: ever; or for fewer rows of C than PACK_ROWS.
+# rows of B up to which it is not: unless B is longer than a panel; or for fewer rows of C than
+# PACK_ROWS.
 FEW_ROWS, NARROW, WIDE = 32, 64, 512
 # How many rows or columns of C are few; how long their sums may be for their simple forms, of a
 # single one and of more.
@@ -49,8 +55,9 @@ HALVED, SMALL = 64, 2048
 # Columns of A that lie further apart, in elements, and are read in place compete for places of the
 # nearest caches: panels then have half as many rows.
 APART = 256
-# Panels that make a copy of the rows of A worthwhile where their elements lie apart.
-PACK_PANELS = 6
+# Panels that make a copy of the rows of A worthwhile where their elements lie apart: so far where
+# those of a column lie together, or all.
+PACK_PANELS, FAR = 6, 896
 
 # Costs in eighths of a cycle, by which a form is chosen (measured on Sapphire Rapids): of a vector
 # multiply-add; of an element of B that is transposed in registers, that is copied alone; of an
@@ -123,7 +130,7 @@ def _thin(lanes: Lanes, given: list[Value]) -> None:
     length, x, x_step, matrix, down, along = (row.where(y, z) for y, z in pairs)
     pairs = [(m, n), (a_row, b_column), (c_row, c_column), (c_column, c_row)]
     few, x_next, to_next, to = (row.where(y, z) for y, z in pairs)
-    plain, add = _plain(f, alpha, beta)
+    plain, add = plain_factors(f, alpha, beta)
     enough = length >= (1 if e.isa.masked else e.lanes)
     with f.when(along.equals(1) & to.equals(1) & plain & enough):
         whole = length if e.isa.masked else length // e.lanes * e.lanes
@@ -169,13 +176,6 @@ def _few(lanes: Lanes, given: list[Value]) -> None:
                 target = (c, to_row, to_column)
                 f.call(f"@dense_columns_{number}", rows, k, x, x_row, y, *target, alpha, beta)
                 f.leave()
-
-
-def _plain(f: Routine, alpha: Value, beta: Value) -> tuple[Value, Value]:
-    """Whether alpha is 1 and beta 0 or 1, as tiles can do by themselves; whether beta is 1."""
-    factors = ((alpha, 1.0), (beta, 0.0), (beta, 1.0))
-    unscaled, fresh, more = (f.emit("i1", f"fcmp oeq {x}, {y}") for x, y in factors)
-    return unscaled & (fresh | more), more
 
 
 def _by_inner_products(lanes: Lanes, best: Value, given: list[Value]) -> None:
@@ -263,11 +263,12 @@ def _outer(element: Element) -> str:
     most = twice.where(2 * BLOCK, f.number(BLOCK))
     room = most + e.lanes  # columns of the copy of A do not all begin at the same place
     many = vectors > (PACK_PANELS - 1) * most_vectors
-    packs = a_column.differs(1) & many & (m >= PACK_ROWS)
+    strided = a_column.differs(1) & (a_row.differs(1) | (a_column > FAR))
+    packs = strided & many & (m >= PACK_ROWS)
     with f.when(packs):
         f.call("@take_buffer", slot, f.number(DEPTH * (BLOCK + e.lanes) * e.size))
     buffer = f.read(slot, "ptr", 8)
-    plain, _ = _plain(f, alpha, beta)
+    plain, _ = plain_factors(f, alpha, beta)
     direct = c_column.equals(1) & plain
     f.write(f.number(0), ready, 8)
     with f.when(packed):  # nothing is copied
@@ -292,7 +293,8 @@ def _outer(element: Element) -> str:
                 across = (n - j).least(v * e.lanes)
                 last = across - (v - 1) * e.lanes
                 width = v * e.lanes
-                in_place = (height < FEW_ROWS) | (b_row <= NARROW)
+                near = (b_row <= NARROW) & ((height < PACK_ROWS) | (k <= DEPTH))
+                in_place = near | (height < FEW_ROWS)
                 in_place = in_place | ((height < PACK_ROWS) & (b_row <= WIDE))
                 in_place = in_place & b_column.equals(1)
                 straight = direct
@@ -320,8 +322,8 @@ def _outer(element: Element) -> str:
                 distance = (in_place & packed.equals("false")).where(b_row, width)
                 given = (block, block_row, block_column, b_now, distance, deep)
                 with f.when(straight):
-                    largest = (goes_on | packed) & v.equals(most_vectors)
-                    _tiles(lanes, v, height, given, (corner, c_row, last, add), (largest, ahead))
+                    copies = (goes_on | packed, ahead)
+                    _tiles(lanes, v, height, given, (corner, c_row, last, add), copies)
                 with f.when(straight.equals("false")):
                     results = (corner, c_row, c_column, alpha, kept)
                     _spare_tiles(lanes, v, (height, across), given, spare, results)
@@ -388,11 +390,11 @@ def _tiles(
     height: Value,
     given: tuple[Value, ...],
     results: tuple[Value, ...],
-    largest: tuple[Value, Value],
+    copies: tuple[Value, Value],
 ) -> None:
     """All tiles of a panel: as many whole ones as leave two nearly equal ones.
 
-    largest: whether whole ones are the largest tiles; and what is copied meanwhile.
+    copies: whether whole ones, if they can, copy what comes next; and what that is.
     """
     f, e = lanes.routine, lanes.element
     block, block_row, *others = given
@@ -405,11 +407,14 @@ def _tiles(
     first = (rest <= tallest).where(rest, (rest + 1) // 2)
     second = rest - first
     same = first.equals(second)
-    large, ahead = largest
-    with f.when(large & (whole > 0)):
-        f.call(f"@{LARGEST}", *given, corner, c_row, last, whole, add, ahead)
+    able, ahead = copies
+    copying = able & (v >= e.copying[0]) & (v <= e.copying[-1])
+    with f.when(copying & (whole > 0)):
+        for width in e.copying:
+            with f.when(v.equals(width)):
+                f.call(f"@{copying_name(width)}", *given, corner, c_row, last, whole, add, ahead)
     runs = [
-        (large.where(0, whole), tallest, f.number(0)),
+        (copying.where(0, whole), tallest, f.number(0)),
         (same.where(2, f.number(1)), first, whole * tallest),
         (((second > 0) & first.differs(second)).where(1, f.number(0)), second, height - second),
     ]

@@ -15,7 +15,7 @@ from symgrad.graph.dims import Shape
 from symgrad.graph.dtypes import INT64
 from symgrad.graph.folds import Fold, binder
 from symgrad.graph.graph import Graph
-from symgrad.graph.nodes import Constant, Einsum, Input, Node
+from symgrad.graph.nodes import Constant, Einsum, Input, Node, einsum_node
 from symgrad.graph.provenance import provenance
 from symgrad.graph.traversal import reconnect, toposort
 
@@ -40,7 +40,8 @@ class LiveStep:
         self.carry, elements, _ = fold.binders
         self.mask = elements[mask]
         self.merge = Merge(axes, [(self.mask, 0)], live.rows.now, body.nodes, [self.mask])
-        self.inputs = [self._has_rows(leaf) for leaf in body.inputs]
+        consts = fold.carries + fold.sequences
+        self.inputs = [self._has_rows(x, k >= consts) for k, x in enumerate(body.inputs)]
         self.outputs = [self._has_rows(node) for node in body.outputs]
         self.dead: dict[int, sympy.Expr | None] = {}
 
@@ -69,12 +70,17 @@ class LiveStep:
     def _refuse(self, why: str) -> None:
         self.why = self.why or why
 
-    def _has_rows(self, node: Node) -> bool:
-        """Whether a node that goes in or out has rows; they must stand first."""
+    def _has_rows(self, node: Node, is_const: bool = False) -> bool:
+        """Whether a node that goes in or out has rows; they must stand first, or can be moved."""
         group = self.merge.group(node)
-        if group not in ((), (0,)):
+        if group not in ((), (0,)) and not (is_const and len(group) == 1):
             self._refuse("rows do not stand first in what goes in or out of a step")
-        return group == (0,)
+        return bool(group)
+
+    def rows_first(self, leaf: Input, arg: Node) -> Node:
+        """The argument for a leaf that has rows, with these first."""
+        (axis,) = self.merge.group(leaf)
+        return moved_axis(arg, axis, 0)
 
     def _check(self, node: Node, dead: Mapping[Node, sympy.Expr]) -> None:
         own, kinds = self.merge.kind(node), {self.merge.kind(a) for a in node.args}
@@ -90,9 +96,13 @@ class LiveStep:
         """The body over the live rows, and the places of the arguments that it still has."""
         now, merge, inputs = self.live.rows.now, self.merge, self.fold.body.inputs
         made: dict[Node, Node] = {m: Constant(np.asarray(True)) for m in merge.masks}
+        leaves: dict[Node, Input] = {}
         for leaf, has in zip(inputs, self.inputs, strict=True):
-            shape: Shape = (now, *leaf.shape[1:]) if has else leaf.shape
-            made.setdefault(leaf, binder(leaf.name, shape, leaf.dtype))
+            axis = merge.group(leaf)[0] if has else 0
+            rest = tuple(e for k, e in enumerate(leaf.shape) if k != axis)
+            shape: Shape = (now, *rest) if has else leaf.shape
+            leaves[leaf] = binder(leaf.name, shape, leaf.dtype)
+            made.setdefault(leaf, moved_axis(leaves[leaf], 0, axis) if has else leaves[leaf])
         for node in self.fold.body.nodes:
             if node in made:
                 continue
@@ -103,10 +113,19 @@ class LiveStep:
         outputs = [made[n] for n in self.fold.body.outputs]
         used = {n for n in toposort(outputs) if isinstance(n, Input)}
         n, bound = self.fold.carries, self.fold.carries + self.fold.sequences
-        kept = [k for k, x in enumerate(inputs) if k < n or k == bound or made[x] in used]
-        leaves = [made[inputs[k]] for k in kept]
+        kept = [k for k, x in enumerate(inputs) if k < n or k == bound or leaves[x] in used]
+        own = [leaves[inputs[k]] for k in kept]
         told = [binder(name, (), INT64) for name in ("first", "count")]
-        return Graph((*leaves[:n], *told, *leaves[n:]), tuple(outputs)), kept  # type: ignore[arg-type]
+        return Graph((*own[:n], *told, *own[n:]), tuple(outputs)), kept
+
+
+def moved_axis(x: Node, source: int, target: int) -> Node:
+    """A node with one of its axes elsewhere; itself where it stays."""
+    if source == target:
+        return x
+    order = [k for k in range(x.ndim) if k != source]
+    order.insert(target, source)
+    return einsum_node((x,), (tuple(range(x.ndim)),), order)
 
 
 def vanishes(node: Node, dead: Mapping[Node, sympy.Expr]) -> bool:

@@ -35,7 +35,8 @@ from symgrad.graph import functions as fn
 from symgrad.graph.dims import Extent
 from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
 from symgrad.graph.functions import AXIS, P
-from symgrad.graph.nodes import Constant, Einsum, Gather, Map, Node, Scatter
+from symgrad.graph.graph import Graph
+from symgrad.graph.nodes import Constant, Einsum, Gather, Map, Node, Scatter, einsum_node
 from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance, provenance
 from symgrad.graph.traversal import reconnect, toposort
@@ -65,8 +66,10 @@ def unpad(
     kept: Notes = [] if notes is None else notes
     order = count() if numbers is None else numbers
     outputs = _inside(outputs, kept, order)
-    for group in _groups(toposort(outputs)):
-        outputs = _without_padding(outputs, group, kept, next(order))
+    tried: dict[int, Graph] = {}  # bodies by their own numbers: a rewrite around them keeps them
+    while groups := [g for g in _groups(toposort(outputs)) if not tried.keys() & g.bodies]:
+        tried |= groups[0].bodies
+        outputs = _without_padding(outputs, groups[0], kept, next(order))
     return list(outputs)
 
 
@@ -97,6 +100,11 @@ class _Group:
     base: Node
     steps: Extent
     masks: dict[Fold, int]
+
+    @property
+    def bodies(self) -> dict[int, Graph]:
+        """Of the recurrences."""
+        return {id(fold.body): fold.body for fold in self.masks}
 
 
 def _groups(order: Sequence[Node]) -> list[_Group]:
@@ -263,7 +271,7 @@ class _Plan:
                 continue
             if "whole" in own and not self.restores(node):
                 self._check_result(node)
-                self._want_args(node, wants, self.sums(node))
+                self._want_args(node, wants, self.sums(node) or self.collects(node))
             if "live" in own and self.keeps(node):
                 self._want_args(node, wants, True)
         return wants
@@ -300,6 +308,11 @@ class _Plan:
         """Whether a node sums over pairs, to which padding adds nothing."""
         return node in self.after and self.merge.sums(node) and vanishes(node, self.dead)
 
+    def collects(self, node: Node) -> bool:
+        """Whether a node sums over the steps of each row, or the rows of each step, and no more."""
+        alone = isinstance(node, Einsum) and len(node.args) == 1 and self.merge.kind(node) == "some"
+        return alone and node in self.after and vanishes(node, self.dead)
+
     # -- building ----------------------------------------------------------------------------------
     def built(self) -> list[Node]:
         """The outputs."""
@@ -324,6 +337,8 @@ class _Plan:
             return _rows_of(result, self.live.rank) if step.outputs[node.place] else result
         if self.sums(node):
             return self.merge.rebuilt(node, self._args(node))
+        if self.collects(node):
+            return self._collected(node)
         return reconnect(node, tuple(self.whole[a] for a in node.args)) if node.args else node
 
     def _live(self, node: Node) -> Node:
@@ -369,6 +384,23 @@ class _Plan:
         args = (self.pairs[node], *self.merge.members)
         return Scatter(args, labels, ((own,), (own,)), axes, node.shape, wrap=False)
 
+    def _collected(self, node: Node) -> Node:
+        """The sums of a node, each from the live pairs of its row or its step."""
+        assert isinstance(node, Einsum)
+        (arg,), (labels,) = node.args, node.labels
+        index = next(k for k, own in enumerate(self.merge.places(node)) if own)
+        (place,), group = self.merge.places(node)[index], self.merge.group(arg)
+        pair = labels[min(group)]
+        own = [label for k, label in enumerate(labels) if k not in group[1:]]
+        rest = [label for k, label in enumerate(node.out) if k != place]
+        known = {**dict(enumerate(node.extents)), pair: self.merge.extent}
+        added = einsum_node((self.pairs[arg],), (own,), (pair, *rest), known)
+        axes = tuple(~0 if k == place else 1 + k - (k > place) for k in range(node.ndim))
+        labels = tuple(range(added.ndim))
+        return Scatter(
+            (added, self.merge.members[index]), labels, ((0,),), axes, node.shape, wrap=False
+        )
+
     def _fold(self, step: LiveStep) -> Fold:
         fold, (body, kept) = step.fold, step.built()
         n, m = fold.carries, fold.carries + fold.sequences
@@ -384,6 +416,8 @@ class _Plan:
         if moves and step.inputs[k]:
             return self.pairs[arg]
         own = self.whole[arg]
+        if step.inputs[k]:
+            own = step.rows_first(step.fold.body.inputs[k], own)
         alike = isinstance(own, Einsum) and own.out[0:1] and all(
             own.out[0] not in labels for labels in own.labels
         )

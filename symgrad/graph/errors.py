@@ -47,7 +47,12 @@ class CompileError(SymgradError, RuntimeError):
 
 
 class DataError(SymgradError, ValueError):
-    """Values given to a program do not fit its leaves."""
+    """Values given to a program do not fit its leaves.
+
+    rows: of the data, those of the batch at which a run of training stopped.
+    """
+
+    rows: tuple[int, ...] = ()
 
 
 class DataShapeError(DataError, ShapeError):

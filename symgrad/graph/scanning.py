@@ -53,7 +53,8 @@ def scan(
             cut off, nor is the final carry; with k >= T nothing is. Values do not change.
         lengths: integers (B,), in 0..T: how long each row is of xs (T, B, ...), with a carry
             (B, ...) and ys (T, B, ...). Behind the end of a row its carry stays, its ys are zero
-            and its xs are not read; reversed, a row starts at its own end. See `ragged`.
+            and its xs are not read; reversed, a row starts at its own end. See `ragged`. Programs
+            for the CPU compute nothing for padding, in whichever order lengths come.
         checkpoint: derivatives keep the carry at every so many steps only, and compute the steps
             between once more: memory for T/k + k steps instead of T, for one more forward pass.
             "sqrt" chooses k = sqrt(T), rounded up. A size, "64 MB" or "1.5 GiB", is a budget: so

@@ -8,7 +8,7 @@ all arguments are finite, the node itself has made it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from symgrad.graph.errors import LeafError
 from symgrad.graph.evaluator import MEANING, named_values
 from symgrad.graph.folds import Fold, Proj
 from symgrad.graph.graph import Graph
-from symgrad.graph.nodes import Input, Map, Node, describe
+from symgrad.graph.nodes import Input, Map, Node, Reindex, describe, is_reshape
 from symgrad.graph.structure import flatten
 
 Values = dict[Node, Any]
@@ -183,11 +183,29 @@ def _through_steps(
         leaf = next((k for k, b in enumerate(body.inputs) if b is node), None)
         if leaf is None or steps:
             own = TimeStep(order[s], length, name, str(fold.where or ""))
-            return node, inner, (own, *steps), None
+            return node, inner, _of_the_whole(fold, (own, *steps), dims), None
         if leaf >= n:
             return node, inner, (), leaf
         place, s = leaf, s - 1
     return fold, known, (), place  # it started so
+
+
+def _of_the_whole(
+    fold: Fold, steps: tuple[TimeStep, ...], dims: Mapping[Dim, int]
+) -> tuple[TimeStep, ...]:
+    """Steps of a chunk, counted as those of all chunks; see `graph/checkpoints.py`."""
+    first, length = steps[0].t, steps[0].length
+    if fold.structure.checkpoint and len(steps) > 1:
+        own, inner, *rest = steps
+        first, length = own.t * inner.length + inner.t, own.length * inner.length
+        steps = (TimeStep(first, length, inner.carry or own.carry, inner.where), *rest)
+    for x in fold.xs:
+        part = x.args[0] if is_reshape(x) else x
+        if isinstance(part, Reindex) and part.origin == "scan":  # a slice for the sake of chunks
+            first += dm.value(part.pieces[0].start[0], dims)
+            length = dm.value(part.args[0].shape[0], dims)
+            break
+    return (replace(steps[0], t=first, length=length), *steps[1:])
 
 
 def _finding(node: Node, known: Values, steps: tuple[TimeStep, ...]) -> NotFinite:

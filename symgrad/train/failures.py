@@ -21,16 +21,21 @@ def stopped(run: Run, status: int, bound: Bound, epoch: int) -> DataError:
         what = f"the loss is {loss}"
         if math.isfinite(loss):
             what += f" but the norm of its gradient {norm}"
-        return DataError(
+        error = DataError(
             f"fit: {what} in {where}\n{data}\n"
             "  The parameters are those before this step. Lower the learning rate, clip the "
             'gradient (clip_norm=1.0), clean the data, or train on with on_nan="continue".\n'
-            "  sg.explain_nan(loss, values) says which node makes it, in which time step."
+            "  Which node makes it, in which time step:\n"
+            "  sg.explain_nan(loss, {**trainer.parameters, **batch}), with the data's rows "
+            "error.rows."
         )
-    return DataError(
-        f"fit: {failure.reason}\n  in {where}, among the rows {_some(failure.rows)}\n"
-        "  The parameters are those before this step."
-    )
+    else:
+        error = DataError(
+            f"fit: {failure.reason}\n  in {where}, among the rows {_some(failure.rows)}\n"
+            "  The parameters are those before this step."
+        )
+    error.rows = failure.rows
+    return error
 
 
 def not_measured(asked: str, failure: Failure) -> DataError:

@@ -2,12 +2,11 @@
 
     python -m tests.bench checkpoints [--plot curve.png]
 
-Each variant is a process of its own, whose resident size is read; they take turns at each T.
+Each variant has a process of its own for each T, whose resident size is read; they take turns.
 """
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -18,20 +17,23 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tests.bench.contestant import resident_memory
 from tests.bench.growth import ROOT
 
 STEPS = (1000, 3000, 10_000, 30_000, 100_000)
 ROWS, WIDE, UNITS = 4, 16, 64
 ROUNDS = 5
 #: What `sg.scan(checkpoint=...)` is given, and what it is called.
-VARIANTS: dict[str | None, str] = {None: "every step", "sqrt": "sqrt(T)", "32 MB": "budget 32 MB"}
+VARIANTS: dict[str | None, str] = {
+    None: "no checkpoints", "sqrt": 'checkpoint="sqrt"', "32 MB": 'checkpoint="32 MB"',
+}  # fmt: skip
 TITLE = f"gradient of an LSTM, {ROWS} rows of {WIDE}, {UNITS} units, float32, one core"
 
 
 class Point(NamedTuple):
     """What one T took.
 
-    memory:  megabytes that the process had grown by at most, its data left out.
+    memory:  megabytes that the process grew by in its first call: the workspace, and results.
     seconds: the least of the rounds.
     loss:    the value, for comparison.
     chosen:  what a budget came to.
@@ -49,14 +51,14 @@ def curve(plot: str = "") -> str:
     lines = [
         TITLE,
         "  steps | data MB | "
-        + " | ".join(f"{name + ': MB':>16} | {'ms':>7}{' | time' if k else ''}"
+        + " | ".join(f"{name + ': MB':>22} | {'ms':>7}{' | time' if k else ''}"
                      for k, name in enumerate(VARIANTS.values())),
     ]  # fmt: skip
     for at, steps in enumerate(STEPS):
         plain = points[None][at]
         cells = [f"{steps:>7} | {_data_size(steps):7.1f}"]
         for variant, own in points.items():
-            cells.append(f"{own[at].memory:16.1f} | {own[at].seconds * 1e3:7.1f}")
+            cells.append(f"{own[at].memory:22.1f} | {own[at].seconds * 1e3:7.1f}")
             if variant is not None:
                 cells.append(f"{own[at].seconds / plain.seconds:4.2f}")
         lines.append(" | ".join(cells))
@@ -77,32 +79,39 @@ def _data_size(steps: int) -> float:
 
 
 def _measured() -> dict[str | None, list[Point]]:
-    """Every variant at every T; processes take turns."""
+    """Every variant at every T."""
     points: dict[str | None, list[Point]] = {variant: [] for variant in VARIANTS}
-    with ExitStack() as stack:
-        processes = {}
-        for variant in VARIANTS:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.bench.checkpoints", str(variant)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            )  # fmt: skip
-            processes[variant] = stack.enter_context(process)
-            stack.callback(process.kill)
-            assert process.stdout is not None
-            process.stdout.readline()  # compiled
-        for steps in STEPS:
+    for steps in STEPS:
+        with ExitStack() as stack:
+            processes = {v: stack.enter_context(_begun(v, steps)) for v in VARIANTS}
             found: dict[str | None, list[Point]] = {variant: [] for variant in VARIANTS}
             for _ in range(ROUNDS):
                 for variant, process in processes.items():
-                    assert process.stdin is not None and process.stdout is not None
-                    print(steps, file=process.stdin, flush=True)
-                    memory, seconds, loss, chosen = process.stdout.readline().split(" ", 3)
-                    found[variant].append(
-                        Point(float(memory), float(seconds), float(loss), chosen.strip())
-                    )
-            for variant, own in found.items():
-                points[variant].append(own[-1]._replace(seconds=min(p.seconds for p in own)))
+                    found[variant].append(_asked(process))
+        for variant, own in found.items():
+            least = min(p.seconds for p in own)
+            points[variant].append(own[0]._replace(seconds=least))
     return points
+
+
+def _begun(variant: str | None, steps: int) -> subprocess.Popen[str]:
+    """A process that has compiled the program and made its data."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.checkpoints", str(variant), str(steps)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    if not process.stdout.readline():
+        raise SystemExit(f"bench: {VARIANTS[variant]} ended with status {process.wait()}")
+    return process
+
+
+def _asked(process: subprocess.Popen[str]) -> Point:
+    """One more gradient."""
+    assert process.stdin is not None and process.stdout is not None
+    print("again", file=process.stdin, flush=True)
+    memory, seconds, loss, chosen = process.stdout.readline().split(" ", 3)
+    return Point(float(memory), float(seconds), float(loss), chosen.strip())
 
 
 def draw(points: Mapping[str | None, Sequence[Point]], file: Path) -> None:
@@ -115,21 +124,23 @@ def draw(points: Mapping[str | None, Sequence[Point]], file: Path) -> None:
     for (variant, own), (colour, mark, line) in zip(points.items(), looks, strict=True):
         how = {"color": colour, "marker": mark, "linestyle": line, "label": VARIANTS[variant]}
         left.plot(STEPS, [p.memory for p in own], **how)
-        right.plot(STEPS, [p.seconds * 1e3 for p in own], **how)
-    left.plot(STEPS, [_data_size(t) for t in STEPS], color="#999999", linestyle=":", label="data")
-    left.set(ylabel="memory, MB", title="what the process grew by, without its data")
-    right.set(ylabel="time, ms", title="time of a gradient")
+        times = [p.seconds * 1e6 / t for p, t in zip(own, STEPS, strict=True)]
+        right.plot(STEPS, times, **how)
+    left.plot(STEPS, [_data_size(t) for t in STEPS], color="#777777", linestyle=":", label="data")
+    left.set(yscale="log", ylabel="memory, MB", title="what the process grows by, beside its data")
+    right.set(ylabel="time of a step, us", title="time of a gradient, divided by T")
+    right.set_ylim(bottom=0.0)
     for axes in (left, right):
-        axes.set(xscale="log", yscale="log", xlabel="steps T")
+        axes.set(xscale="log", xlabel="steps T")
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, title="checkpoints", title_fontsize="medium")
+    left.legend(frameon=False)
     figure.suptitle(TITLE, fontsize="medium")
     figure.savefig(file, dpi=150)
 
 
-def _main(checkpoint: str | None) -> None:
-    """Compile one program; for each number of steps that is read, run it and tell what it took."""
+def _main(checkpoint: str | None, steps: int) -> None:
+    """Compile one program; for each line that is read, run it and tell what it took."""
     import symgrad as sg
 
     T = sg.dim("T")
@@ -147,39 +158,27 @@ def _main(checkpoint: str | None) -> None:
     state = sg.zeros((ROWS, UNITS))
     (_, _, loss), _ = sg.scan(step, (state, state, 0.0), (x, y), checkpoint=checkpoint)
     f = sg.compile([loss, *sg.grad(loss, [W, U, v])])
-    rng = np.random.default_rng(0)
-    start = {"W": (WIDE, 4 * UNITS), "U": (UNITS, 4 * UNITS), "v": (UNITS,)}
-    values = {
-        name: 0.1 * rng.standard_normal(shape, np.float32) for name, shape in start.items()
-    }
 
-    def fill(steps: int) -> None:
-        rng = np.random.default_rng(steps)
+    def drawn(steps: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        shapes = {"W": W.shape, "U": U.shape, "v": v.shape}
+        values = {k: 0.1 * rng.standard_normal(s, np.float32) for k, s in shapes.items()}
         values["x"] = rng.standard_normal((steps, ROWS, WIDE), np.float32)
-        values["y"] = rng.standard_normal((steps, ROWS), np.float32)
+        return values | {"y": rng.standard_normal((steps, ROWS), np.float32)}
 
-    fill(10)
-    f(**values)
-    base, last = _peak(), 10
-    print("compiled", flush=True)
-    for line in sys.stdin:
-        if int(line) != last:
-            last = int(line)
-            values["x"] = values["y"] = None
-            fill(last)
+    f(**drawn(10))
+    values = drawn(steps)
+    before, memory = resident_memory(), 0.0
+    print("ready", flush=True)
+    for _ in sys.stdin:
         begun = time.perf_counter()
         results = f(**values)
         seconds = time.perf_counter() - begun
+        memory = memory or resident_memory() - before
         chunks = f.stages.chunks
         chosen = "" if chunks is None else "; ".join(map(str, chunks.last.values()))
-        memory = max(_peak() - base - _data_size(last), 0.0)
         print(memory, seconds, float(results[0]), chosen, flush=True)
 
 
-def _peak() -> float:
-    """The most megabytes that this process held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
 if __name__ == "__main__":
-    _main(None if sys.argv[1] == "None" else sys.argv[1])
+    _main(None if sys.argv[1] == "None" else sys.argv[1], int(sys.argv[2]))
