@@ -321,7 +321,7 @@ def main() -> None:
     parser = command_line(__file__, "Tagging with context.", quick="200 sentences, fewer epochs")
     parser.add_argument("--data", type=Path, help="folder of a treebank in CoNLL-U")
     parser.add_argument("--epochs", type=int, help="how often the last tagger reads the corpus")
-    parser.add_argument("--threads", type=int, help="processors to share the work")
+    parser.add_argument("--threads", type=int, default=2, help="processors to share the work")
     parser.add_argument("--only", choices=KINDS, help="train one of the networks")
     arguments = parser.parse_args()
     size, parts = SMALL, [read_sentences(text) for text in (TRAINING, DEVELOPMENT, TEST)]
