@@ -222,7 +222,8 @@ def kernels_of(
     dims = {**dims, WORKER: 0, WORKERS: team}
     for members in grouped(entries)[0]:
         first = entries[members[0]]
-        counts = counts_of(first.call.kernel, dims)
+        own = {} if timing is None else timing.extents[members[0]]
+        counts = counts_of(first.call.kernel, {**dims, **own})
         done = {k: _calls(entries[k], timing, k) for k in members}
         calls = sum(done.values())
         seconds = None

@@ -2,6 +2,8 @@
 
     lap:  t = now();  cell.time += t - clock;  cell.laps += 1;  clock = t
 
+A lap also adds up the extents that the program counts itself, where the kernel before it has them.
+
 So every kernel is timed where it stands, with the caches as the kernels before it left them. A lap
 is a kernel like any other, so that targets print it as they print everything. The program begins
 with laps that calibrate: one that starts the clock, one with nothing before it, which tells what a
@@ -24,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.blas import one_blas_thread
+from codegen.counted import counted_in
 from codegen.loop_ir import (
     WORKER,
     Affine,
@@ -55,8 +58,8 @@ CLOCK = "now"
 LEAST_RUNS, MOST_RUNS, SECONDS = 5, 3000, 0.4
 # Cells that calibrate: the start, a lap alone, a call of a kernel of one element; and the meetings.
 START, ALONE, SMALLEST, MEETINGS = range(4)
-#: Words of a worker's clock or cell: a cache line.
-WORDS = 8
+#: Words of a worker's clock or cell, a cache line: time, laps, and extents that are added up.
+WORDS, EXTENTS = 8, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Timing:
         launch:  the least time of a call of a kernel of one element.
         whole:   of the program as it is, without a clock.
         runs:    of which these are the medians.
+        extents: of each kernel call, what the program counts itself: the mean over its steps.
     """
 
     kernels: tuple[float, ...]
@@ -81,6 +85,7 @@ class Timing:
     launch: float
     whole: float
     runs: int
+    extents: tuple[dict[Dim, int], ...]
 
 
 # -- laps ------------------------------------------------------------------------------------------
@@ -108,9 +113,19 @@ def _lap(
     return [*body, Store(clock, own, t)]
 
 
-def _lap_kernel(own: Affine) -> Kernel:
+def _lap_kernel(own: Affine, told: Sequence[Dim] = ()) -> Kernel:
+    """A lap that also adds up extents, each in a word of its own."""
     clock, cell = (Buffer(f"x{k}", INT64, k) for k in range(2))
-    return Kernel("clock", (clock, cell), tuple(_lap(clock, cell, own)), "lap")
+    body = _lap(clock, cell, own)
+    for k, extent in enumerate(told):
+        now, sofar, more = (f"e{k}_{j}" for j in range(3))
+        body += [
+            Let(now, INT64, Apply("extent", (), extent)),
+            Let(sofar, INT64, Load(cell, own + (EXTENTS + k))),
+            Let(more, INT64, Apply("add", (sofar, now))),
+            Store(cell, own + (EXTENTS + k), more),
+        ]
+    return Kernel("clock", (clock, cell), tuple(body), "lap")
 
 
 def _smallest(own: Affine) -> Kernel:
@@ -127,8 +142,11 @@ def _smallest(own: Affine) -> Kernel:
 _Entries: TypeAlias = Callable[[int], int]
 
 
-def timed(plan: Plan) -> tuple[Plan, int]:
-    """A plan with laps, and how many cells it has; their entries follow the plan's own."""
+def timed(plan: Plan) -> tuple[Plan, list[tuple[Dim, ...]]]:
+    """A plan with laps, and which extents each of its cells adds up.
+
+    The entries of the cells follow the plan's own.
+    """
     writer = _Laps(plan.workers)
     first = plan.first_slot + len(plan.slots)
 
@@ -144,7 +162,7 @@ def timed(plan: Plan) -> tuple[Plan, int]:
         body.append(replace(checked, kernel=replace(checked.kernel, checks=True)))
         body.append(writer.lap(here, MEETINGS))
     body += writer.block(plan.calls[last + 1 :], here)
-    return replace(plan, calls=(*head, *body)), writer.cells
+    return replace(plan, calls=(*head, *body)), writer.told
 
 
 class _Laps:
@@ -153,12 +171,20 @@ class _Laps:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.own = Affine(const=WORKER * WORDS if workers > 1 else 0)
-        self.kernel = _lap_kernel(self.own)
-        self.cells = MEETINGS + 1
+        self.kernels: dict[tuple[Dim, ...], Kernel] = {}
+        self.told: list[tuple[Dim, ...]] = [()] * (MEETINGS + 1)
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are."""
+        return len(self.told)
 
     def lap(self, entry: _Entries, cell: int, meet: bool = False) -> Invoked:
         """A lap into a cell."""
-        return Invoked(self.kernel, (entry(0), entry(1 + cell)), (), meet)
+        told = self.told[cell]
+        if told not in self.kernels:
+            self.kernels[told] = _lap_kernel(self.own, told)
+        return Invoked(self.kernels[told], (entry(0), entry(1 + cell)), (), meet)
 
     def block(
         self, calls: Sequence[Invoked | InvokedLoop], scope: _Entries
@@ -175,8 +201,10 @@ class _Laps:
             if isinstance(call, InvokedLoop):
                 done.append(self.loop(call, scope))
                 continue
-            done += [self.waits(call, scope), self.lap(scope, self.cells)]
-            self.cells += 1
+            told = sorted(counted_in(call.kernel), key=lambda d: d.name)
+            kept = self.waits(call, scope)
+            self.told.append(tuple(told[: WORDS - EXTENTS]))
+            done += [kept, self.lap(scope, self.cells - 1)]
         return done
 
     def waits(self, call: Invoked, scope: _Entries) -> Invoked:
@@ -226,7 +254,7 @@ class Timed:
 
     def __init__(self, f: Compiled, team: TeamProgram | None = None) -> None:
         self.f, self.team = f, team
-        self.plan, self.cells = timed(team.plan if team else f.stages.plan)
+        self.plan, self.told = timed(team.plan if team else f.stages.plan)
         source = f.target.print_program(self.plan, f.dims, f.stages.schedule.graph.key)
         self.loaded: Loaded = f.target.load_program(source, f"timed {f.stages.schedule.graph.key}")
 
@@ -235,7 +263,7 @@ class Timed:
     ) -> tuple[Invocation, Invocation, npt.NDArray[np.int64]]:
         """Memory for the program as it is, for its timed form, and the clock and cells of that."""
         workers = self.plan.workers
-        cells: npt.NDArray[np.int64] = np.zeros((1 + self.cells, workers, WORDS), np.int64)
+        cells: npt.NDArray[np.int64] = np.zeros((1 + len(self.told), workers, WORDS), np.int64)
         plain, laps = (self.f.on_copies(arrays, dims, make) for make in (self.plain, self.laps))
         laps.extend([row.ctypes.data for row in cells])  # type: ignore[attr-defined]
         return plain, laps, cells
@@ -278,7 +306,7 @@ class Timed:
                 start = perf_counter()
                 laps.run()
                 timed_wholes.append(perf_counter() - start)
-                rows.append(cells[1:, :, :2].copy())
+                rows.append(cells[1:].copy())
         times, counts = np.median([r[..., 0] for r in rows], axis=0), rows[-1][..., 1]
         smallest = min(int((r[SMALLEST, :, 0] - r[ALONE, :, 0]).min()) for r in rows)
         seconds = np.maximum(times - counts * times[ALONE], 0.0) * TICK
@@ -295,4 +323,11 @@ class Timed:
             max(smallest, 0) * TICK,
             whole,
             len(rows),
+            tuple(map(_means, self.told[own], rows[-1][own])),
         )
+
+
+def _means(told: Sequence[Dim], cells: npt.NDArray[np.int64]) -> dict[Dim, int]:
+    """The mean of each extent that laps added up, of all workers."""
+    laps = max(int(cells[:, 1].sum()), 1)
+    return {d: round(cells[:, EXTENTS + k].sum() / laps) for k, d in enumerate(told)}
