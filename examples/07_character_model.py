@@ -35,6 +35,7 @@ import symgrad as sg
 from chapter import BLACK, BLUE, GREEN, ORANGE, command_line, save
 from symgrad.graph.nodes import Node
 from symgrad.insight.plots import plain_ticks
+from symgrad.train.history import EpochRecord
 
 # The words of a small language: what it says is "the small birds that the dog saw sing at night."
 NOUNS = (("bird", "birds"), ("dog", "dogs"), ("girl", "girls"), ("stone", "stones"))
@@ -187,9 +188,10 @@ def counting(text: Text) -> list[float]:
 # from piece to piece, the gradient stops at the border: truncated backpropagation through time.
 #
 # To read B streams side by side, the text is folded into B rows; a step of training takes the next
-# T columns. The state is kept by the compiled step itself: it is one of its updates, like a weight.
+# T columns. The trainer carries the state from step to step, `state={h: h after the step}`: the
+# whole epoch, with its states, is one call of compiled code.
 class Model:
-    """The network, a compiled step of training, and what it says about held-out text."""
+    """The network, its trainer, and what it says about held-out text."""
 
     def __init__(self, text: Text, size: Size, threads: int) -> None:
         self.text, self.size, kinds = text, size, len(text.characters)
@@ -198,21 +200,15 @@ class Model:
         self.lstm = sg.nn.LSTM(size.units)
         self.out = sg.nn.Dense(kinds)
 
-        tokens = sg.input("tokens", (size.rows, size.steps + 1), dtype="int32")
-        state = tuple(sg.parameter(k, (size.rows, size.units), init=0.0) for k in ("h", "c"))
+        tokens = sg.input("tokens", (sg.dim("streams"), size.steps + 1), dtype="int32")
+        state = tuple(sg.input(k, (size.rows, size.units)) for k in ("h", "c"))
         losses, after = self.losses(tokens, state)
-        loss = losses.mean()
-        carried = dict(zip(state, after, strict=True))
-
-        layers = (self.table, self.lstm, self.out)
-        self.weights = [p for layer in layers for p in layer.parameters]
-        gradients = sg.grad(loss, self.weights)
-        norm = sg.sqrt(sum(sg.square(g).sum() for g in gradients))
-        clipped = [g * sg.minimum(1.0, 1.0 / norm) for g in gradients]
         rate = sg.optim.cosine_decay(size.rate, size.epochs * self.steps, size.rate / 50)
-        updates = sg.optim.adam(rate).updates(self.weights, clipped)
-        self.step = sg.compile(loss, updates=updates | carried, training=True, threads=threads)
-        count = sum(math.prod(p.shape) for p in self.weights)
+        self.trainer = sg.Trainer(
+            losses.mean(), sg.optim.adam(rate), clip_norm=1.0, threads=threads,
+            state=dict(zip(state, after, strict=True)),
+        )
+        count = sum(math.prod(p.shape) for p in sg.parameters(losses))
         print(f"{count:,} weights, {self.steps:,} steps of {size.rows} x {size.steps} an epoch")
 
         # the same with any number of rows and columns, for reading
@@ -238,33 +234,31 @@ class Model:
         places = np.arange(rows)[:, None] * columns + np.arange(columns + 1)
         return codes[places]
 
-    def fit(self) -> tuple[np.ndarray, list[float]]:
-        """Train; return the loss of every step and the held-out loss after every epoch."""
+    def fit(self) -> tuple[list[float], list[float]]:
+        """Train; return the loss of every epoch, and that on held-out text after it."""
         rows, T = self.streams(self.text.training, self.size.rows), self.size.steps
-        losses: list[float] = []
+        pieces = [rows[:, k * T : k * T + T + 1] for k in range(self.steps)]
         measured: list[float] = []
         began = time.perf_counter()
-        for epoch in range(self.size.epochs):
-            self.step.state.update(self.zeros(self.size.rows))
-            pieces = (rows[:, k * T : k * T + T + 1] for k in range(self.steps))
-            losses += [float(self.step(tokens=piece)) for piece in pieces]
-            measured.append(float(np.mean(self.surprise(self.text.held_out))))
-            if self.size.epochs <= 20 or (epoch + 1) % 10 == 0:
-                mean = np.mean(losses[-self.steps :])
-                print(
-                    f"epoch {epoch + 1:>3}   training {mean:.3f}   held out {measured[-1]:.3f}   "
-                    f"{time.perf_counter() - began:>6.1f} s", flush=True,
-                )
-        return np.array(losses), measured
 
-    def values(self) -> dict[str, np.ndarray]:
-        """Return the weights as they are."""
-        return {p.name: self.step.state[p.name] for p in self.weights}
+        def measure(record: EpochRecord) -> None:
+            measured.append(float(np.mean(self.surprise(self.text.held_out))))
+            if self.size.epochs <= 20 or record.epoch % 10 == 0:
+                print(
+                    f"epoch {record.epoch:>3}   training {record.loss:.3f}   held out "
+                    f"{measured[-1]:.3f}   {time.perf_counter() - began:>6.1f} s", flush=True,
+                )
+
+        history = self.trainer.fit(
+            {"tokens": np.concatenate(pieces)}, self.size.epochs, self.size.rows, shuffle=False,
+            callbacks=[measure], progress=False,
+        )
+        return list(history.loss), measured
 
     def surprise(self, codes: np.ndarray) -> np.ndarray:
         """Return -log P of the characters of a text, in rows of 2,000 or more, read from zeros."""
         rows = self.streams(codes, max(1, min(len(codes) // 2000, 64)))
-        state, values, parts = self.zeros(len(rows)), self.values(), []
+        state, values, parts = self.zeros(len(rows)), self.trainer.parameters, []
         for k in range(0, rows.shape[1] - 1, 100):
             losses, (h, c) = self.read(tokens=rows[:, k : k + 101], **state, **values)
             state = {"h": h, "c": c}
@@ -287,11 +281,9 @@ def learning(
 
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    window = max(len(losses) // 200, 1)
-    smooth = losses[: len(losses) // window * window].reshape(-1, window).mean(axis=1)
-    axes.plot((np.arange(len(smooth)) + 0.5) * window, smooth, color=BLUE, lw=1.2, label="training")
-    marks = np.arange(1, len(measured) + 1) * model.steps
-    axes.plot(marks, measured, "o-", color=ORANGE, ms=4, label="held out")
+    epochs = np.arange(1, len(losses) + 1)
+    axes.plot(epochs, losses, "s-", color=BLUE, ms=4, label="training, mean of the epoch")
+    axes.plot(epochs, measured, "o-", color=ORANGE, ms=4, label="held out, after it")
     for k, x in enumerate(counted):
         if k in (0, 1, 2, best):
             axes.axhline(x, color=BLACK, lw=0.8, ls=":")
@@ -299,7 +291,8 @@ def learning(
             axes.annotate(label, (len(losses), x), (0, 2), textcoords="offset points", ha="right")
     if entropy:
         axes.axhline(entropy, color=GREEN, lw=1.2, label="entropy of the language")
-    axes.set(xlabel="step", ylabel="nats per character", ylim=(0.85 * min(*smooth, *measured), 3.6))
+    axes.set(xlabel="epoch", ylabel="nats per character", ylim=(0.9 * min(*losses, *measured), 3.6))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title("A network that reads characters")
     axes.set_yscale("log")
     plain_ticks(axes.yaxis)
@@ -373,7 +366,7 @@ def writing(model: Model, opening: str, length: int) -> None:
     write = sg.compile(written, seed=1)
     prompt = model.text.encode(opening)[None]
     for temperature in (0.0, 0.5, 1.0):
-        codes = write(read=prompt, heat=temperature, **model.values())[0]
+        codes = write(read=prompt, heat=temperature, **model.trainer.parameters)[0]
         print(f"\n-- temperature {temperature}\n{opening}{model.text.decode(codes)}")
 
 

@@ -131,7 +131,8 @@ def test_streams_of_a_text_lose_nothing(examples) -> None:
     tokens = sg.input("tokens", (1, 301), "int32")
     zeros = tuple(sg.zeros((1, 5)) for _ in range(2))
     codes = model.text.codes[:301]
-    wanted = sg.evaluate(model.losses(tokens, zeros)[0], {"tokens": codes[None]} | model.values())
+    values = {"tokens": codes[None], **model.trainer.parameters}
+    wanted = sg.evaluate(model.losses(tokens, zeros)[0], values)
     np.testing.assert_allclose(model.surprise(codes), wanted, rtol=1e-4)
 
 
