@@ -321,7 +321,7 @@ def main() -> None:
     parser = command_line(__file__, "Tagging with context.", quick="200 sentences, fewer epochs")
     parser.add_argument("--data", type=Path, help="folder of a treebank in CoNLL-U")
     parser.add_argument("--epochs", type=int, help="how often the last tagger reads the corpus")
-    parser.add_argument("--threads", type=int, default=2, help="processors to share the work")
+    parser.add_argument("--threads", type=int, help="processors to share the work")
     parser.add_argument("--only", choices=KINDS, help="train one of the networks")
     arguments = parser.parse_args()
     size, parts = SMALL, [read_sentences(text) for text in (TRAINING, DEVELOPMENT, TEST)]
@@ -332,6 +332,7 @@ def main() -> None:
         parts = [sentences[:200] for sentences in parts]
     if arguments.epochs:
         size = replace(size, epochs=(arguments.epochs, size.epochs[1]))
+    threads = arguments.threads or (2 if arguments.data else 1)  # small work is not shared
     training, development, test = parts
     numbers = Numbers(training, size)
     words = [word for s in test for word, _ in s]
@@ -346,7 +347,7 @@ def main() -> None:
     sizes = {"counting": sum(len(seen) for seen in numbers.counts.values())}
     for kind in [arguments.only] if arguments.only else KINDS:
         epochs = size.epochs[kind != KINDS[-1]]
-        tagger = Tagger(kind, numbers, epochs, -(-len(training) // size.rows), arguments.threads)
+        tagger = Tagger(kind, numbers, epochs, -(-len(training) // size.rows), threads)
         curves[kind] = tagger.fit(training, development)
         found, sizes[kind] = tagger.tag(test), tagger.size
         rows[kind] = scores(test, found, numbers.counts)
