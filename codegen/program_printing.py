@@ -121,7 +121,7 @@ class _Printer:
         for count, k in self.shares.items():
             text = extent_text(count, self.dim_names)
             yield f"    a{k} = first_of({text}, worker, workers)"
-            yield f"    b{k} = first_of({text}, worker + 1, workers)"
+            yield f"    e{k} = first_of({text}, worker + 1, workers)"
 
     def entry(self, entry: int, dtype: DType) -> str:
         """The name of an entry of the table, which the program then reads."""
@@ -135,10 +135,10 @@ class _Printer:
             return self.counted_share(parts)
         k = self.shares.setdefault(rows, len(self.shares))
         if type(each) is int and each == 1:
-            return f"a{k}", f"b{k}"
+            return f"a{k}", f"e{k}"
         text = extent_text(each, self.dim_names)
         factor = text if text.isalnum() else f"({text})"
-        return f"a{k} * {factor}", f"b{k} * {factor}"
+        return f"a{k} * {factor}", f"e{k} * {factor}"
 
     def counted_share(self, parts: Partition) -> tuple[str, str]:
         """The same of rows that the program has counted by now."""

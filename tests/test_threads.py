@@ -500,6 +500,17 @@ def trained(threads: int, target: Any = None) -> tuple[Any, list[float]]:
     return trainer, list(history.loss)
 
 
+def test_names_of_shares_and_of_memory_differ() -> None:
+    """The first entries of the table are bool, and loops over other extents are shared."""
+    leaves = [sg.input(f"m{n}", (n,), dtype="bool") for n in (40, 50, 60)]
+    written = [sg.where(m, 1.5, sg.exp(sg.arange(m.shape[0]) / 60.0)) for m in leaves]
+    values = {m.name: np.arange(m.shape[0]) % 3 == 0 for m in leaves}
+    with everything_shared():
+        found = sg.compile(written, threads=2)(**values)
+    for a, b in zip(found, evaluate(written, values), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_training() -> None:
     """83 rows in batches of 20 and one of 3, which is as many as there are workers."""
     alone, losses = trained(1)
