@@ -237,3 +237,22 @@ def test_bad_indices_are_told_where_they_stand() -> None:
     for run in runs:
         with pytest.raises(sg.DataError, match=r"(?s)index 17 is out of range.*'x'"):
             run()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_is_emitted_twice_and_steps_that_read_no_sequence(reverse: bool) -> None:
+    x, h = sg.input("x", (2, 2)), sg.input("h", (2,))
+    n = sg.input("n", (2,), "int64")
+
+    def step(c: tuple[Node, Node], _: Node) -> tuple[tuple[Node, Node], Node]:
+        y = sg.tanh(c[0])
+        return (c[0], y), y
+
+    _, ys = sg.scan(step, (h, h), x, reverse=reverse, lengths=n)
+    slope = sg.grad(sg.sin(ys).sum(), h)
+    values = {"h": np.array([-0.3, 1.2], np.float32), "n": np.array([0, 2])}
+    values["x"] = np.ones((2, 2), np.float32)
+    for outputs in ([ys, slope], [slope]):
+        found = sg.compile(outputs)(**values)
+        for got, wanted in zip(found, evaluate(outputs, values), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

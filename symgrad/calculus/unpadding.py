@@ -32,14 +32,23 @@ from symgrad.calculus.merged_axes import Merge, dead_value
 from symgrad.calculus.row_axes import Axes, Axis
 from symgrad.calculus.settling import FALSE, ZERO
 from symgrad.graph import functions as fn
-from symgrad.graph.dims import Extent
-from symgrad.graph.folds import Chain, Fold, Proj, projections, with_outputs
+from symgrad.graph.dims import Counted, Extent, free_dims
+from symgrad.graph.folds import Chain, Fold, Proj, counted_by, projections, with_outputs
 from symgrad.graph.functions import AXIS, P
 from symgrad.graph.graph import Graph
-from symgrad.graph.nodes import Constant, Einsum, Gather, Map, Node, Scatter, einsum_node
+from symgrad.graph.nodes import (
+    Constant,
+    Einsum,
+    Gather,
+    Map,
+    Node,
+    Reindex,
+    Scatter,
+    einsum_node,
+)
 from symgrad.graph.passes import rewrites
 from symgrad.graph.provenance import own_provenance, provenance
-from symgrad.graph.traversal import reconnect, toposort
+from symgrad.graph.traversal import rebuild, reconnect, toposort
 
 _LESS = fn.less(P[0], P[1])
 
@@ -70,7 +79,33 @@ def unpad(
     while groups := [g for g in _groups(toposort(outputs)) if not tried.keys() & g.bodies]:
         tried |= groups[0].bodies
         outputs = _without_padding(outputs, groups[0], kept, next(order))
-    return list(outputs)
+    return _emitted_once(outputs) if tried else list(outputs)
+
+
+def _emitted_once(outputs: Sequence[Node]) -> list[Node]:
+    """rewrite: what a recurrence emits twice, once behind a mask -> one result, where none is left.
+
+    Results that nothing reads any more are dropped.
+    """
+    read = {(n.args[0], n.place) for n in toposort(outputs) if isinstance(n, Proj)}
+    places: dict[Node, dict[int, int]] = {}
+
+    def rule(node: Node, args: tuple[Node, ...]) -> Node:
+        if isinstance(node, Proj):
+            return Proj(args, places[node.args[0]].get(node.place, node.place))
+        if not isinstance(node, Fold):
+            return reconnect(node, args)
+        n, emitted = node.carries, node.body.outputs
+        ys = list(dict.fromkeys(emitted[k] for k in range(n, len(emitted)) if (node, k) in read))
+        at = {y: n + k for k, y in enumerate(ys)}
+        places[node] = {
+            k: at[emitted[k]] for k in range(n, len(emitted)) if (node, k) in read
+        }
+        body = Graph(node.body.inputs, (*emitted[:n], *ys))
+        body = node.body if len(body.outputs) == len(emitted) else body
+        return Fold(args, body, node.structure, n, node.sequences)
+
+    return rebuild(outputs, rule)
 
 
 def _inside(outputs: Sequence[Node], notes: Notes, numbers: Iterator[int]) -> Sequence[Node]:
@@ -171,6 +206,11 @@ def _without_padding(
     outputs: Sequence[Node], group: _Group, notes: Notes, number: int
 ) -> Sequence[Node]:
     plan = _Plan(outputs, group, number)
+    made = plan.built() if plan.steps else outputs
+    if not _all_told(made):
+        unread = "nothing beside recurrences reads live pairs, so that none need be counted"
+        plan.refused |= dict.fromkeys(group.masks, unread)
+        made = outputs
     for fold in group.masks:
         done = "its rows are sorted by length, and a step works on those that live"
         steps, why = fold.structure.length, plan.refused.get(fold, done)
@@ -178,7 +218,15 @@ def _without_padding(
             "with padding" if fold in plan.refused else "without padding"
         )
         notes.append(Moved(how, fold, steps, why))
-    return plan.built() if plan.steps else outputs
+    return made
+
+
+def _all_told(outputs: Sequence[Node]) -> bool:
+    """Whether every extent that the program counts is told by a node, see `Counted`."""
+    order = toposort(outputs)
+    told = {counted_by(node) for node in order if isinstance(node, Reindex)}
+    extents = [e for node in order for e in node.shape if not isinstance(e, int)]
+    return all(d in told for d in free_dims(extents) if isinstance(d, Counted))
 
 
 class _Plan:

@@ -82,7 +82,7 @@ def finished(g: Generator) -> Program:
     if g.chance(0.3):
         outputs.append(g.pick(made))
     outputs = list(dict.fromkeys(outputs))[-6:]
-    updates = _updates(g, scope.variables)
+    updates = _updates(g, scope.variables, read)
     return Program(
         g.dims, tuple(g.leaves), tuple(scope.lines), tuple(v.name for v in outputs), updates,
         tuple(g.equal), g.seed, g.training, g.smooth, g.stable,
@@ -95,13 +95,17 @@ def _names(line: object) -> set[str]:
     return set(names_in(line))
 
 
-def _updates(g: Generator, variables: list[Variable]) -> tuple[tuple[str, str], ...]:
-    """The next value of a leaf or two: they keep shape and dtype."""
+def _updates(
+    g: Generator, variables: list[Variable], read: set[str]
+) -> tuple[tuple[str, str], ...]:
+    """The next value of a leaf or two: they keep shape and dtype, and places and lengths stay."""
     if not g.chance(0.3):
         return ()
     pairs: list[tuple[str, str]] = []
     for leaf in g.leaves:
         if leaf.kind == "constant" or not all(isinstance(e, int) for e in leaf.shape):
+            continue
+        if leaf.data.dtype.kind == "i" and leaf.name in read:
             continue
         node = g.built.node(leaf.name)
         fits = [v for v in variables if v.node.dtype == node.dtype and v.shape == node.shape]
