@@ -152,8 +152,20 @@ def pooled() -> tuple[list[Node], list[Node]]:
     return [means, sg.sum(means * means)], [*weights, p, e]
 
 
+def neighbours() -> tuple[list[Node], list[Node]]:
+    """What a word adds to the next one, which the row may not have any more."""
+    n, x = sg.input("n", (B,), "int32"), leaf("x", T, B, K)
+    run, weights = lstm(n)
+    zero = sg.zeros((B, H), "float64")
+    _, ys = run(x, (zero, zero))
+    late = sg.pad(ys, ((1, 0), (0, 0), (0, 0)))[:-1]
+    both = ys + late
+    return [both, sg.sum(both * both)], [*weights, x]
+
+
 PROGRAMS = [
-    pooled, last_states, both_ways, stacked, attended, mixed_rows, read_behind, letters_in_words,
+    pooled, neighbours, last_states, both_ways, stacked, attended, mixed_rows, read_behind,
+    letters_in_words,
 ]
 # The passes that take padding out, and those that leave it, by the programs above.
 STAY = {"mixed_rows"}
@@ -237,6 +249,20 @@ def test_bad_indices_are_told_where_they_stand() -> None:
     for run in runs:
         with pytest.raises(sg.DataError, match=r"(?s)index 17 is out of range.*'x'"):
             run()
+
+
+def test_rows_that_meet_in_a_product() -> None:
+    """Where B is a width too: what ended rows give to others is no padding."""
+    w, x = sg.input("w", (3,)), sg.input("x", (3, 3))
+    n, v = sg.input("n", (3,), "int64"), sg.input("v", (4, 3))
+    _, ys = sg.scan(lambda c, _: (c, c @ x), w, v, lengths=n)
+    outputs = [ys, *sg.grad(sg.sum(sg.sin(ys)), [w, x])]
+    rng = np.random.default_rng(2)
+    values = {"w": rng.normal(size=3), "x": rng.normal(size=(3, 3)), "v": np.ones((4, 3))}
+    values["n"] = np.array([3, 1, 3])
+    found = sg.compile(outputs)(**values)
+    for got, wanted in zip(found, evaluate(outputs, values), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -267,7 +267,8 @@ def dead_value(
         return FALSE if is_bool(node.dtype) else ZERO
     if isinstance(node, (Input, Constant)) or merge.kind(node) != "all":
         return known.get(node)
-    return _dead(node, known)
+    # of one pair, and not of others, which a product or a move may bring to its place
+    return _dead(node, known) if isinstance(node, Map) or merge.keeps(node) else None
 
 
 def _dead(node: Node, known: Mapping[Node, sympy.Expr]) -> sympy.Expr | None:
