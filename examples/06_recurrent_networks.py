@@ -293,20 +293,27 @@ def learning(out: Path, quick: bool) -> None:
     left, right = figure.subplots(1, 2)
     for name, (make, color) in NETWORKS.items():
         task = Recall(make(), rows=32)
-        ends = []
+        ends, missed = [], []
         for lag in lags:
             runs = [task.learn(lag, steps, seed) for seed in range(seeds)]
             ends.append(np.mean(runs, axis=0))
+            missed.append(any(share <= 0.99 for share, _ in runs))
         told = "".join(f"{100 * share:>8.0f} ({n:>3.0f})" for share, n in ends)
         print(f"  {name:<18}{told}", flush=True)
         shares, taken = np.array(ends).T
-        left.semilogx(lags, 100 * shares, "o-", color=color, label=name)
-        right.loglog(lags, taken, "o-", color=color, label=name)
+        # the broader line below, since lines coincide
+        width = 3.5 - 0.4 * list(NETWORKS).index(name)
+        left.semilogx(lags, 100 * shares, "o-", color=color, lw=width, ms=width + 3, label=name)
+        right.loglog(lags, taken, "-", color=color, lw=width)
+        for lag, n, hollow in zip(lags, taken, missed, strict=True):
+            right.plot(lag, n, "o", color=color, ms=width + 3, mfc="white" if hollow else color)
     left.axhline(25, color=BLACK, ls=":", lw=1)
     left.annotate("guessing", (lags[-1], 25), (0, -11), textcoords="offset points", ha="right")
     left.set(xlabel="lag", ylabel="% right at the end", ylim=(0, 104))
     left.set_title("Recalling the first symbol")
     right.set(xlabel="lag", ylabel="steps until 99% are right", title="... and how long it took")
+    right.plot([], [], "o", color=BLACK, mfc="white", label="not every run got there")
+    right.legend(loc="lower right")
     for axes in (left, right):
         axes.set_xticks(lags, [str(lag) for lag in lags])
         axes.minorticks_off()
