@@ -92,8 +92,8 @@ def move_table(moved: Sequence[Moved]) -> str:
     rows = Counter(
         (
             move.heading,
-            cut(formula(move.node, _plain_name), WIDE["formula"]),
-            f"{show(move.node.shape)}: {move.why}",
+            _moved(move.node),
+            f"{show(move.node.shape)}: {move.why}" if move.node.ndim else move.why,
         )
         for move in moved
     )
@@ -104,6 +104,14 @@ def move_table(moved: Sequence[Moved]) -> str:
     return first_lines(
         (f"{how:<{wide[0]}}    {what:<{wide[1]}}    {why}" for how, what, why in lines), MOST_MOVES
     )
+
+
+def _moved(node: Node) -> str:
+    """What moved: its formula, or where a recurrence was written, and whether it goes back."""
+    if not isinstance(node, Fold):
+        return cut(formula(node, _plain_name), WIDE["formula"])
+    back = "" if node.backward_of is None else ", on its way back"
+    return cut(printable(f"{node.where or 'a recurrence'}{back}"), WIDE["formula"])
 
 
 def checkpoint_lines(graph: Graph, chunks: Chunks | None) -> Iterator[str]:

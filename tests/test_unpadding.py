@@ -282,3 +282,13 @@ def test_what_is_emitted_twice_and_steps_that_read_no_sequence(reverse: bool) ->
         found = sg.compile(outputs)(**values)
         for got, wanted in zip(found, evaluate(outputs, values), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_stages_name_the_line_of_a_recurrence() -> None:
+    outputs, wrt = stacked()
+    told = str(sg.compile([outputs[-1], *sg.grad(outputs[-1], wrt)]).stages)
+    assert "without padding in T steps" in told and "test_unpadding.py" in told
+    assert "a step works on those that live" in told
+    outputs, _ = mixed_rows()
+    told = str(sg.compile(outputs).stages)
+    assert "with padding in T steps" in told and "a step mixes its rows" in told
