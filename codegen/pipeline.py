@@ -133,14 +133,13 @@ def _check_settings(asked: str) -> None:
     if not any(map(os.environ.get, OWN_SETTINGS)):
         return  # nothing to import for
     from codegen.runtime.instruction_sets import instruction_set
-    from codegen.runtime.linalg import products_from
+    from codegen.runtime.settings import products_from
 
     try:
         instruction_set()
         products_from()
     except ValueError as error:
         raise CompileError(f"{asked}: the environment has {error}") from None
-
 
 
 def checked_updates(updates: Mapping[Input, Any], asked: str) -> list[tuple[Input, Node]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import symgrad as sg
-from codegen.runtime import library, linalg
+from codegen.runtime import library, settings
 from codegen.runtime.instruction_sets import (
     INSTRUCTION_SETS,
     Element,
@@ -368,6 +368,6 @@ def test_the_choice_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMGRAD_PRODUCTS", "mkl")
     wrong = "SYMGRAD_PRODUCTS='mkl': set one of own, blas"
     with pytest.raises(ValueError, match=wrong):
-        linalg.products_from()
+        settings.products_from()
     with pytest.raises(sg.CompileError, match=rf"^compile: the environment has {wrong}"):
         sg.compile(asked)

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core.errors import TypingError
 
 from codegen import loading
-from codegen.runtime import linalg, memory, vector_math
+from codegen.runtime import linalg, memory, settings, vector_math
 from codegen.runtime.draws import DRAWS
 from codegen.runtime.export import runtime_source, standalone
 from codegen.runtime.linking import linked
@@ -270,7 +270,7 @@ def test_scopes_let_loops_vectorise_and_kernels_stay_apart() -> None:
 # -- products -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("whose", linalg.PRODUCTS)
+@pytest.mark.parametrize("whose", settings.PRODUCTS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gemm(dtype: type, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMGRAD_PRODUCTS", whose)
@@ -365,7 +365,7 @@ def program(table, dims):
 """
 
 
-@pytest.mark.parametrize("whose", linalg.PRODUCTS)
+@pytest.mark.parametrize("whose", settings.PRODUCTS)
 def test_products_that_fetch(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list of ranges, and the product that is given it."""
     monkeypatch.setenv("SYMGRAD_PRODUCTS", whose)

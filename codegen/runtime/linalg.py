@@ -17,7 +17,6 @@ not hold it: the address is registered with LLVM under a name and the code refer
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from codegen.runtime.instruction_sets import Element, instruction_set
 from codegen.runtime.library import link
 from codegen.runtime.linking import blas_symbol
 from codegen.runtime.packed import packed_size, product_symbol
+from codegen.runtime.settings import products_from
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -43,20 +43,6 @@ if TYPE_CHECKING:
 LETTER = ir.IntType(8)
 COUNT = ir.IntType(32)
 WHOLE = ir.IntType(64)
-
-
-PRODUCTS = ("own", "blas")
-
-
-def products_from() -> str:
-    """Whose products programs call: "own", or "blas" where SYMGRAD_PRODUCTS says so.
-
-    Raises: ValueError for anything else.
-    """
-    chosen = os.environ.get("SYMGRAD_PRODUCTS") or PRODUCTS[0]
-    if chosen not in PRODUCTS:
-        raise ValueError(f"SYMGRAD_PRODUCTS={chosen!r}: set one of {', '.join(PRODUCTS)}.")
-    return chosen
 
 
 def _call_blas(builder: ir.IRBuilder, symbol: str, *arguments: ir.Value) -> None:
