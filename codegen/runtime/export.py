@@ -11,7 +11,7 @@ from typing import NamedTuple
 MODULES = (
     *("names", "linking", "memory", "checks", "assembler", "instruction_sets", "ahead"),
     *("microkernels", "copying"),
-    *("inner_products", "packed", "fetching", "products", "library", "linalg"),
+    *("inner_products", "packed", "fetching", "products", "library", "settings", "linalg"),
     *("lanes", "coefficients", "rare"),
     *("exponential", "power", "circular", "vector_math", "rows", "draws", "loops", "kernels"),
     "object_files",
